@@ -1,0 +1,85 @@
+/* log.c - see log.h.  Keeps: one write(2) per line, so lines of several threads do not mix. */
+#include "shared/log.h"
+
+#include "shared/base.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LINE_MAX_BYTES 1024
+#define RING_LINES 256
+
+static _Atomic int threshold = LOG_INFO;
+static pthread_mutex_t ring_lock = PTHREAD_MUTEX_INITIALIZER;
+static char ring[RING_LINES][LINE_MAX_BYTES];
+static unsigned ring_next;
+
+static const struct {
+	const char *name, *priority;
+} levels[] = {{"error", "<3>"}, {"warn", "<4>"}, {"info", "<6>"}, {"debug", "<7>"}};
+
+void log_set_level(enum log_level level)
+{
+	atomic_store(&threshold, (int)level);
+}
+
+int log_level_parse(const char *text, enum log_level *out)
+{
+	for (size_t i = 0; i < ARRAY_LEN(levels); i++)
+		if (!strcmp(text, levels[i].name)) {
+			*out = (enum log_level)i;
+			return 0;
+		}
+	return -EINVAL;
+}
+
+static int prefix(char *buf, size_t size, enum log_level level, const char *topic)
+{
+	if (getenv("JOURNAL_STREAM"))
+		return snprintf(buf, size, "%s%s: ", levels[level].priority, topic);
+	struct timespec ts;
+	struct tm tm;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	gmtime_r(&ts.tv_sec, &tm);
+	return snprintf(buf, size, "%02d:%02d:%02d.%03ld %-5s %s: ", tm.tm_hour, tm.tm_min, tm.tm_sec,
+		ts.tv_nsec / 1000000, levels[level].name, topic);
+}
+
+void log_line(enum log_level level, const char *topic, const char *fmt, ...)
+{
+	char line[LINE_MAX_BYTES];
+	int saved = errno;
+	int used = prefix(line, sizeof line - 1, level, topic);
+	va_list ap;
+	va_start(ap, fmt);
+	int more = vsnprintf(line + used, sizeof line - 1 - (size_t)used, fmt, ap);
+	va_end(ap);
+	size_t len = MIN((size_t)used + (size_t)MAX(more, 0), sizeof line - 2);
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+			line[i] = ' ';
+	line[len] = '\n';
+	line[len + 1] = 0;
+	pthread_mutex_lock(&ring_lock);
+	memcpy(ring[ring_next++ % RING_LINES], line, len + 2);
+	pthread_mutex_unlock(&ring_lock);
+	if ((int)level <= atomic_load(&threshold) && write(STDERR_FILENO, line, len + 1) < 0)
+		; /* nowhere left to say it */
+	errno = saved;
+}
+
+void log_dump_ring(int fd)
+{
+	for (unsigned i = 0; i < RING_LINES; i++) {
+		const char *line = ring[(ring_next + i) % RING_LINES];
+		if (*line && write(fd, line, strlen(line)) < 0)
+			return;
+	}
+}

@@ -1,0 +1,37 @@
+/* progress.h - the progress page: one read-only shared page per (model, tier) copy, written by the daemon's loop
+ * thread alone, read and waited on by any number of client threads.
+ *
+ * Order of an update: watermarks (release), then `wake` + 1, then FUTEX_WAKE.  A reader that saw watermark[e] >= end of
+ * a tensor may read those bytes.  `state` only moves LOADING -> READY or LOADING -> POISONED; after READY every
+ * watermark equals its extent's bytes.  POISONED: the load failed, `error` says why, bytes under the watermarks stay
+ * valid, nothing more will arrive. */
+#ifndef SHARED_PROGRESS_H
+#define SHARED_PROGRESS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define PROGRESS_MAGIC 0x47525054u /* "TPRG" */
+#define PROGRESS_VERSION 1
+#define PROGRESS_BYTES 4096
+#define PROGRESS_MAX_EXTENTS 128
+
+enum progress_state { PROGRESS_LOADING, PROGRESS_READY, PROGRESS_POISONED };
+
+struct progress_page {
+	uint32_t magic, version;
+	_Atomic uint32_t wake;  /* the futex word */
+	_Atomic uint32_t state; /* enum progress_state */
+	_Atomic uint32_t error; /* errors.def, set before POISONED */
+	uint32_t extents;
+	uint64_t copy;          /* generation number, as in OPENED */
+	uint64_t image_bytes;
+	_Atomic uint64_t landed; /* checked bytes in all, for progress bars; not in order */
+	_Atomic uint64_t digest_hi, digest_lo; /* set before READY */
+	_Atomic uint64_t watermark[PROGRESS_MAX_EXTENTS]; /* checked bytes from the extent's start, without a hole */
+	char error_text[512]; /* set before POISONED */
+};
+
+_Static_assert(sizeof(struct progress_page) <= PROGRESS_BYTES, "the progress page is one page");
+
+#endif
