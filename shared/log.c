@@ -70,8 +70,10 @@ void log_line(enum log_level level, const char *topic, const char *fmt, ...)
 	pthread_mutex_lock(&ring_lock);
 	memcpy(ring[ring_next++ % RING_LINES], line, len + 2);
 	pthread_mutex_unlock(&ring_lock);
-	if ((int)level <= atomic_load(&threshold) && write(STDERR_FILENO, line, len + 1) < 0)
-		; /* nowhere left to say it */
+	if ((int)level <= atomic_load(&threshold)) {
+		ssize_t ignored = write(STDERR_FILENO, line, len + 1); /* nowhere left to say that it failed */
+		(void)ignored;
+	}
 	errno = saved;
 }
 

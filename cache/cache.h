@@ -1,0 +1,238 @@
+/* cache.h - the brain: who may have which model on which tier, and what has to happen for it.
+ *
+ * A deterministic state machine without hands.  Events go in by the functions below; what must be done comes out of
+ * cache_next_effect(), in order.  Time, randomness, memory of models, files and sockets are the caller's.
+ *
+ * Thread: one at a time (the daemon's loop thread).  Re-entrancy: none; an effect is carried out after the event
+ * function returned.  Ownership: the cache owns models, copies, leases, loads and transfers; callers hold 64-bit ids,
+ * never reused within a run, and an id that is no longer known is refused, never dereferenced.
+ * Small metadata that cannot be had ends the program (ASSERT).
+ *
+ * Times are ns on any monotonic clock, the same one in every call and never going back.  Sizes are bytes. */
+#ifndef CACHE_CACHE_H
+#define CACHE_CACHE_H
+
+#include "shared/base.h"
+#include "shared/error.h"
+
+enum tier_kind {
+#define TIER(number, NAME, name, doc) TIER_##NAME = number,
+#include "shared/tiers.def"
+#undef TIER
+	TIER_KIND_N
+};
+
+enum copy_state {
+#define STATE(NAME, name, doc) COPY_##NAME,
+#include "cache/states.def"
+#undef STATE
+	COPY_STATE_N
+};
+
+/* Who waits for a load.  DEMAND: somebody wants it now.  PREFETCH: somebody will; gives way to any demand.
+ * PERSIST: writing through to the disk tier, behind everything. */
+enum load_class { CLASS_DEMAND, CLASS_PREFETCH, CLASS_PERSIST, CLASS_N };
+
+#define CACHE_MAX_TIERS 16  /* remote + disk + host + devices */
+#define CACHE_NAME_MAX 255
+#define CACHE_NO_TIER UINT8_MAX
+#define CACHE_NEVER UINT64_MAX /* a deadline that never comes */
+
+struct cache;
+
+/* ---- configuration ---- */
+
+struct cache_tier_config {
+	enum tier_kind kind;
+	uint32_t device;         /* index of the GPU; 0 for other kinds */
+	uint64_t capacity_bytes; /* ignored for TIER_REMOTE */
+};
+
+/* A way bytes can take.  Missing pairs cannot be transferred directly; a load then goes through tiers between. */
+struct cache_link_config {
+	uint8_t from, to;        /* tier indices */
+	uint32_t max_active;     /* transfers running at once, >= 1; the rest queue by class, deadline, age */
+	uint64_t bytes_per_s;    /* first guess, > 0; afterwards measured (exponential average) */
+};
+
+struct cache_config {
+	const struct cache_tier_config *tiers; /* [0] is TIER_REMOTE; at most one DISK and one HOST, any number of GPUs */
+	size_t n_tiers;
+	const struct cache_link_config *links;
+	size_t n_links;
+	const char *policy;          /* a name in policies.def */
+	uint64_t min_residency_ns;   /* a copy younger than this is no victim; a demand that finds only such waits for it */
+	uint64_t ttl_ns;             /* unused copies older than this since last use are evicted by the tick; 0: never */
+	uint64_t half_life_ns;       /* of the use rate the cost policy expects; > 0 */
+	uint64_t revalidate_ns;      /* a name opened later than this after its last check is resolved again, in the
+	                              * background; 0: on each open */
+	uint64_t negative_ns;        /* how long "no such model" is remembered */
+	uint32_t max_names;          /* names and models known at once; opening one more forgets the least recently used
+	                              * one that holds nothing, or is refused with LIMIT */
+	uint32_t max_waiters;        /* open requests pending at once */
+	bool dedup;                  /* names whose content digests are equal become one model */
+	uint32_t hash_seed;
+	/* Called at every state change of a copy, for logs and traces; may be NULL.  Must not call into the cache. */
+	void (*on_edge)(void *ctx, uint64_t model, uint8_t tier, enum copy_state from, enum copy_state to,
+		const char *why);
+	void *ctx;
+};
+
+/* -EINVAL: the configuration makes no sense (*why says what). */
+int cache_new(struct cache **out, const struct cache_config *config, struct fault *why);
+void cache_free(struct cache **c);
+/* Takes over what can change while running: policy, min_residency, ttl, half_life, revalidate, negative, limits and tier
+ * capacities (a tier over its new capacity is drained by following ticks).  Tiers and links stay. */
+int cache_reconfigure(struct cache *c, const struct cache_config *config, uint64_t now, struct fault *why);
+
+/* ---- effects ---- */
+
+enum effect_kind {
+#define EFFECT(NAME, name, doc) FX_##NAME,
+#include "cache/effects.def"
+#undef EFFECT
+	FX_N
+};
+
+struct cache_effect {
+	enum effect_kind kind;
+	uint64_t request;    /* GRANT REFUSE ACCEPT: the caller's token */
+	uint64_t owner;      /* likewise: the owner given with it */
+	uint64_t model;      /* all but RESOLVE and REFUSE */
+	uint64_t copy;       /* ALLOC START RECLASS CANCEL FREE GRANT POISON: generation number, unique per copy's life */
+	uint64_t transfer;   /* START RECLASS CANCEL */
+	uint64_t follows;    /* START: the transfer that still fills the `from` copy, 0: that copy is READY or remote */
+	uint64_t lease;      /* GRANT */
+	uint64_t deadline;   /* START RECLASS */
+	enum load_class class;
+	enum copy_state state; /* GRANT: READY (a hit) or LOADING */
+	uint8_t from, to;    /* tier indices; ALLOC FREE GRANT POISON: only `to` */
+	bool hit;            /* GRANT: the copy was READY when the request came in */
+	uint64_t name;       /* RESOLVE: id of the name record, for the answer */
+	char name_text[CACHE_NAME_MAX + 1]; /* RESOLVE */
+	struct fault error;  /* REFUSE POISON */
+};
+
+/* Takes the oldest pending effect; false when there is none. */
+bool cache_next_effect(struct cache *c, struct cache_effect *out);
+
+/* ---- events: clients ---- */
+
+struct cache_open {
+	const char *name;     /* 1..CACHE_NAME_MAX bytes */
+	uint64_t owner;       /* whose lease it will be (a connection) */
+	uint64_t request;     /* token returned with GRANT or REFUSE; unique among the owner's pending requests */
+	enum tier_kind tier;  /* TIER_REMOTE: the best tier clients can map */
+	uint32_t device;      /* for TIER_GPU; UINT32_MAX: any */
+	enum load_class class; /* DEMAND or PREFETCH */
+	uint64_t deadline;    /* absolute; CACHE_NEVER */
+	bool only_resident;   /* refuse with NOT_FOUND instead of loading */
+};
+
+/* Each of these leads to exactly one GRANT/ACCEPT or REFUSE for the request, unless the owner goes first. */
+void cache_open(struct cache *c, uint64_t now, const struct cache_open *req);
+void cache_prefetch(struct cache *c, uint64_t now, const struct cache_open *req);
+/* As prefetch, and the copy is no victim until it is unpinned.  A pin outlives its owner. */
+void cache_pin(struct cache *c, uint64_t now, const struct cache_open *req);
+/* TIER_REMOTE: every tier.  -ENOENT: no such model or not pinned. */
+int cache_unpin(struct cache *c, uint64_t now, const char *name, enum tier_kind tier);
+/* TIER_REMOTE: every tier.  *in_use counts copies that drain because leases or readers hold them.
+ * -ENOENT: unknown model, or nothing there.  A pinned copy is evicted all the same, and unpinned. */
+int cache_evict(struct cache *c, uint64_t now, const char *name, enum tier_kind tier, uint32_t *in_use);
+/* -ENOENT: not a lease of this owner. */
+int cache_close(struct cache *c, uint64_t now, uint64_t owner, uint64_t lease);
+/* Withdraws one pending request: it is answered REFUSE(CANCELLED).  -ENOENT: not pending. */
+int cache_cancel(struct cache *c, uint64_t now, uint64_t owner, uint64_t request);
+/* Ends all leases and silently drops all pending requests of the owner. */
+void cache_owner_gone(struct cache *c, uint64_t now, uint64_t owner);
+
+/* ---- events: hands ---- */
+
+/* What a resolve found.  Equal fingerprints are the same files in the same version. */
+struct cache_model_info {
+	uint64_t fingerprint_hi, fingerprint_lo;
+	uint64_t image_bytes;  /* on host and GPU tiers */
+	uint64_t disk_bytes;   /* at most this on the disk tier */
+	bool in_place;         /* the source is a local directory: it never gets a disk copy, and reads like one */
+};
+
+/* Answers RESOLVE.  *model is the record the name now stands for, new or known (then the caller refreshes what it keeps).
+ * Returns true when the record is new. */
+bool cache_resolved(struct cache *c, uint64_t now, uint64_t name, const struct cache_model_info *info, uint64_t *model);
+void cache_resolve_failed(struct cache *c, uint64_t now, uint64_t name, const struct fault *why);
+/* error NULL: the memory is there; else the load fails with it. */
+void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy,
+	const struct fault *error);
+/* Bytes landed so far in all (monotone). */
+void cache_landed(struct cache *c, uint64_t now, uint64_t transfer, uint64_t landed_bytes);
+/* error NULL: every byte landed and matched.  CANCELLED answers a CANCEL; a transfer that finished first may answer NULL. */
+void cache_transfer_done(struct cache *c, uint64_t now, uint64_t transfer, const struct fault *error);
+void cache_freed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy);
+/* The content digest became known.  With dedup, a model with equal digest takes the names over and this one drains. */
+void cache_identified(struct cache *c, uint64_t now, uint64_t model, uint64_t digest_hi, uint64_t digest_lo);
+/* A copy was found damaged: no new leases, it drains; the next open loads it again. */
+void cache_corrupt(struct cache *c, uint64_t now, uint64_t model, uint8_t tier);
+/* At start: a complete (bytes == what it takes) or partial copy was found on the disk tier. `name` may be NULL (an image
+ * no name points to).  -EEXIST: that fingerprint has a disk copy already; -ENOSPC: over the tier's capacity, not taken. */
+int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct cache_model_info *info,
+	uint64_t disk_bytes_used, bool complete, uint64_t last_use_age_ns, uint64_t *model);
+/* Points one more name at a known model, as if resolved at time 0 (it is validated again when opened). */
+int cache_adopt_name(struct cache *c, uint64_t now, const char *name, uint64_t model);
+/* The real size of a finished disk copy, when it is below the reserved estimate. */
+void cache_disk_size(struct cache *c, uint64_t model, uint64_t disk_bytes_used);
+/* Deadlines, TTL, residency, idle promotion.  Returns when it wants to be called again at the latest (CACHE_NEVER). */
+uint64_t cache_tick(struct cache *c, uint64_t now);
+
+/* ---- inspection ---- */
+
+struct cache_copy_view {
+	enum copy_state state;
+	uint64_t copy, bytes, landed_bytes, transfer; /* transfer 0: none fills it */
+	uint32_t leases, readers, pins;
+	uint64_t since, last_use; /* since: in this state */
+	uint64_t uses;
+};
+
+struct cache_model_view {
+	uint64_t model;
+	struct cache_model_info info;
+	uint64_t digest_hi, digest_lo; /* 0: not known yet */
+	uint32_t n_names;
+	struct cache_copy_view copies[CACHE_MAX_TIERS];
+};
+
+struct cache_tier_view {
+	enum tier_kind kind;
+	uint32_t device;
+	uint64_t capacity_bytes, used_bytes, pinned_bytes, leased_bytes, draining_bytes;
+	uint32_t copies;
+};
+
+size_t cache_n_tiers(const struct cache *c);
+/* Index of the (first) tier of a kind, CACHE_NO_TIER when not configured. */
+uint8_t cache_tier_index(const struct cache *c, enum tier_kind kind, uint32_t device);
+void cache_tier(const struct cache *c, uint8_t tier, struct cache_tier_view *out);
+uint64_t cache_link_rate(const struct cache *c, uint8_t from, uint8_t to); /* bytes/s as measured; 0: no such link */
+/* 0 when the name is unknown or unresolved. */
+uint64_t cache_find(const struct cache *c, const char *name);
+int cache_view(const struct cache *c, uint64_t model, struct cache_model_view *out); /* -ENOENT */
+/* The i-th name of a model, NULL past the end; borrowed until the next event. */
+const char *cache_name(const struct cache *c, uint64_t model, uint32_t i);
+/* Pages through models in id order: the first with id > *cursor; false at the end. */
+bool cache_next_model(const struct cache *c, uint64_t *cursor);
+const char *copy_state_name(enum copy_state s);
+const char *tier_kind_name(enum tier_kind k);
+uint32_t cache_owner_leases(const struct cache *c, uint64_t owner);
+
+/* Counters, monotone since cache_new(). */
+struct cache_stats {
+#define STAT(name, doc) uint64_t name;
+#include "cache/stats.def"
+#undef STAT
+};
+const struct cache_stats *cache_stats(const struct cache *c);
+
+/* Walks everything and checks every invariant; ASSERTs on the first that is broken. */
+void cache_verify(const struct cache *c);
+
+#endif
