@@ -33,7 +33,8 @@ const char *error_scope_name(enum trims_scope scope);
 /* Fills *f (NULL: nothing is kept); the text is cut at FAULT_TEXT_MAX and cleaned of control characters, since parts of
  * it may come from a remote server.  Returns -EPROTO for convenience: `return fault_set(...)`. */
 int fault_set(struct fault *f, enum trims_code code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-int fault_setv(struct fault *f, enum trims_code code, const char *fmt, va_list ap);
+int fault_setv(struct fault *f, enum trims_code code, const char *fmt, va_list ap)
+	__attribute__((format(printf, 3, 0)));
 /* As fault_set with ": strerror(err)" added; maps ENOSPC/EDQUOT to DISK_FULL, ENOMEM to NO_MEMORY, else `code`. */
 int fault_errno(struct fault *f, enum trims_code code, int err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
