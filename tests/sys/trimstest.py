@@ -1,0 +1,269 @@
+"""trimstest - whole programs under test: starts mrm on its own socket and directories, runs trims-ctl, reports TAP.
+
+    from trimstest import main, test
+    @test
+    def a_model_is_there_after_it_was_opened(t):
+        t.model('a')
+        daemon = t.daemon()
+        t.equal(daemon.ctl('open', 'a').rc, 0)
+    main()
+
+Each test has a fresh directory (t.dir) and random numbers (t.random) that TRIMS_SEED repeats.  What it started is ended
+when it returns, and must then end well: a daemon stops on SIGTERM with status 0 and leaves no process behind.
+Nothing here waits by sleeping.  TRIMS_BUILD names the build directory; NNN-name.py SUBSTRING runs some tests only,
+KEEP=1 leaves their directories."""
+import json
+import os
+import pathlib
+import random
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+import models
+import wire
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get('TRIMS_BUILD', SOURCE / 'build')).resolve()
+MRM, CTL = str(BUILD / 'mrm/mrm'), str(BUILD / 'tools/trims-ctl')
+PATIENCE = float(os.environ.get('TRIMS_PATIENCE', 60))  # seconds until a wait for an event is a failure
+TESTS = []
+
+
+class Skip(Exception):
+    pass
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def program_environment(**more):
+    """Ours without what would configure the programs under test."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(('TRIMS_', 'AWS_', 'HF_', 'NOTIFY', 'LISTEN_'))}
+    return {**keep, 'LC_ALL': 'C', 'no_proxy': '*', **more}
+
+
+class Result:
+    """What a program that has ended said."""
+
+    def __init__(self, arguments, rc, out, err):
+        self.arguments, self.rc, self.raw, self.err = arguments, rc, out, err
+
+    @property
+    def out(self):
+        return self.raw.decode()
+
+    @property
+    def json(self):
+        return json.loads(self.raw)
+
+    def __repr__(self):
+        return f"{' '.join(self.arguments)}: exit {self.rc}\n{self.raw[-2000:].decode(errors='replace')}{self.err}"
+
+
+def run(*arguments, stdin=None, timeout=PATIENCE, **environment):
+    arguments = [str(a) for a in arguments]
+    p = subprocess.run(arguments, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False,
+                       env=program_environment(**environment))
+    return Result(arguments, p.returncode, p.stdout, p.stderr.decode(errors='replace'))
+
+
+class Daemon:
+    """One mrm.  It is ready, as it says itself, when the constructor returns."""
+
+    def __init__(self, t, sources=None, arguments=(), wrapper=(), environment=None, **options):
+        self.t, self.socket = t, str(t.dir / 'mrm.sock')
+        self.cache_dir = pathlib.Path(options.pop('cache_dir', t.dir / 'cache'))
+        self.cache_dir.mkdir(exist_ok=True)
+        options = {'host_bytes': '256M', 'disk_bytes': '256M', **options}
+        self.command = [*wrapper, MRM, '--socket', self.socket, '--cache-dir', str(self.cache_dir)]
+        for source in [f'dir:{t.models_dir}'] if sources is None else sources:
+            self.command += ['--source', source]
+        for name, value in options.items():
+            self.command += ['--' + name.replace('_', '-'), str(value)]
+        self.command += [str(a) for a in arguments]
+        self.environment = environment or {}
+        self.log_path = t.dir / 'mrm.log'
+        self.process = None
+        self.start()
+
+    def start(self):
+        notify = self.t.dir / 'notify'
+        notify.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, open(self.log_path, 'ab') as log:
+            listener.bind(str(notify))
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            start_new_session=True,
+                                            env=program_environment(NOTIFY_SOCKET=str(notify), **self.environment))
+            self.t.at_end(self.end)
+            pidfd = os.pidfd_open(self.process.pid)
+            try:
+                deadline = time.monotonic() + PATIENCE
+                while True:
+                    ready, _, _ = select.select([listener, pidfd], [], [], max(0, deadline - time.monotonic()))
+                    if listener in ready and b'READY=1' in listener.recv(4096).split(b'\n'):
+                        return
+                    if listener not in ready:
+                        raise AssertionError(f'mrm {"ended" if ready else "is not ready"}:\n{self.log()[-4000:]}')
+            finally:
+                os.close(pidfd)
+
+    def log(self):
+        return self.log_path.read_text(errors='replace')
+
+    def ctl(self, *arguments, **keywords):
+        return run(CTL, '--socket', self.socket, *arguments, **keywords)
+
+    def json(self, *arguments):
+        """The report, which must be had."""
+        result = self.ctl(*arguments, '--json')
+        assert result.rc == 0, result
+        return result.json
+
+    def client(self, **keywords):
+        client = wire.Client(self.socket, PATIENCE, **keywords)
+        self.t.at_end(client.close)
+        return client
+
+    def fds(self):
+        return sorted(os.readlink(f'/proc/{self.process.pid}/fd/{n}')
+                      for n in os.listdir(f'/proc/{self.process.pid}/fd'))
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self):
+        return self.process.wait(PATIENCE)
+
+    def kill(self):
+        """As a power cut would: no warning.  start() brings it back."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self):
+        """SIGTERM; it must end by itself, with status 0 and without children."""
+        self.signal(signal.SIGTERM)
+        rc = self.wait()
+        assert rc == 0, f'mrm ended with {rc}:\n{self.log()[-6000:]}'
+        left = [p for p in os.listdir('/proc') if p.isdigit() and session_of(p) == self.process.pid]
+        assert not left, f'processes left: {left}'
+
+    def end(self):
+        """At the end of a test, whatever state it is in."""
+        if self.process.poll() is None:
+            self.stop()
+        elif self.process.returncode not in (0, -signal.SIGKILL) and not self.t.failed:
+            raise AssertionError(f'mrm ended with {self.process.returncode}:\n{self.log()[-6000:]}')
+
+
+def session_of(pid):
+    try:
+        return int(pathlib.Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[3])
+    except (OSError, IndexError):
+        return None
+
+
+class Test:
+    """What a test function gets."""
+
+    def __init__(self, name, seed):
+        self.name, self.random, self.failed = name, random.Random(f'{seed} {name}'), False
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix='trims-'))
+        self.models_dir = self.dir / 'models'
+        self.models_dir.mkdir()
+        self.endings = []
+
+    def at_end(self, function):
+        if function not in self.endings:
+            self.endings.append(function)
+
+    def daemon(self, *arguments, **keywords):
+        return Daemon(self, *arguments, **keywords)
+
+    def model(self, name, total=1 << 20, **keywords):
+        """A random model in t.models_dir; returns its tensors, as models.read() would."""
+        return models.make(self.models_dir / name, self.random, total, **keywords)
+
+    def spawn(self, *arguments, **keywords):
+        """A program that goes on while the test does; killed at the end at the latest."""
+        p = subprocess.Popen([str(a) for a in arguments], env=program_environment(), start_new_session=True,
+                             **{'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT,
+                                **keywords})
+
+        def reap():
+            if p.poll() is None:
+                p.kill()
+            p.wait()
+            for pipe in filter(None, (p.stdin, p.stdout, p.stderr)):
+                pipe.close()
+        self.at_end(reap)
+        return p
+
+    def equal(self, got, want, what=''):
+        assert got == want, f'{what or "value"}: got {got!r}, want {want!r}'
+
+    def eventually(self, condition, what):
+        """Asks again and again; each asking costs the daemon a round trip, which is wait enough."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f'never happened: {what}'
+
+    def finish(self):
+        """Ends what was started, newest first; the first thing that does not end well is raised."""
+        trouble = None
+        for function in reversed(self.endings):
+            try:
+                function()
+            except Exception as e:  # pylint: disable=broad-except
+                trouble = trouble or e
+        if not os.environ.get('KEEP'):
+            shutil.rmtree(self.dir, ignore_errors=True)
+        if trouble:
+            raise trouble
+
+
+def run_one(function, seed):
+    """'' or what went wrong."""
+    t = Test(function.__name__, seed)
+    trouble = ''
+    try:
+        function(t)
+    except Skip:
+        raise
+    except BaseException:  # pylint: disable=broad-except
+        trouble, t.failed = traceback.format_exc(), True
+        for log in t.dir.glob('*.log'):
+            trouble += f'--- {log.name}\n{log.read_text(errors="replace")[-4000:]}'
+    finally:
+        try:
+            t.finish()
+        except Exception:  # pylint: disable=broad-except
+            trouble += traceback.format_exc()
+    return trouble
+
+
+def main():
+    seed = os.environ.get('TRIMS_SEED') or str(time.time_ns())
+    chosen = [f for f in TESTS if not sys.argv[1:] or any(part in f.__name__ for part in sys.argv[1:])]
+    failed = 0
+    print(f'1..{len(chosen)}\n# TRIMS_SEED={seed}', flush=True)
+    for number, function in enumerate(chosen, 1):
+        title, began = function.__name__.replace('_', ' '), time.monotonic()
+        try:
+            trouble = run_one(function, seed)
+        except Skip as why:
+            print(f'ok {number} - {title} # SKIP {why}', flush=True)
+            continue
+        failed += bool(trouble)
+        print(''.join(f'# {line}\n' for line in trouble.splitlines()), end='')
+        print(f'{"not ok" if trouble else "ok"} {number} - {title} ({time.monotonic() - began:.2f} s)', flush=True)
+    sys.exit(1 if failed else 0)

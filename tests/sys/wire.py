@@ -1,0 +1,250 @@
+"""wire - the daemon's socket, spoken by an implementation of its own that knows shared/*.def and shared/table.h but none
+of the C code.  Says what it is told to, wrong things included."""
+import array
+import ctypes
+import mmap
+import os
+import pathlib
+import re
+import socket
+import struct
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
+HEADER = struct.Struct('<HHIQ')
+VERSION = 1
+TIERS = {'best': 0, 'disk': 1, 'host': 2, 'gpu': 3}
+MAX_FDS = 253
+
+
+def read_messages():
+    """{name: (type, [(kind, field)])} from messages.def."""
+    messages, fields = {}, None
+    text = (SHARED / 'messages.def').read_text().split('*/', 1)[1]
+    for row in re.finditer(r'MSG\((\w+), (\w+), (\d+), \w+,|F_(U32|U64|STR|FDS)\((\w+)', text):
+        if row[1]:
+            fields = []
+            messages[row[2]] = (int(row[3]), fields)
+        else:
+            fields.append((row[4], row[5]))
+    return messages
+
+
+def read_rows(file, macro):
+    text = (SHARED / file).read_text().split('*/', 1)[1]
+    return {int(number): name for number, name in re.findall(macro + r'\((\d+),\s*(\w+)', text)}
+
+
+MESSAGES = read_messages()
+BY_TYPE = {number: name for name, (number, _) in MESSAGES.items()}
+ERRORS = read_rows('errors.def', 'ERR')
+DTYPES = read_rows('dtypes.def', 'DTYPE')
+REPORTS = {name.lower(): number for number, name in read_rows('reports.def', 'REPORT_ROW').items()}
+
+
+class Fault(Exception):
+    def __init__(self, code, text):
+        super().__init__(f'{code}: {text}')
+        self.code, self.text = code, text
+
+
+class Gone(Exception):
+    """The daemon ended the connection."""
+
+
+def encode(name, request, fields, version=VERSION):
+    number, rows = MESSAGES[name]
+    body = b''
+    for kind, field in rows:
+        value = fields.get(field, b'' if kind == 'STR' else 0)
+        if kind == 'STR':
+            value = value.encode() if isinstance(value, str) else value
+            body += struct.pack('<I', len(value)) + value
+        else:
+            body += struct.pack('<Q' if kind == 'U64' else '<I', value)
+    return HEADER.pack(version, number, len(body), request) + body
+
+
+def decode(data):
+    """(name, request, fields); raises where the daemon breaks its own rules."""
+    version, number, length, request = HEADER.unpack_from(data)
+    assert version == VERSION and length == len(data) - HEADER.size, (version, number, length, len(data))
+    name, fields, at = BY_TYPE[number], {}, HEADER.size
+    for kind, field in MESSAGES[name][1]:
+        if kind == 'STR':
+            (size,) = struct.unpack_from('<I', data, at)
+            fields[field] = data[at + 4:at + 4 + size].decode()
+            at += 4 + size
+        else:
+            code = '<Q' if kind == 'U64' else '<I'
+            (fields[field],) = struct.unpack_from(code, data, at)
+            at += struct.calcsize(code)
+    assert at == len(data), f'{name}: {len(data) - at} bytes too many'
+    return name, request, fields
+
+
+class Client:
+    """One connection.  hello=False: connected, nothing said yet."""
+
+    def __init__(self, path, patience=60, hello=True):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(patience)
+        self.socket.connect(path)
+        self.request, self.welcome, self.leases = 0, None, []
+        if hello:
+            self.welcome = self.call('hello', version_min=VERSION, version_max=VERSION, program='wire.py')
+
+    def close(self):
+        for lease in self.leases:
+            lease.unmap()
+        self.socket.close()
+
+    def send_raw(self, data, fds=()):
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', fds))] if fds else []
+        try:
+            self.socket.sendmsg([data], control)
+        except (BrokenPipeError, ConnectionResetError) as e:
+            raise Gone from e
+
+    def send(self, name, fds=(), **fields):
+        self.request += 1
+        self.send_raw(encode(name, self.request, fields), fds)
+        return self.request
+
+    def receive(self):
+        """(name, request, fields, fds)"""
+        try:
+            data, control, _, _ = self.socket.recvmsg(1 << 17, socket.CMSG_SPACE(4 * MAX_FDS))
+        except ConnectionResetError as e:
+            raise Gone from e
+        fds = array.array('i')
+        for level, kind, payload in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[:len(payload) - len(payload) % fds.itemsize])
+        if not data:
+            raise Gone
+        return (*decode(data), list(fds))
+
+    def answer(self, request):
+        while True:
+            name, got, fields, fds = self.receive()
+            if name == 'fault' and got in (0, request):
+                raise Fault(ERRORS[fields['code']], fields['text'])
+            if got == request:
+                fields['fd_list'] = fds
+                return fields
+            for fd in fds:
+                os.close(fd)
+
+    def call(self, name, **fields):
+        return self.answer(self.send(name, **fields))
+
+    def open_send(self, model, tier='best', **fields):
+        return self.send('open', model=model, tier=TIERS[tier], **fields)
+
+    def open_answer(self, request, wait=True):
+        lease = Lease(self, self.answer(request))
+        self.leases.append(lease)
+        if wait:
+            lease.wait()
+        return lease
+
+    def open(self, model, tier='best', wait=True, **fields):
+        return self.open_answer(self.open_send(model, tier, **fields), wait)
+
+    def report(self, report, model=''):
+        """All pages' texts, unparsed."""
+        pages, cursor = [], 0
+        while True:
+            got = self.call('query', report=REPORTS[report], model=model, cursor=cursor)
+            (fd,) = got['fd_list']
+            pages.append(os.pread(fd, got['bytes'], 0).decode())
+            os.close(fd)
+            cursor = got['next']
+            if not cursor:
+                return pages
+
+    def gone(self):
+        """True when the daemon has ended this connection; waits for it."""
+        try:
+            while True:
+                _, _, _, fds = self.receive()
+                for fd in fds:
+                    os.close(fd)
+        except Gone:
+            return True
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+SYS_FUTEX, FUTEX_WAIT = {'x86_64': 202, 'aarch64': 98}[os.uname().machine], 0
+LOADING, READY, POISONED = range(3)
+
+
+class Timespec(ctypes.Structure):
+    _fields_ = [('seconds', ctypes.c_long), ('nanoseconds', ctypes.c_long)]
+
+
+class Lease:
+    """A lease that was granted, its memory mapped read-only; valid until unmap(), also after the daemon died."""
+
+    def __init__(self, client, opened):
+        self.client, self.opened, self.fds = client, opened, opened['fd_list']
+        self.maps = []
+        self.page = None
+        table_fd, page_fd, *extent_fds = self.fds
+        self.page = LIBC.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, page_fd, 0)
+        self.table = self.map(table_fd)
+        self.extents = [self.map(fd) for fd in extent_fds]
+
+    def map(self, fd):
+        size = os.fstat(fd).st_size
+        found = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) if size else b''
+        if size:
+            self.maps.append(found)
+        return found
+
+    def progress(self):
+        """(wake, state, error, landed, error_text)"""
+        head = ctypes.string_at(self.page, 1600)
+        _, _, wake, state, error, _, _, _, landed = struct.unpack_from('<6I3Q', head)
+        return wake, state, ERRORS[error], landed, head[1088:1600].split(b'\0')[0].decode()
+
+    def wait(self, seconds=60):
+        """Until all bytes are there; raises Fault when they never will be."""
+        while True:
+            wake, state, error, _, text = self.progress()
+            if state == READY:
+                return self
+            if state == POISONED:
+                raise Fault(error, text)
+            limit = Timespec(seconds, 0)
+            if LIBC.syscall(SYS_FUTEX, ctypes.c_void_p(self.page + 8), FUTEX_WAIT, wake, ctypes.byref(limit), 0, 0) \
+                    and ctypes.get_errno() == 110:
+                raise TimeoutError('no progress')
+
+    def tensors(self):
+        """{name: (dtype, shape, bytes)}, as models.py has them."""
+        magic, version, _, _, n_extents, n, extents, tensors, _, names, _ = struct.unpack_from('<IIQQII5Q', self.table)
+        assert (magic, version, n_extents) == (0x4c425454, 1, len(self.extents)), (magic, version, n_extents)
+        found = {}
+        for i in range(n):
+            name_off, length, dtype, rank, extent, offset, size, *shape = struct.unpack_from(
+                '<QIIIIQQ8Q', self.table, tensors + 104 * i)
+            name = self.table[names + name_off:names + name_off + length].decode()
+            data = self.extents[extent][offset:offset + size] if size else b''
+            found[name] = (DTYPES[dtype], tuple(shape[:rank]), data)
+        return found
+
+    def close(self):
+        self.client.send('close', lease=self.opened['lease'])
+        self.unmap()
+
+    def unmap(self):
+        for m in self.maps:
+            m.close()
+        if self.page:
+            LIBC.munmap(ctypes.c_void_p(self.page), 4096)
+        for fd in self.fds:
+            os.close(fd)
+        self.maps, self.page, self.fds = [], None, []
