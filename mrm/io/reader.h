@@ -20,12 +20,13 @@
 #define READER_DEPTH 8
 #define READER_MAX_DEPTH 64
 #define READER_MAX_SPANS 1024
+#define READER_MAX_BYTES ((uint64_t)256 << 20) /* of one submission, widened */
 
 struct reader;
 
 struct reader_options {
-	bool no_uring;     /* use the pread engine */
-	uint32_t max_spans; /* of one submission; 0: READER_MAX_SPANS */
+	bool no_uring;  /* use the pread engine */
+	bool no_fixed;  /* do not register the slots with the kernel */
 };
 
 struct reader_span {
@@ -47,7 +48,8 @@ struct reader_done {
 	uint32_t slot;
 };
 
-/* buffer_bytes: what one slot can hold of ranges in all (widening is added by the reader).  depth 0: READER_DEPTH. */
+/* buffer_bytes: what a slot holds without further ado; a larger submission gets a buffer of its own for its lifetime, so
+ * size this for the usual chunk.  Widening is added by the reader.  depth 0: READER_DEPTH. */
 int reader_new(struct reader **out, uint32_t depth, uint64_t buffer_bytes, const struct reader_options *options,
 	struct fault *why);
 void reader_free(struct reader **r);
@@ -63,22 +65,22 @@ void reader_forget(const struct reader_span *span);
 bool reader_has_room(const struct reader *r);
 uint32_t reader_in_flight(const struct reader *r); /* submitted and not yet returned by reader_wait() */
 
-/* Starts reading; n may be 0 (completes at once).  -EBUSY: no slot is free; -E2BIG: more than a slot holds. */
+/* Starts reading; n may be 0 (completes at once).  -EBUSY: no slot is free; -E2BIG: over READER_MAX_SPANS or
+ * READER_MAX_BYTES; -ENOMEM: no buffer for a large one. */
 int reader_submit(struct reader *r, uint64_t tag, const struct reader_span *spans, uint32_t n);
 /* Reads `span` right into dst: dst, off and bytes are multiples of READER_ALIGN (-EINVAL).  Takes a slot, too. */
 int reader_submit_direct(struct reader *r, uint64_t tag, const struct reader_span *span, uint8_t *dst);
 
-/* One completion, in the order they finish.  -EAGAIN: none yet (block false), or somebody called reader_wake();
- * -ENOENT: block, and nothing is in flight and nobody woke it (use reader_idle() to wait for work). */
+/* One completion, in the order they finish.  -EAGAIN: none yet (block false), or somebody called reader_wake().  With
+ * nothing in flight a blocking wait waits for reader_wake(): a lane sleeps here and nowhere else. */
 int reader_wait(struct reader *r, bool block, struct reader_done *out);
 /* Gives the slot back; out->data is gone.  Every completion needs one. */
 void reader_release(struct reader *r, const struct reader_done *done);
-/* Blocks until reader_wake() was called; returns at once if it was since the last -EAGAIN or reader_idle(). */
-void reader_idle(struct reader *r);
-/* Any thread, any time: makes a blocking reader_wait() or reader_idle() return, or the next one return at once. */
+/* Any thread, any time: makes a blocking reader_wait() return -EAGAIN, or the next one that would block. */
 void reader_wake(struct reader *r);
 
 /* The sentence for a failed completion: "path: ends at ... where a read of ... was expected" and such. */
+/* Returns done->result. */
 int reader_fault(const struct reader_done *done, const char *path, struct fault *why);
 
 /* ---- inspection ---- */
@@ -88,9 +90,10 @@ enum reader_engine { READER_URING, READER_PREAD };
 struct reader_mode {
 	enum reader_engine engine;
 	bool fixed_buffers;     /* slots are registered with the kernel */
+	uint64_t fell_back;     /* files that took O_DIRECT when opened and refused it when read: buffered since */
 	char why[96];           /* why not io_uring, or why not registered; "" */
 };
-/* What this reader uses; the owner, or before it runs. */
+/* What this reader uses; for its owner. */
 const struct reader_mode *reader_mode(const struct reader *r);
 const char *reader_engine_name(enum reader_engine e); /* "io_uring", "pread" */
 
