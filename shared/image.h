@@ -2,6 +2,7 @@
  *
  * Image: tensors in execution order (file order, then offset), each at an IMAGE_TENSOR_ALIGN boundary; cut into extents
  * (the unit that is allocated, shared and mapped) and those into chunks (the unit that is read, checked and copied).
+ * A zero-size tensor is at the place where the next one could begin.  There is at least one extent, of at least a page.
  * A tensor never straddles extents: an extent ends before a tensor that would not fit, and a tensor larger than
  * IMAGE_EXTENT_BYTES has an extent of its own.  Extents are padded with zeros to IMAGE_PAGE; every extent starts a new
  * chunk; all chunks but an extent's last are IMAGE_CHUNK_BYTES.  Padding bytes are zero.  The layout is a pure function
@@ -20,6 +21,7 @@
 #define IMAGE_CHUNK_BYTES ((uint64_t)4 << 20)
 #define IMAGE_EXTENT_BYTES ((uint64_t)1 << 30)
 #define IMAGE_MAX_EXTENTS 128
+#define IMAGE_MAX_CHUNKS ((uint32_t)1 << 22) /* 16 TiB; bounds what a server's claim about a file's size can cost */
 #define IMAGE_MAX_RANK 8
 #define IMAGE_MAX_TENSORS ((uint32_t)1 << 20)
 #define IMAGE_MAX_FILES 1024
@@ -34,7 +36,17 @@ enum dtype {
 #undef DTYPE
 };
 
-const char *dtype_name(uint32_t dtype); /* "?" for an unknown number */
+struct dtype_row {
+	const char *name;
+	const char *st;         /* safetensors' name, NULL when it has none */
+	int ggml;               /* GGUF's number, -1 when it has none */
+	uint32_t elems, bytes;  /* of one block */
+};
+
+const struct dtype_row *dtype_row(uint32_t dtype); /* NULL for an unknown number */
+const char *dtype_name(uint32_t dtype);            /* "?" for an unknown number */
+uint32_t dtype_by_st(const char *st);              /* DTYPE_NONE when there is no such type; so the next */
+uint32_t dtype_by_ggml(uint32_t ggml);
 
 struct tensor {
 	char *name;        /* UTF-8, owned by the list */
@@ -52,6 +64,7 @@ struct tensor {
 struct tensor_list {
 	struct tensor *v;
 	uint32_t n, cap;
+	uint32_t stated; /* how many the files say they hold together (split GGUF), 0 when they do not say */
 };
 
 void tensor_list_fini(struct tensor_list *l);
@@ -64,7 +77,8 @@ enum model_format { FORMAT_SAFETENSORS, FORMAT_GGUF };
 int header_format(const char *file_name, enum model_format *out);
 
 /* Parses the first `have` bytes of a weight file that is file_bytes long and appends its tensors to *out with
- * .file = file.  -EAGAIN: more of the head is needed, *need > have says how much in all (<= file_bytes).
+ * .file = file.  -EAGAIN: more of the head is needed, *need > have says how much in all (<= file_bytes); *out is as it
+ * was.  0: *data_start <= have, so the caller holds all of the head.
  * -EPROTO: *why names the file and the fault; *out may hold tensors already and is still to be finished by the caller.
  * Nothing in head is trusted.  data_start is the offset of the first byte behind the header. */
 int header_parse(enum model_format format, const char *file_name, uint32_t file, const uint8_t *head, size_t have,
@@ -86,6 +100,7 @@ struct layout_gap { /* file bytes that belong to no tensor, behind the header */
 	uint32_t file;
 	uint64_t file_off, bytes;
 	uint64_t gap_off; /* where they are kept in the gap buffer */
+	uint32_t chunk;   /* the chunk they travel with */
 };
 
 struct layout {
@@ -100,6 +115,9 @@ struct layout {
 	struct layout_gap *gaps;
 	uint32_t n_gaps;
 	uint64_t gap_bytes;
+	uint32_t *by_name;       /* [n_tensors] indices of tensors, sorted by name bytes */
+	uint64_t max_span_bytes; /* see layout_max_span_bytes() */
+	uint32_t max_spans;
 };
 
 /* Takes the tensors over from *list (emptied, also on failure).  Refuses overlaps, tensors outside the data part of their
