@@ -193,30 +193,3 @@ int header_check_tensors(const struct header *h, uint32_t first)
 				t[i - 1].file_off + t[i - 1].bytes);
 	return 0;
 }
-
-/* ---- text ---- */
-
-/* The bytes of the character at s, 0 when it is none (also overlong forms, surrogates, above U+10FFFF). */
-static size_t utf8_char(const uint8_t *s, size_t len)
-{
-	size_t n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
-	if (!n || n > len)
-		return 0;
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-		(s[0] == 0xf4 && s[1] > 0x8f))
-		return 0;
-	return n;
-}
-
-bool header_utf8(const char *s, size_t len)
-{
-	for (size_t at = 0, n; at < len; at += n) {
-		n = utf8_char((const uint8_t *)s + at, len - at);
-		if (!n || !s[at])
-			return false;
-	}
-	return true;
-}

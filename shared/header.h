@@ -41,7 +41,4 @@ int header_check_tensors(const struct header *h, uint32_t first);
 #define HEADER_SHAPE_TEXT (IMAGE_MAX_RANK * 22 + 3)
 const char *header_shape(const struct tensor *t, char buf[HEADER_SHAPE_TEXT]);
 
-/* Valid UTF-8, without NUL. */
-bool header_utf8(const char *s, size_t len);
-
 #endif
