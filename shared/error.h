@@ -6,6 +6,9 @@
 #include <stdarg.h>
 #include <stdint.h>
 
+/* trims.h spells these out for programs that have no errors.def; tests/unit/test_trims_h.c compares the two. */
+#ifndef TRIMS_CODES
+#define TRIMS_CODES
 enum trims_code {
 #define ERR(number, name, scope, text) TRIMS_E_##name = number,
 #include "shared/errors.def"
@@ -13,6 +16,7 @@ enum trims_code {
 };
 
 enum trims_scope { TRIMS_SCOPE_REQUEST, TRIMS_SCOPE_CONN, TRIMS_SCOPE_DAEMON };
+#endif
 
 #define FAULT_TEXT_MAX 512
 

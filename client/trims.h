@@ -1,0 +1,249 @@
+/* trims.h - use models that the daemon mrm holds for the whole machine.
+ *
+ *	trims_conn *conn;
+ *	trims_model *model;
+ *	struct trims_tensor t;
+ *	if (trims_connect(NULL, NULL, &conn) || trims_open(conn, "org/model", NULL, &model) ||
+ *	    trims_tensor_by_name(model, "embed.weight", &t))
+ *		fprintf(stderr, "%s\n", trims_last_error()->text);
+ *
+ * An open model is a lease on one copy of it that every process on the machine shares.  Its bytes are mapped read-only;
+ * they stay where they are until trims_close(), whatever becomes of the daemon or the connection.
+ *
+ * Results: functions return 0, or a negative enum trims_code with the story in trims_last_error().  Outputs are written
+ * only on success.  Nothing here prints, aborts, raises a signal, or starts a thread.
+ *
+ * Threads: any number may use one connection or model at once; requests are in flight side by side.  Only
+ * trims_disconnect() and trims_close() want to be the last user of what they end.  After fork() the child may read
+ * mapped tensors and close or disconnect, which then says nothing to the daemon; for requests it connects anew.
+ *
+ * Times are in nanoseconds and relative.  ABI: the option structs begin with their size; a library that is older than
+ * its caller refuses what it does not know (UNSUPPORTED) instead of ignoring it. */
+#ifndef TRIMS_H
+#define TRIMS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined __GNUC__
+#define TRIMS_API __attribute__((visibility("default")))
+#else
+#define TRIMS_API
+#endif
+
+typedef struct trims_conn trims_conn;
+typedef struct trims_model trims_model;
+
+#define TRIMS_DEFAULT_SOCKET "/run/trims/mrm.sock"
+#define TRIMS_FOREVER UINT64_MAX
+#define TRIMS_MAX_RANK 8
+#define TRIMS_MAX_TEXT 512
+
+/* ---- what went wrong ---- */
+
+#ifndef TRIMS_CODES
+#define TRIMS_CODES
+enum trims_code {
+	TRIMS_E_NONE = 0,
+	TRIMS_E_NOT_FOUND = 1,       /* no configured source has a model of this name */
+	TRIMS_E_BAD_NAME = 2,        /* not a valid model name */
+	TRIMS_E_BAD_REQUEST = 3,     /* an argument has a value that is not allowed */
+	TRIMS_E_BAD_MODEL = 4,       /* the model's files are malformed or of an unsupported kind */
+	TRIMS_E_TOO_LARGE = 5,       /* the model is larger than the tier */
+	TRIMS_E_NO_ROOM = 6,         /* the tier is full of models that are in use or pinned */
+	TRIMS_E_NO_TIER = 7,         /* this machine has no such tier or device */
+	TRIMS_E_DENIED = 8,          /* the caller may not do this */
+	TRIMS_E_LIMIT = 9,           /* a configured limit is reached */
+	TRIMS_E_UNREACHABLE = 10,    /* the source could not be reached */
+	TRIMS_E_REFUSED = 11,        /* the source refused access */
+	TRIMS_E_CHANGED = 12,        /* the model changed at its source while it was read */
+	TRIMS_E_MISMATCH = 13,       /* the bytes do not match their digest */
+	TRIMS_E_DISK_FULL = 14,      /* the cache directory has no space left */
+	TRIMS_E_DISK_ERROR = 15,     /* reading or writing the disk failed */
+	TRIMS_E_NO_MEMORY = 16,      /* the machine is out of memory */
+	TRIMS_E_CANCELLED = 17,      /* the request was cancelled */
+	TRIMS_E_TIMED_OUT = 18,      /* the deadline passed first */
+	TRIMS_E_BUSY = 19,           /* the model is leaving this tier, or in use */
+	TRIMS_E_NO_LEASE = 20,       /* no such lease on this connection */
+	TRIMS_E_NO_FILE = 21,        /* the model carries no file of this name */
+	TRIMS_E_NO_TENSOR = 22,      /* the model has no such tensor */
+	TRIMS_E_UNSUPPORTED = 23,    /* not supported by this daemon or library */
+	TRIMS_E_BAD_SOURCE = 24,     /* the source sent something that makes no sense */
+	TRIMS_E_PROTOCOL = 25,       /* the peer broke the protocol */
+	TRIMS_E_VERSION = 26,        /* no common protocol version */
+	TRIMS_E_DISCONNECTED = 27,   /* the connection to the daemon is gone */
+	TRIMS_E_TOO_MANY_CONNS = 28, /* too many connections for this user or in all */
+	TRIMS_E_STOPPING = 29,       /* the daemon is stopping */
+	TRIMS_E_INTERNAL = 30,       /* internal error */
+	TRIMS_E_NO_SYSTEM = 31       /* the operating system refused a resource */
+};
+
+/* The largest thing that an error spoils: the request alone (try again or give up), the connection (trims_reconnect()),
+ * the daemon (wait for another). */
+enum trims_scope { TRIMS_SCOPE_REQUEST, TRIMS_SCOPE_CONN, TRIMS_SCOPE_DAEMON };
+#endif
+
+struct trims_error {
+	int code;  /* enum trims_code, positive */
+	int scope; /* enum trims_scope */
+	char text[TRIMS_MAX_TEXT];
+};
+
+/* The last failure of the calling thread; never NULL, valid until that thread's next failing call. */
+TRIMS_API const struct trims_error *trims_last_error(void);
+/* "NOT_FOUND"; takes a code as it is or negative, as functions return it. */
+TRIMS_API const char *trims_code_name(int code);
+/* "request", "conn", "daemon" */
+TRIMS_API const char *trims_scope_name(int scope);
+/* The library's version, "0.1.0". */
+TRIMS_API const char *trims_version(void);
+
+/* ---- connections ---- */
+
+struct trims_connect_options {
+	size_t size;                 /* sizeof(struct trims_connect_options) */
+	const char *program;         /* who is asking, for the daemon's logs; NULL: this program's name */
+	uint64_t timeout_ns;         /* for connecting and being welcomed; 0: ten seconds */
+	uint64_t request_timeout_ns; /* for every request but trims_open(); 0: none */
+};
+
+/* socket_path NULL: $TRIMS_SOCKET, else TRIMS_DEFAULT_SOCKET; a leading '@' means an abstract address.
+ * options NULL: the defaults. */
+TRIMS_API int trims_connect(const char *socket_path, const struct trims_connect_options *options, trims_conn **out);
+/* Connects again, to the same path, when the connection is gone; 0 and nothing done when it is alive.  Models that were
+ * open before keep their mappings but have no lease any more. */
+TRIMS_API int trims_reconnect(trims_conn *conn);
+/* 0 while the connection is alive, as far as the kernel knows; else why it is not. */
+TRIMS_API int trims_check(trims_conn *conn);
+/* NULLs *conn; NULL is fine.  Gives every lease back; models still open keep their mappings until trims_close(). */
+TRIMS_API void trims_disconnect(trims_conn **conn);
+
+/* ---- models ---- */
+
+enum trims_tier { TRIMS_TIER_ANY = 0, TRIMS_TIER_DISK = 1, TRIMS_TIER_HOST = 2, TRIMS_TIER_GPU = 3 };
+
+enum trims_open_flags {
+	TRIMS_OPEN_NO_LOAD = 1,   /* refuse instead of loading when the model is not resident */
+	TRIMS_OPEN_NO_WAIT = 2,   /* return when the lease is granted, with bytes still arriving: see trims_wait() */
+	TRIMS_OPEN_BACKGROUND = 4 /* stand behind every load that somebody waits for */
+};
+
+struct trims_open_options {
+	size_t size;         /* sizeof(struct trims_open_options) */
+	uint32_t tier;       /* enum trims_tier */
+	uint32_t flags;      /* enum trims_open_flags */
+	uint64_t timeout_ns; /* for the whole call; 0: none */
+	const char *device;  /* UUID, for TRIMS_TIER_GPU; NULL: any */
+};
+
+/* Takes a lease on `name` or `name@revision`.  options NULL: the best tier, wait until every byte is there. */
+TRIMS_API int trims_open(trims_conn *conn, const char *name, const struct trims_open_options *options,
+	trims_model **out);
+/* Gives the lease back; every pointer into the model ends here.  NULLs *model; NULL is fine. */
+TRIMS_API void trims_close(trims_model **model);
+
+struct trims_info {
+	size_t size;          /* in: sizeof(struct trims_info) */
+	uint32_t tier;        /* enum trims_tier: where this copy is */
+	uint32_t hit;         /* 1: all bytes were there when it was opened */
+	uint64_t image_bytes; /* on that tier */
+	uint64_t copy;        /* equal numbers from one daemon run are the same memory */
+	uint64_t digest_hi, digest_lo; /* of the content; 0 while not every byte has been seen */
+};
+TRIMS_API int trims_info(trims_model *model, struct trims_info *out);
+
+/* ---- tensors ---- */
+
+enum trims_dtype {
+	TRIMS_DTYPE_NONE = 0,
+	TRIMS_DTYPE_F32 = 1, TRIMS_DTYPE_F16 = 2, TRIMS_DTYPE_BF16 = 3, TRIMS_DTYPE_F64 = 4,
+	TRIMS_DTYPE_I8 = 5, TRIMS_DTYPE_I16 = 6, TRIMS_DTYPE_I32 = 7, TRIMS_DTYPE_I64 = 8,
+	TRIMS_DTYPE_U8 = 9, TRIMS_DTYPE_U16 = 10, TRIMS_DTYPE_U32 = 11, TRIMS_DTYPE_U64 = 12,
+	TRIMS_DTYPE_BOOL = 13, TRIMS_DTYPE_C64 = 14,
+	TRIMS_DTYPE_F8_E5M2 = 15, TRIMS_DTYPE_F8_E4M3 = 16, TRIMS_DTYPE_F8_E8M0 = 17,
+	TRIMS_DTYPE_F8_E4M3FNUZ = 18, TRIMS_DTYPE_F8_E5M2FNUZ = 19,
+	TRIMS_DTYPE_F4 = 20, TRIMS_DTYPE_F6_E2M3 = 21, TRIMS_DTYPE_F6_E3M2 = 22,
+	/* quantised blocks, as ggml lays them out */
+	TRIMS_DTYPE_Q4_0 = 32, TRIMS_DTYPE_Q4_1 = 33, TRIMS_DTYPE_Q5_0 = 34, TRIMS_DTYPE_Q5_1 = 35,
+	TRIMS_DTYPE_Q8_0 = 36, TRIMS_DTYPE_Q8_1 = 37, TRIMS_DTYPE_Q2_K = 38, TRIMS_DTYPE_Q3_K = 39,
+	TRIMS_DTYPE_Q4_K = 40, TRIMS_DTYPE_Q5_K = 41, TRIMS_DTYPE_Q6_K = 42, TRIMS_DTYPE_Q8_K = 43,
+	TRIMS_DTYPE_IQ2_XXS = 44, TRIMS_DTYPE_IQ2_XS = 45, TRIMS_DTYPE_IQ3_XXS = 46, TRIMS_DTYPE_IQ1_S = 47,
+	TRIMS_DTYPE_IQ4_NL = 48, TRIMS_DTYPE_IQ3_S = 49, TRIMS_DTYPE_IQ2_S = 50, TRIMS_DTYPE_IQ4_XS = 51,
+	TRIMS_DTYPE_IQ1_M = 52, TRIMS_DTYPE_TQ1_0 = 53, TRIMS_DTYPE_TQ2_0 = 54, TRIMS_DTYPE_MXFP4 = 55,
+	TRIMS_DTYPE_NVFP4 = 56, TRIMS_DTYPE_Q1_0 = 57, TRIMS_DTYPE_Q2_0 = 58
+};
+
+/* "BF16"; "?" for a number this library does not know. */
+TRIMS_API const char *trims_dtype_name(uint32_t dtype);
+/* How many elements share how many bytes: 1 and 4 for F32, 32 and 18 for Q4_0.  UNSUPPORTED for an unknown number. */
+TRIMS_API int trims_dtype_block(uint32_t dtype, uint32_t *elements, uint32_t *bytes);
+
+struct trims_tensor {
+	const char *name; /* NUL-terminated */
+	uint32_t index;   /* in execution order */
+	uint32_t dtype;   /* enum trims_dtype */
+	uint32_t rank;
+	uint64_t shape[TRIMS_MAX_RANK]; /* outermost first */
+	uint64_t bytes;
+	const void *data; /* 256-byte aligned; NULL on tier disk.  Bytes that have not arrived read as anything. */
+};
+
+TRIMS_API int trims_tensor_count(trims_model *model, uint32_t *out);
+/* Valid until trims_close(), as are the pointers in it.  NO_TENSOR: index is not below the count. */
+TRIMS_API int trims_tensor(trims_model *model, uint32_t index, struct trims_tensor *out);
+TRIMS_API int trims_tensor_by_name(trims_model *model, const char *name, struct trims_tensor *out);
+
+/* Waits until every byte, or that tensor's bytes, are there and checked.  timeout_ns 0 only looks.  TIMED_OUT; the
+ * load's own error when it failed; DISCONNECTED when the daemon went away before the bytes came. */
+TRIMS_API int trims_wait(trims_model *model, uint64_t timeout_ns);
+TRIMS_API int trims_wait_tensor(trims_model *model, uint32_t index, uint64_t timeout_ns);
+
+enum trims_state { TRIMS_STATE_LOADING, TRIMS_STATE_READY, TRIMS_STATE_FAILED };
+
+struct trims_progress {
+	uint64_t landed_bytes, image_bytes;
+	uint32_t state; /* enum trims_state */
+	uint32_t error; /* enum trims_code, for TRIMS_STATE_FAILED */
+};
+TRIMS_API int trims_progress(trims_model *model, struct trims_progress *out);
+
+/* ---- files that travel with a model ---- */
+
+/* Maps one, config.json say, read-only until trims_close(). */
+TRIMS_API int trims_file(trims_model *model, const char *path, const void **data, size_t *bytes);
+/* The same as a descriptor of sealed memory, close-on-exec, the caller's to close. */
+TRIMS_API int trims_file_fd(trims_model *model, const char *path, int *fd, uint64_t *bytes);
+
+/* ---- for tools ---- */
+
+enum trims_report {
+	TRIMS_REPORT_LS = 1,     /* models the daemon knows */
+	TRIMS_REPORT_SHOW = 2,   /* one model */
+	TRIMS_REPORT_TRACE = 3,  /* the last loads of a model and where the time went */
+	TRIMS_REPORT_DOCTOR = 4, /* what this machine has, and which degraded paths are in use */
+	TRIMS_REPORT_TIERS = 5   /* tiers and links */
+};
+
+/* One page of a report, as a JSON text that ends with a NUL and is the caller's to free().  model: NULL for reports
+ * about no single one.  cursor: 0 for the first page, then what *next said; *next is 0 at the end. */
+TRIMS_API int trims_query(trims_conn *conn, uint32_t report, const char *model, uint64_t cursor, char **json,
+	size_t *bytes, uint64_t *next);
+/* Reads every byte of a model's copies and compares digests; the result as for trims_query(). */
+TRIMS_API int trims_verify(trims_conn *conn, const char *name, char **json, size_t *bytes);
+
+/* tier: enum trims_tier; TRIMS_TIER_ANY means the best for the first two, all of them for the others.  text, unless NULL,
+ * gets a sentence about what was done (TRIMS_MAX_TEXT bytes are enough for any). */
+TRIMS_API int trims_prefetch(trims_conn *conn, const char *name, uint32_t tier, char *text, size_t text_size);
+TRIMS_API int trims_pin(trims_conn *conn, const char *name, uint32_t tier, char *text, size_t text_size);
+TRIMS_API int trims_unpin(trims_conn *conn, const char *name, uint32_t tier, char *text, size_t text_size);
+TRIMS_API int trims_evict(trims_conn *conn, const char *name, uint32_t tier, char *text, size_t text_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
