@@ -72,20 +72,16 @@ static uint64_t fnv1a(uint64_t hash, const char *text)
 
 uint64_t metrics_table_hash(void)
 {
-	static const char *const texts[] = {
-#define FAMILY(kind, name, unit, help) #kind, name, #unit,
-#define COUNTER(field, labels) #field, labels,
-#define GAUGE(field, labels) #field, labels,
-#define HISTOGRAM(field, labels) #field, labels,
+	uint64_t hash = FNV_START + METRICS_BUCKETS;
+#define FAMILY(kind, name, unit, help) hash = fnv1a(fnv1a(fnv1a(hash, #kind), name), #unit);
+#define COUNTER(field, labels) hash = fnv1a(fnv1a(hash, #field), labels);
+#define GAUGE COUNTER
+#define HISTOGRAM COUNTER
 #include "shared/metrics.def"
 #undef FAMILY
 #undef COUNTER
 #undef GAUGE
 #undef HISTOGRAM
-	};
-	uint64_t hash = FNV_START + METRICS_BUCKETS;
-	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
-		hash = fnv1a(hash, texts[i]);
 	return hash;
 }
 
@@ -98,7 +94,7 @@ void metrics_absolute(const char *socket_path, char out[METRICS_PATH_BYTES])
 	snprintf(dir, sizeof dir, "%.*s", slash ? MAX(len, 1) : 1, slash ? socket_path : ".");
 	char real[PATH_MAX];
 	if (realpath(dir, real)) {
-		snprintf(out, METRICS_PATH_BYTES, "%s/%s", strcmp(real, "/") ? real : "", base);
+		snprintf(out, METRICS_PATH_BYTES, "%s/%s", strcmp(real, "/") != 0 ? real : "", base);
 		return;
 	}
 	/* The directory may be gone with its daemon: then the path as given has to be the absolute one. */
@@ -160,7 +156,7 @@ static void remove_orphans(void)
 	if (!dir)
 		return;
 	for (struct dirent *e; (e = readdir(dir));) {
-		if (strncmp(e->d_name, SHM_PREFIX, strlen(SHM_PREFIX)) || strlen(e->d_name) + 2 != METRICS_NAME_BYTES)
+		if (strncmp(e->d_name, SHM_PREFIX, strlen(SHM_PREFIX)) != 0 || strlen(e->d_name) + 2 != METRICS_NAME_BYTES)
 			continue;
 		char name[METRICS_NAME_BYTES];
 		snprintf(name, sizeof name, "/%.*s", METRICS_NAME_BYTES - 2, e->d_name);

@@ -73,7 +73,7 @@ void metrics_reader_free(struct metrics_reader **r)
 	if (!*r)
 		return;
 	if ((*r)->segment)
-		munmap((void *)(uintptr_t)(*r)->segment, sizeof *(*r)->segment);
+		munmap((void *)(*r)->segment, sizeof *(*r)->segment);
 	if ((*r)->fd >= 0)
 		close((*r)->fd);
 	free(*r);

@@ -1,0 +1,259 @@
+/* cmd_open.c - the commands that take a lease: pull, open, cat, file.
+ * Keeps: bytes go to stdout only after they were checked, and a lease is given back on every way out. */
+#include "client/trims.h"
+#include "tools/ctl/ctl.h"
+#include "tools/text.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BAR_STEP_NS (100 * NS_PER_MS) /* a bar moves ten times a second ... */
+#define LINE_STEP_NS (2 * NS_PER_S)   /* ... and a log gets a line every other */
+#define BAR_WIDTH 30
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static int open_model(struct ctl *c, uint32_t flags, trims_model **out)
+{
+	struct trims_open_options options = {.size = sizeof options, .tier = c->tier, .flags = flags};
+	if (c->given & OPT_resident)
+		options.flags |= TRIMS_OPEN_NO_LOAD;
+	int r = ctl_connect(c);
+	if (r != CTL_DONE)
+		return r;
+	return trims_open(c->trims, c->args[0], &options, out) ? ctl_fail_trims(c) : CTL_DONE;
+}
+
+static const char *tier_name(uint32_t tier)
+{
+	static const char *const names[] = {
+#define TIER(number, NAME, name, doc) [number] = #name,
+#include "shared/tiers.def"
+#undef TIER
+	};
+	return tier < ARRAY_LEN(names) ? names[tier] : "?";
+}
+
+/* ---- pull ---- */
+
+struct meter {
+	uint64_t started_ns, drawn_ns, first_bytes;
+	bool bar, drawn;
+};
+
+static void draw_bar(const struct trims_progress *p, uint64_t rate, double share)
+{
+	char landed[TEXT_NUMBER], whole[TEXT_NUMBER], speed[TEXT_NUMBER], left[TEXT_NUMBER] = "-";
+	char bar[BAR_WIDTH + 1];
+	int filled = (int)(share * BAR_WIDTH);
+	for (int i = 0; i < BAR_WIDTH; i++)
+		bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
+	bar[BAR_WIDTH] = 0;
+	if (rate)
+		text_ns(left, (p->image_bytes - p->landed_bytes) / rate * NS_PER_S);
+	fprintf(stderr, "\r\033[K[%s] %3.0f%%  %s of %s  %s  %s left", bar, 100 * share,
+		text_bytes(landed, p->landed_bytes), text_bytes(whole, p->image_bytes), text_rate(speed, rate), left);
+}
+
+static void draw(struct meter *m, const struct trims_progress *p)
+{
+	uint64_t now = monotonic_ns(), spent = MAX(now - m->started_ns, 1);
+	uint64_t step = m->bar ? BAR_STEP_NS : LINE_STEP_NS;
+	if (now - m->drawn_ns < step)
+		return;
+	uint64_t rate = (uint64_t)((double)(p->landed_bytes - m->first_bytes) * 1e9 / (double)spent);
+	double share = p->image_bytes ? MIN((double)p->landed_bytes / (double)p->image_bytes, 1.0) : 1.0;
+	if (m->bar) {
+		draw_bar(p, rate, share);
+	} else {
+		char landed[TEXT_NUMBER], whole[TEXT_NUMBER], speed[TEXT_NUMBER];
+		fprintf(stderr, "%.0f%%  %s of %s  %s\n", 100 * share, text_bytes(landed, p->landed_bytes),
+			text_bytes(whole, p->image_bytes), text_rate(speed, rate));
+	}
+	m->drawn_ns = now;
+	m->drawn = true;
+}
+
+static int wait_and_draw(struct ctl *c, trims_model *model)
+{
+	struct trims_progress p;
+	struct meter m = {.started_ns = monotonic_ns(), .bar = isatty(STDERR_FILENO)};
+	m.drawn_ns = m.started_ns;
+	if (trims_progress(model, &p) == 0)
+		m.first_bytes = p.landed_bytes;
+	int r;
+	while ((r = trims_wait(model, BAR_STEP_NS)) == -TRIMS_E_TIMED_OUT)
+		if (trims_progress(model, &p) == 0)
+			draw(&m, &p);
+	if (m.bar && m.drawn)
+		fputs("\r\033[K", stderr);
+	return r ? ctl_fail_trims(c) : CTL_DONE;
+}
+
+/* One line, or JSON, about a model that is open. */
+static void say_open(const struct ctl *c, trims_model *model, uint64_t ns)
+{
+	struct trims_info info = {.size = sizeof info};
+	uint32_t tensors = 0;
+	char digest[33], bytes[TEXT_NUMBER], time[TEXT_NUMBER];
+	if (trims_info(model, &info) || trims_tensor_count(model, &tensors))
+		return;
+	snprintf(digest, sizeof digest, "%016" PRIx64 "%016" PRIx64, info.digest_hi, info.digest_lo);
+	if (c->given & OPT_json) {
+		json_t *j = json_pack("{s:s,s:s,s:b,s:I,s:i,s:s,s:I,s:I}", "model", c->args[0], "tier",
+			tier_name(info.tier), "hit", (int)info.hit, "bytes", (json_int_t)info.image_bytes, "tensors",
+			(int)tensors, "digest", digest, "copy", (json_int_t)info.copy, "ns", (json_int_t)ns);
+		print_json(j);
+		json_decref(j);
+		return;
+	}
+	text_put_clean(stdout, c->args[0]);
+	printf(": %s on %s, %" PRIu32 " tensors, %s in %s, digest %s\n", text_bytes(bytes, info.image_bytes),
+		tier_name(info.tier), tensors, info.hit ? "was there, opened" : "loaded", text_ns(time, ns), digest);
+}
+
+int ctl_pull(struct ctl *c)
+{
+	trims_model *model;
+	uint64_t started = monotonic_ns();
+	int r = open_model(c, TRIMS_OPEN_NO_WAIT, &model);
+	if (r != CTL_DONE)
+		return r;
+	r = wait_and_draw(c, model);
+	if (r == CTL_DONE)
+		say_open(c, model, monotonic_ns() - started);
+	trims_close(&model);
+	return r;
+}
+
+/* ---- open ---- */
+
+/* Until standard input ends or a signal says stop.  A terminal or pipe that sends something is only drained. */
+static void hold(int signals)
+{
+	struct pollfd fds[] = {{.fd = signals, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
+	char buf[4096];
+	for (;;) {
+		if (poll(fds, 2, -1) < 0 && errno != EINTR)
+			return;
+		if (fds[0].revents)
+			return;
+		if (fds[1].revents && read(STDIN_FILENO, buf, sizeof buf) <= 0)
+			return;
+	}
+}
+
+int ctl_open(struct ctl *c)
+{
+	trims_model *model;
+	int signals = -1;
+	if (c->given & OPT_hold) {
+		sigset_t set;
+		sigemptyset(&set);
+		sigaddset(&set, SIGINT);
+		sigaddset(&set, SIGTERM);
+		sigprocmask(SIG_BLOCK, &set, NULL);
+		signals = signalfd(-1, &set, SFD_CLOEXEC);
+	}
+	uint64_t started = monotonic_ns();
+	int r = open_model(c, 0, &model);
+	if (r == CTL_DONE) {
+		say_open(c, model, monotonic_ns() - started);
+		fflush(stdout);
+		if (signals >= 0)
+			hold(signals);
+		trims_close(&model);
+	}
+	if (signals >= 0)
+		close(signals);
+	return r;
+}
+
+/* ---- cat, file ---- */
+
+/* Base64 in pieces, so that a tensor of gigabytes needs no second copy of itself. */
+static void put_base64(const uint8_t *p, size_t bytes)
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	for (; bytes > 0 && !ferror(stdout); p += MIN(bytes, 3), bytes -= MIN(bytes, 3)) {
+		uint32_t v = (uint32_t)p[0] << 16 | (bytes > 1 ? (uint32_t)p[1] << 8 : 0) | (bytes > 2 ? p[2] : 0u);
+		putchar(digits[v >> 18]);
+		putchar(digits[v >> 12 & 63]);
+		putchar(bytes > 1 ? digits[v >> 6 & 63] : '=');
+		putchar(bytes > 2 ? digits[v & 63] : '=');
+	}
+}
+
+/* Raw, or with --json as {members of head ..., "bytes": n, "base64": "..."}.  Takes head. */
+static int put_bytes(const struct ctl *c, json_t *head, const void *data, size_t bytes)
+{
+	if (c->given & OPT_json) {
+		json_object_set_new(head, "bytes", json_integer((json_int_t)bytes));
+		char *text = json_dumps(head, JSON_COMPACT);
+		/* The closing brace is replaced by one more member. */
+		if (text)
+			printf("%.*s,\"base64\":\"", (int)strlen(text) - 1, text);
+		put_base64(data, bytes);
+		puts("\"}");
+		free(text);
+	} else if (bytes) {
+		fwrite(data, 1, bytes, stdout);
+	}
+	json_decref(head);
+	return ferror(stdout) ? CTL_REFUSED : CTL_DONE; /* main() says why */
+}
+
+static int put_tensor(struct ctl *c, trims_model *model)
+{
+	struct trims_tensor t;
+	if (trims_tensor_by_name(model, c->args[1], &t) || trims_wait_tensor(model, t.index, TRIMS_FOREVER))
+		return ctl_fail_trims(c);
+	json_t *shape = json_array();
+	for (uint32_t i = 0; i < t.rank; i++)
+		json_array_append_new(shape, json_integer((json_int_t)t.shape[i]));
+	json_t *head = json_pack("{s:s,s:s,s:s,s:o}", "model", c->args[0], "tensor", t.name, "dtype",
+		trims_dtype_name(t.dtype), "shape", shape);
+	return put_bytes(c, head, t.data, (size_t)t.bytes);
+}
+
+static int put_file(struct ctl *c, trims_model *model)
+{
+	const void *data;
+	size_t bytes;
+	if (trims_file(model, c->args[1], &data, &bytes))
+		return ctl_fail_trims(c);
+	return put_bytes(c, json_pack("{s:s,s:s}", "model", c->args[0], "file", c->args[1]), data, bytes);
+}
+
+static int with_model(struct ctl *c, int (*fn)(struct ctl *, trims_model *))
+{
+	trims_model *model;
+	int r = open_model(c, TRIMS_OPEN_NO_WAIT, &model);
+	if (r != CTL_DONE)
+		return r;
+	r = fn(c, model);
+	trims_close(&model);
+	return r;
+}
+
+int ctl_cat(struct ctl *c)
+{
+	return with_model(c, put_tensor);
+}
+
+int ctl_file(struct ctl *c)
+{
+	return with_model(c, put_file);
+}

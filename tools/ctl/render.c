@@ -1,0 +1,343 @@
+/* render.c - the daemon's reports as aligned text.  Pure: a JSON value in, text out.
+ * Keeps: whatever is missing or of another type prints as "-"; nothing of a report reaches the terminal uncleaned. */
+#include "shared/error.h"
+#include "tools/ctl/ctl.h"
+#include "tools/text.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	const char *s = json_string_value(json_object_get(object, key));
+	return s ? s : "-";
+}
+
+static uint64_t number_of(const json_t *object, const char *key)
+{
+	json_int_t n = json_integer_value(json_object_get(object, key));
+	return n > 0 ? (uint64_t)n : 0;
+}
+
+static bool has_number(const json_t *object, const char *key)
+{
+	return json_is_number(json_object_get(object, key));
+}
+
+static const char *bytes_of(char buf[TEXT_NUMBER], const json_t *object, const char *key)
+{
+	return has_number(object, key) ? text_bytes(buf, number_of(object, key)) : "-";
+}
+
+static const char *ns_of(char buf[TEXT_NUMBER], const json_t *object, const char *key)
+{
+	return has_number(object, key) ? text_ns(buf, number_of(object, key)) : "-";
+}
+
+static void grid_header(struct grid *g, const char *const *titles, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		grid_add(g, "%s", titles[i]);
+}
+#define GRID_HEADER(g, ...)                                                                                           \
+	grid_header(g, (const char *const[]){__VA_ARGS__}, ARRAY_LEN(((const char *const[]){__VA_ARGS__})))
+
+void ctl_merge_page(json_t *whole, const json_t *page)
+{
+	const char *key;
+	json_t *value;
+	json_object_foreach((json_t *)page, key, value) {
+		json_t *old = json_object_get(whole, key);
+		if (json_is_array(old) && json_is_array(value))
+			json_array_extend(old, value);
+		else if (!old)
+			json_object_set(whole, key, value);
+	}
+}
+
+/* ---- ls ---- */
+
+/* "ready", "loading 42%", "ready 3 leases, pinned" */
+static void describe_copy(const json_t *copy, char *out, size_t size)
+{
+	if (!json_is_object(copy)) {
+		snprintf(out, size, "-");
+		return;
+	}
+	const char *state = text_of(copy, "state");
+	uint64_t bytes = number_of(copy, "bytes"), landed = number_of(copy, "landed");
+	uint64_t leases = number_of(copy, "leases"), pins = number_of(copy, "pins");
+	int n = snprintf(out, size, "%s", state);
+	if (landed < bytes && strcmp(state, "loading") == 0)
+		n += snprintf(out + n, size - (size_t)n, " %.0f%%", 100.0 * (double)landed / (double)bytes);
+	if (leases && (size_t)n < size)
+		n += snprintf(out + n, size - (size_t)n, " leases=%" PRIu64, leases);
+	if (pins && (size_t)n < size)
+		snprintf(out + n, size - (size_t)n, " pinned");
+}
+
+static void add_copy(struct grid *g, const json_t *model, const char *tier)
+{
+	char text[128];
+	describe_copy(json_object_get(json_object_get(model, "tiers"), tier), text, sizeof text);
+	grid_add(g, "%s", text);
+}
+
+void render_ls(const json_t *report, FILE *out)
+{
+	const json_t *models = json_object_get(report, "models"), *model;
+	struct grid *g = grid_new("lrlll");
+	size_t i;
+	GRID_HEADER(g, "MODEL", "BYTES", "DISK", "HOST", "SOURCE");
+	json_array_foreach(models, i, model) {
+		const json_t *names = json_object_get(model, "names");
+		const char *name = json_string_value(json_array_get(names, 0));
+		char bytes[TEXT_NUMBER];
+		if (json_array_size(names) > 1)
+			grid_add(g, "%s (+%zu)", name ? name : "-", json_array_size(names) - 1);
+		else
+			grid_add(g, "%s", name ? name : "(no name)");
+		grid_add(g, "%s", bytes_of(bytes, model, "bytes"));
+		add_copy(g, model, "disk");
+		add_copy(g, model, "host");
+		grid_add(g, "%s", text_of(model, "source"));
+	}
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+/* ---- show ---- */
+
+static void add_pair(struct grid *g, const char *key, const char *value)
+{
+	grid_add(g, "%s", key);
+	grid_add(g, "%s", value);
+}
+
+static void show_head(const json_t *report, FILE *out)
+{
+	struct grid *g = grid_new("ll");
+	const json_t *name, *tiers = json_object_get(report, "tiers"), *copy;
+	const char *tier;
+	char text[160], bytes[TEXT_NUMBER];
+	size_t i;
+	json_array_foreach(json_object_get(report, "names"), i, name)
+		add_pair(g, i ? "" : "name", json_is_string(name) ? json_string_value(name) : "-");
+	add_pair(g, "source", text_of(report, "source"));
+	add_pair(g, "digest", text_of(report, "digest"));
+	snprintf(text, sizeof text, "%s (%" PRIu64 ")", bytes_of(bytes, report, "bytes"), number_of(report, "bytes"));
+	add_pair(g, "bytes", text);
+	snprintf(text, sizeof text, "%zu extents, %" PRIu64 " chunks",
+		json_array_size(json_object_get(report, "extents")), number_of(report, "chunks"));
+	add_pair(g, "image", text);
+	if (json_is_number(json_object_get(report, "compression"))) {
+		snprintf(text, sizeof text, "%.3f of the image's bytes on disk",
+			json_number_value(json_object_get(report, "compression")));
+		add_pair(g, "stored", text);
+	}
+	json_object_foreach((json_t *)tiers, tier, copy) {
+		char state[128];
+		describe_copy(copy, state, sizeof state);
+		snprintf(text, sizeof text, "%s, %s", state, bytes_of(bytes, copy, "bytes"));
+		add_pair(g, tier, text);
+	}
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+static void show_files(const json_t *files, FILE *out)
+{
+	struct grid *g = grid_new("lrll");
+	const json_t *file;
+	size_t i;
+	GRID_HEADER(g, "FILE", "BYTES", "KIND", "SHA256");
+	json_array_foreach(files, i, file) {
+		char bytes[TEXT_NUMBER];
+		grid_add(g, "%s", text_of(file, "path"));
+		grid_add(g, "%s", bytes_of(bytes, file, "bytes"));
+		grid_add(g, "%s", text_of(file, "kind"));
+		grid_add(g, "%s", text_of(file, "sha256"));
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+/* "[1024,768]" */
+static void format_shape(const json_t *shape, char *out, size_t size)
+{
+	const json_t *dim;
+	size_t i, n = 0;
+	n += (size_t)snprintf(out, size, "[");
+	json_array_foreach(shape, i, dim)
+		if (n + 24 < size)
+			n += (size_t)snprintf(out + n, size - n, "%s%" JSON_INTEGER_FORMAT, i ? "," : "",
+				json_integer_value(dim));
+	snprintf(out + n, size - n, "]");
+}
+
+static void show_tensors(const json_t *tensors, FILE *out)
+{
+	struct grid *g = grid_new("lllrrr");
+	const json_t *tensor;
+	size_t i;
+	GRID_HEADER(g, "TENSOR", "DTYPE", "SHAPE", "BYTES", "EXTENT", "OFFSET");
+	json_array_foreach(tensors, i, tensor) {
+		char bytes[TEXT_NUMBER], shape[192];
+		format_shape(json_object_get(tensor, "shape"), shape, sizeof shape);
+		grid_add(g, "%s", text_of(tensor, "name"));
+		grid_add(g, "%s", text_of(tensor, "dtype"));
+		grid_add(g, "%s", shape);
+		grid_add(g, "%s", bytes_of(bytes, tensor, "bytes"));
+		grid_add(g, "%" PRIu64, number_of(tensor, "extent"));
+		grid_add(g, "%" PRIu64, number_of(tensor, "offset"));
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+void render_show(const json_t *report, FILE *out)
+{
+	show_head(report, out);
+	if (json_array_size(json_object_get(report, "files")))
+		show_files(json_object_get(report, "files"), out);
+	if (json_array_size(json_object_get(report, "tensors")))
+		show_tensors(json_object_get(report, "tensors"), out);
+}
+
+/* ---- trace ---- */
+
+static const char *const stages[] = {"queue_ns", "resolve_ns", "alloc_ns", "first_byte_ns", "transfer_ns", "verify_ns"};
+
+void render_trace(const json_t *report, FILE *out)
+{
+	struct grid *g = grid_new("lllrrrrrrrrrrl");
+	const json_t *load;
+	size_t i;
+	GRID_HEADER(g, "STARTED", "LOAD", "CLASS", "TOTAL", "QUEUE", "RESOLVE", "ALLOC", "FIRST BYTE", "TRANSFER", "VERIFY",
+		"BYTES", "RATE", "RETRIES", "RESULT");
+	json_array_foreach(json_object_get(report, "loads"), i, load) {
+		char text[TEXT_NUMBER];
+		grid_add(g, "%s", has_number(load, "started_unix_ns") ?
+			text_time(text, number_of(load, "started_unix_ns")) : "-");
+		grid_add(g, "%s > %s", text_of(load, "from"), text_of(load, "to"));
+		grid_add(g, "%s", text_of(load, "class"));
+		grid_add(g, "%s", ns_of(text, load, "total_ns"));
+		for (size_t s = 0; s < ARRAY_LEN(stages); s++)
+			grid_add(g, "%s", ns_of(text, json_object_get(load, "stages"), stages[s]));
+		grid_add(g, "%s", bytes_of(text, load, "bytes"));
+		grid_add(g, "%s", has_number(load, "rate_bytes_per_s") ?
+			text_rate(text, number_of(load, "rate_bytes_per_s")) : "-");
+		grid_add(g, "%" PRIu64, number_of(load, "retries"));
+		const char *error = json_string_value(json_object_get(load, "error"));
+		grid_add(g, "%s%s%s", text_of(load, "result"), error ? ": " : "", error ? error : "");
+	}
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+/* ---- doctor ---- */
+
+void render_doctor(const json_t *report, FILE *out)
+{
+	struct grid *g = grid_new("lll");
+	const json_t *check, *value;
+	const char *key;
+	char up[TEXT_NUMBER];
+	size_t i;
+	fputs("mrm ", out);
+	text_put_clean(out, text_of(report, "version"));
+	fprintf(out, ", pid %" PRIu64 ", up %s\n\n", number_of(report, "pid"),
+		text_ns(up, MIN(number_of(report, "uptime_s"), UINT64_MAX / NS_PER_S) * NS_PER_S));
+	json_array_foreach(json_object_get(report, "checks"), i, check) {
+		grid_add(g, "%s", text_of(check, "state"));
+		grid_add(g, "%s", text_of(check, "name"));
+		grid_add(g, "%s", text_of(check, "detail"));
+	}
+	grid_print(g, out);
+	fputc('\n', out);
+	json_object_foreach((json_t *)json_object_get(report, "config"), key, value) {
+		char *text = json_is_string(value) ? strdup(json_string_value(value)) :
+			json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+		grid_add(g, "%s", key);
+		grid_add(g, "=");
+		grid_add(g, "%s", text ? text : "-");
+		free(text);
+	}
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+/* ---- verify ---- */
+
+static void format_bad(const json_t *bad, char *out, size_t size)
+{
+	const json_t *chunk;
+	size_t i, n = 0;
+	out[0] = 0;
+	json_array_foreach(bad, i, chunk) {
+		if (n + 32 > size) {
+			snprintf(out + n, size - n, " ...");
+			return;
+		}
+		n += (size_t)snprintf(out + n, size - n, "%s%" JSON_INTEGER_FORMAT, i ? " " : ", chunks: ",
+			json_integer_value(chunk));
+	}
+}
+
+void render_verify(const json_t *report, FILE *out)
+{
+	struct grid *g = grid_new("lrrl");
+	const json_t *copy;
+	size_t i;
+	GRID_HEADER(g, "TIER", "CHUNKS", "BYTES", "RESULT");
+	json_array_foreach(json_object_get(report, "copies"), i, copy) {
+		char bytes[TEXT_NUMBER], bad[256];
+		format_bad(json_object_get(copy, "bad"), bad, sizeof bad);
+		grid_add(g, "%s", text_of(copy, "tier"));
+		grid_add(g, "%" PRIu64, number_of(copy, "chunks"));
+		grid_add(g, "%s", bytes_of(bytes, copy, "bytes"));
+		grid_add(g, "%s%s", text_of(copy, "result"), bad);
+	}
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+bool verify_is_ok(const json_t *report)
+{
+	const json_t *copy;
+	size_t i;
+	json_array_foreach(json_object_get(report, "copies"), i, copy)
+		if (strcmp(text_of(copy, "result"), "ok") != 0 && strcmp(text_of(copy, "result"), "absent") != 0)
+			return false;
+	return true;
+}
+
+/* ---- tiers ---- */
+
+void render_tiers(const json_t *report, FILE *out)
+{
+	static const char *const columns[] = {"capacity", "used", "pinned", "leased", "draining"};
+	struct grid *g = grid_new("lrrrrrr");
+	const json_t *tier, *link;
+	char text[TEXT_NUMBER];
+	size_t i;
+	GRID_HEADER(g, "TIER", "CAPACITY", "USED", "PINNED", "LEASED", "DRAINING", "COPIES");
+	json_array_foreach(json_object_get(report, "tiers"), i, tier) {
+		grid_add(g, "%s", text_of(tier, "tier"));
+		for (size_t c = 0; c < ARRAY_LEN(columns); c++)
+			grid_add(g, "%s", bytes_of(text, tier, columns[c]));
+		grid_add(g, "%" PRIu64, number_of(tier, "copies"));
+	}
+	grid_print(g, out);
+	json_array_foreach(json_object_get(report, "links"), i, link) {
+		grid_add(g, "%s > %s", text_of(link, "from"), text_of(link, "to"));
+		grid_add(g, "%s", has_number(link, "bytes_per_s") ?
+			text_rate(text, number_of(link, "bytes_per_s")) : "-");
+		for (int pad = 0; pad < 5; pad++)
+			grid_add(g, " ");
+	}
+	grid_print(g, out);
+	grid_free(&g);
+}
