@@ -1,0 +1,261 @@
+/* find.c - what counts as a model, for every kind of source.
+ *
+ * A path that ends in .safetensors or .gguf is that file (all parts of a split GGUF); any other is a directory with
+ * model.safetensors.index.json, or else with model.safetensors.  Side files are those beside the weights.
+ * Keeps: at most IMAGE_MAX_FILES weight files, and the options' bounds on side files whatever a source lists. */
+#include "mrm/source/internal.h"
+
+#include "shared/image.h"
+#include "shared/own.h"
+
+#include <stdio.h>
+
+#define INDEX_NAME "model.safetensors.index.json"
+#define SINGLE_NAME "model.safetensors"
+
+static const char *const known[] = {
+#define SIDE_FILE(name) name,
+#include "mrm/source/side_files.def"
+#undef SIDE_FILE
+};
+
+static bool is_weight_name(const char *name)
+{
+	enum model_format format;
+	return !header_format(name, &format);
+}
+
+/* Weights of other formats that people keep beside; nobody wants those to travel. */
+static bool is_foreign_weight(const char *name)
+{
+	static const char *const suffixes[] = {
+		".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite"};
+	for (size_t i = 0; i < ARRAY_LEN(suffixes); i++)
+		if (text_ends_with(name, suffixes[i]))
+			return true;
+	return false;
+}
+
+static int look_at(struct finder *f, const char *dir, const char *name, bool weight, struct source_file *out,
+	struct fault *why)
+{
+	OWN_MEM char *path = text_join(dir, name);
+	if (!path)
+		return fail_memory(why);
+	*out = (struct source_file){0};
+	int r = f->look(f, path, weight, out, why);
+	if (r)
+		file_fini(out);
+	return r;
+}
+
+static int add_weight(struct finder *f, struct source_listing *l, const char *dir, const char *name,
+	struct fault *why)
+{
+	struct source_file file;
+	int r = look_at(f, dir, name, true, &file, why);
+	return r ? r : listing_add(l, &file, true, why);
+}
+
+static int read_small(struct finder *f, const struct source_file *file, uint8_t **out, struct fault *why)
+{
+	if (file->bytes > f->source->o.max_side_file_bytes)
+		return fail(why, TRIMS_E_BAD_MODEL, "%s: %llu bytes are too many for an index", file->path,
+			(unsigned long long)file->bytes);
+	struct source_listing just = {.source = f->source, .files = (struct source_file *)file, .n_files = 1};
+	uint8_t *data = malloc(file->bytes + 1);
+	if (!data)
+		return fail_memory(why);
+	int r = source_read(f->worker, &just, 0, 0, file->bytes, data, f->worker->cancel, why);
+	if (r) {
+		free(data);
+		return r;
+	}
+	data[file->bytes] = 0;
+	*out = data;
+	return 0;
+}
+
+static void free_names(char **names, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+}
+
+/* A shard that the index names and the source does not have makes the model bad, not absent. */
+static int add_shards(struct finder *f, struct source_listing *l, const char *dir, const struct source_file *index,
+	struct fault *why)
+{
+	OWN_MEM uint8_t *json = NULL;
+	int r = read_small(f, index, &json, why);
+	if (r)
+		return r;
+	char **names = NULL;
+	uint32_t n = 0;
+	if (shard_index_parse(index->path, (const char *)json, index->bytes, &names, &n, why))
+		return -EPROTO;
+	for (uint32_t i = 0; i < n && !r; i++) {
+		r = add_weight(f, l, dir, names[i], why);
+		if (r == -ENOENT)
+			r = fail(why, TRIMS_E_BAD_MODEL, "%s names %s, which is not there", index->locator, names[i]);
+	}
+	free_names(names, n);
+	return r;
+}
+
+static int add_split(struct finder *f, struct source_listing *l, const char *dir, const char *name, size_t prefix,
+	uint32_t parts, struct fault *why)
+{
+	if (!parts || parts > IMAGE_MAX_FILES)
+		return fail(why, TRIMS_E_BAD_MODEL, "%s: more than %u parts", name, IMAGE_MAX_FILES);
+	for (uint32_t i = 1; i <= parts; i++) {
+		OWN_MEM char *part = text_format("%.*s-%05u-of-%05u.gguf", (int)prefix, name, i, parts);
+		if (!part)
+			return fail_memory(why);
+		int r = add_weight(f, l, dir, part, why);
+		if (r == -ENOENT && i > 1)
+			return fail(why, TRIMS_E_BAD_MODEL, "%s is there, its part %s is not", l->files[0].locator, part);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int add_named_file(struct finder *f, struct source_listing *l, const char *dir, const char *name,
+	struct fault *why)
+{
+	uint32_t no, parts;
+	size_t prefix;
+	if (!gguf_split_name(name, &no, &parts, &prefix))
+		return add_split(f, l, dir, name, prefix, parts, why);
+	return add_weight(f, l, dir, name, why);
+}
+
+/* *index is filled when the model has one; the caller adds it behind the weights. */
+static int add_directory(struct finder *f, struct source_listing *l, const char *dir, struct source_file *index,
+	struct fault *why)
+{
+	struct fault refused;
+	int r = look_at(f, dir, INDEX_NAME, false, index, why);
+	if (!r)
+		return add_shards(f, l, dir, index, why);
+	if (r != -ENOENT && r != -EACCES)
+		return r;
+	bool was_refused = r == -EACCES;
+	if (was_refused && why)
+		refused = *why;
+	r = add_weight(f, l, dir, SINGLE_NAME, why);
+	if (r == -ENOENT && was_refused) {
+		if (why)
+			*why = refused;
+		return -EACCES;
+	}
+	return r;
+}
+
+/* ---- side files ---- */
+
+static int known_rank(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(known); i++)
+		if (!strcmp(name, known[i]))
+			return (int)i;
+	return (int)ARRAY_LEN(known);
+}
+
+static int by_rank_then_name(const void *a, const void *b)
+{
+	const char *x = *(char *const *)a, *y = *(char *const *)b;
+	int d = known_rank(x) - known_rank(y);
+	return d ? d : strcmp(x, y);
+}
+
+static bool is_wanted(const char *name, bool only_known)
+{
+	if (only_known)
+		return known_rank(name) < (int)ARRAY_LEN(known);
+	return *name != '.' && strcmp(name, INDEX_NAME) && !is_weight_name(name) && !is_foreign_weight(name);
+}
+
+static bool over_bound(const struct source_listing *l, const struct source_file *file)
+{
+	const struct source_options *o = &l->source->o;
+	return file->bytes > o->max_side_file_bytes || l->side_bytes + file->bytes > o->max_side_total_bytes ||
+	       l->n_files - l->n_weights >= o->max_side_files;
+}
+
+static int add_side(struct finder *f, struct source_listing *l, const char *dir, const char *name, struct fault *why)
+{
+	struct source_file file;
+	int r = look_at(f, dir, name, false, &file, why);
+	if (r == -EACCES && f->source->ops->in_place)
+		degrade(f->source, DEGRADED_side_cut, "%s: %s may not be read and does not travel with it", l->name, name);
+	if (r == -ENOENT || (r == -EACCES && f->source->ops->refused_is_absent))
+		return 0;
+	if (r)
+		return r;
+	if (over_bound(l, &file)) {
+		degrade(f->source, DEGRADED_side_cut, "%s: %s (%llu bytes) does not travel with it", l->name, name,
+			(unsigned long long)file.bytes);
+		file_fini(&file);
+		return 0;
+	}
+	return listing_add(l, &file, false, why);
+}
+
+static int add_known_sides(struct finder *f, struct source_listing *l, const char *dir, struct fault *why)
+{
+	int r = 0;
+	for (size_t i = 0; i < ARRAY_LEN(known) && !r; i++)
+		r = add_side(f, l, dir, known[i], why);
+	return r;
+}
+
+/* Beside a file that was named itself may lie anything at all, so only what is known travels with it. */
+static int add_sides(struct finder *f, struct source_listing *l, const char *dir, bool only_known, struct fault *why)
+{
+	char **names = NULL;
+	uint32_t n = 0;
+	if (!f->list)
+		return add_known_sides(f, l, dir, why);
+	int r = f->list(f, dir, &names, &n, why);
+	if (r)
+		return r;
+	qsort(names, n, sizeof *names, by_rank_then_name);
+	for (uint32_t i = 0; i < n && !r; i++)
+		if (is_wanted(names[i], only_known))
+			r = add_side(f, l, dir, names[i], why);
+	free_names(names, n);
+	return r;
+}
+
+static int find_directory(struct finder *f, const char *dir, struct source_listing *l, struct fault *why)
+{
+	struct source_file index = {0};
+	int r = add_directory(f, l, dir, &index, why);
+	if (!r && index.path) {
+		l->index = l->n_files;
+		r = listing_add(l, &index, false, why);
+	}
+	file_fini(&index);
+	return r ? r : add_sides(f, l, dir, false, why);
+}
+
+static int find_file(struct finder *f, const char *path, struct source_listing *l, struct fault *why)
+{
+	const char *name = text_base_name(path);
+	OWN_MEM char *dir = strndup(path, name == path ? 0 : (size_t)(name - path - 1));
+	if (!dir)
+		return fail_memory(why);
+	int r = add_named_file(f, l, dir, name, why);
+	return r ? r : add_sides(f, l, dir, true, why);
+}
+
+int find_model(struct finder *f, const char *path, struct source_listing *l, struct fault *why)
+{
+	int r = is_weight_name(path) ? find_file(f, path, l, why) : find_directory(f, path, l, why);
+	if (r == -ENOENT)
+		return fail(why, TRIMS_E_NOT_FOUND, "%s has no model %s", f->source->url, l->name);
+	return r;
+}
