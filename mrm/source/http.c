@@ -374,8 +374,8 @@ static bool is_final(CURLcode code)
 /* Not HTTP, or a header that curl itself found too long (it says "out of memory" then). */
 static bool is_nonsense(CURLcode code)
 {
-	return code == CURLE_WEIRD_SERVER_REPLY || code == CURLE_OUT_OF_MEMORY || code == CURLE_TOO_LARGE ||
-	       code == CURLE_BAD_CONTENT_ENCODING || code == CURLE_HTTP2;
+	return code == CURLE_WEIRD_SERVER_REPLY || code == CURLE_OUT_OF_MEMORY ||
+	       code == CURLE_BAD_CONTENT_ENCODING;
 }
 
 static int explain(const struct http *h, const struct http_request *rq, CURLcode code, struct fault *why)
@@ -416,5 +416,8 @@ int http_send(struct source_worker *w, const struct http_request *rq, struct htt
 	curl_slist_free_all(headers);
 	if (r == -ECANCELED)
 		return fail_cancelled(rq->source, why);
-	return r ? fail_memory(why) : conclude(w->http, &hop, code);
+	if (r == -ENOMEM)
+		return fail_memory(why);
+	return r ? fail(why, TRIMS_E_INTERNAL, "%.*s: cannot be signed", URL_SHOWN(rq->url))
+		 : conclude(w->http, &hop, code);
 }

@@ -1,5 +1,5 @@
 /* source.c - the facade: options, life, cancel, and the one place that calls a kind's operations.
- * Keeps: w->cancel is set exactly while a call is in progress; a range that reaches a kind lies within the file. */
+ * Keeps: w->cancel is that of the call in progress; a range that reaches a kind lies within the file. */
 #include "mrm/source/internal.h"
 
 #include "mrm/source/http.h"
