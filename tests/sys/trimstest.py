@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import select
 import shutil
 import signal
@@ -51,6 +52,14 @@ def program_environment(**more):
     return {**keep, 'LC_ALL': 'C', 'no_proxy': '*', **more}
 
 
+def faulty(folder, what, at=0, on=False, count=''):
+    """The environment that makes the disk fail below a folder; see faulty.c."""
+    if os.environ.get('TRIMS_SANITIZE', 'none') != 'none':
+        raise Skip('a sanitizer does not share a process with preloaded faults')
+    return {'LD_PRELOAD': str(BUILD / 'tests/sys/libfaulty.so'), 'FAULTY_DIR': str(folder), 'FAULTY_DO': what,
+            'FAULTY_AT': str(at), 'FAULTY_COUNT': str(count), **({'FAULTY_ON': '1'} if on else {})}
+
+
 class Result:
     """What a program that has ended said."""
 
@@ -84,7 +93,8 @@ class Daemon:
         self.t, self.socket = t, str(t.dir / 'mrm.sock')
         self.cache_dir = pathlib.Path(options.pop('cache_dir', t.dir / 'cache'))
         self.cache_dir.mkdir(exist_ok=True)
-        options = {'host_bytes': '256M', 'disk_bytes': '256M', **options}
+        options = {'host_bytes': '256M', 'disk_bytes': '256M', 'min_residency': 0, 'negative': 0, 'retry_base': '1ms',
+                   **options}
         self.command = [*wrapper, MRM, '--socket', self.socket, '--cache-dir', str(self.cache_dir)]
         for source in [f'dir:{t.models_dir}'] if sources is None else sources:
             self.command += ['--source', source]
@@ -128,6 +138,15 @@ class Daemon:
         result = self.ctl(*arguments, '--json')
         assert result.rc == 0, result
         return result.json
+
+    def metric(self, name, **labels):
+        """The sum of a metric's series that have these labels; read from shared memory, also after the daemon died."""
+        result = self.ctl('stat', '--prometheus')
+        assert result.rc == 0, result
+        found = [float(m[2]) for m in re.finditer(rf'^{name}(?:{{(.*)}})? (\S+)$', result.out, re.M)
+                 if all(f'{k}="{v}"' in (m[1] or '') for k, v in labels.items())]
+        assert found, f'no metric {name} {labels} in:\n{result.out}'
+        return sum(found)
 
     def client(self, **keywords):
         client = wire.Client(self.socket, PATIENCE, **keywords)
@@ -189,15 +208,18 @@ class Test:
     def daemon(self, *arguments, **keywords):
         return Daemon(self, *arguments, **keywords)
 
+    def daemon_command(self, cache_dir):
+        return [MRM, '--socket', self.dir / 'other.sock', '--cache-dir', cache_dir, '--source', f'dir:{self.models_dir}']
+
     def model(self, name, total=1 << 20, **keywords):
         """A random model in t.models_dir; returns its tensors, as models.read() would."""
         return models.make(self.models_dir / name, self.random, total, **keywords)
 
     def spawn(self, *arguments, **keywords):
         """A program that goes on while the test does; killed at the end at the latest."""
-        p = subprocess.Popen([str(a) for a in arguments], env=program_environment(), start_new_session=True,
+        p = subprocess.Popen([str(a) for a in arguments], start_new_session=True,
                              **{'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT,
-                                **keywords})
+                                'env': program_environment(), **keywords})
 
         def reap():
             if p.poll() is None:

@@ -1,0 +1,140 @@
+"""The daemon starts, says so, reads its configuration, and ends as it should."""
+import os
+import signal
+import socket
+import subprocess
+
+from trimstest import CTL, MRM, PATIENCE, main, program_environment, run, test
+
+
+@test
+def it_starts_and_ends_on_SIGTERM(t):
+    daemon = t.daemon()
+    daemon.stop()
+    assert not os.path.exists(daemon.socket), 'the socket is left behind'
+
+
+@test
+def it_ends_on_SIGINT_too(t):
+    daemon = t.daemon()
+    daemon.signal(signal.SIGINT)
+    t.equal(daemon.wait(), 0)
+
+
+@test
+def it_takes_over_the_socket_of_a_dead_daemon(t):
+    daemon = t.daemon()
+    daemon.kill()
+    daemon.start()
+    t.equal(daemon.ctl('ls').rc, 0)
+
+
+@test
+def two_daemons_do_not_share_a_socket_or_a_cache_directory(t):
+    daemon = t.daemon()
+    again = run(*daemon.command)
+    assert again.rc not in (0, -signal.SIGSEGV), again
+    elsewhere = list(daemon.command)
+    elsewhere[2] = str(t.dir / 'other.sock')
+    again = run(*elsewhere)
+    assert again.rc != 0 and str(daemon.cache_dir) in again.err, again
+    t.equal(daemon.ctl('ls').rc, 0, 'the first goes on')
+
+
+@test
+def unknown_options_and_values_are_usage_errors(t):
+    for bad in (['--no-such'], ['--host-bytes', 'many'], ['--host-bytes', '99999999999G'], ['--policy', 'magic'],
+                ['--source', 'gopher://x'], ['--compress', 'maybe'], ['--host-bytes'], ['stray']):
+        got = run(MRM, '--socket', t.dir / 's', '--cache-dir', t.dir, *bad)
+        t.equal(got.rc, 2, f'{bad}: {got}')
+        assert len(got.err) > 10, got
+
+
+@test
+def help_and_version_are_there(t):
+    t.equal(run(MRM, '--help').rc, 0)
+    assert '--cache-dir' in run(MRM, '--help').out
+    t.equal(run(MRM, '--version').rc, 0)
+
+
+@test
+def a_configuration_file_is_below_the_environment_and_the_command_line(t):
+    config = t.dir / 'mrm.conf'
+    config.write_text(f'cache-dir = {t.dir}\nhost-bytes = 1M\ndisk-bytes = 2M\npolicy = lru\n'
+                      f'source = dir:{t.models_dir}\n')
+    got = run(MRM, '--config', config, '--print-config', '--host-bytes', '3M', TRIMS_DISK_BYTES='4M')
+    t.equal(got.rc, 0, got)
+    values = dict(line.replace(' ', '').split('=', 1) for line in got.out.splitlines() if '=' in line and line[0] != '#')
+    t.equal((values['policy'], values['cache-dir']), ('lru', str(t.dir)))
+    t.equal([values['host-bytes'], values['disk-bytes']], ['3M', '4M'])
+
+
+@test
+def check_says_what_is_wrong_with_a_configuration(t):
+    config = t.dir / 'mrm.conf'
+    config.write_text(f'cache-dir = {t.dir}\nsource = dir:{t.models_dir}\n')
+    t.equal(run(MRM, '--config', config, '--check').rc, 0)
+    config.write_text('policy = lru\nno-such-thing = 1\n')
+    got = run(MRM, '--config', config, '--check')
+    assert got.rc != 0 and 'no-such-thing' in got.err + got.out, got
+
+
+@test
+def SIGHUP_takes_over_what_can_change(t):
+    t.model('a', 1 << 20)
+    config = t.dir / 'mrm.conf'
+    config.write_text('log-level = info\npolicy = lru\n')
+    daemon = t.daemon(arguments=['--config', config])
+    config.write_text('log-level = info\npolicy = fifo\n')
+    daemon.signal(signal.SIGHUP)
+    t.eventually(lambda: 'fifo' in daemon.ctl('doctor').out, 'the policy is the new one')
+    config.write_text('policy = nonsense\n')
+    daemon.signal(signal.SIGHUP)
+    t.eventually(lambda: 'nonsense' in daemon.log(), 'the refusal is logged')
+    assert 'fifo' in daemon.ctl('doctor').out, 'a bad file changes nothing'
+    t.equal(daemon.ctl('open', 'a').rc, 0)
+
+
+@test
+def systemd_may_hand_it_the_socket(t):
+    t.model('a')
+    path = t.dir / 'mrm.sock'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(8)
+        early = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        early.connect(str(path))  # before there is a daemon at all
+        early.close()
+        shell = 'exec 3<&%d; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"' % listener.fileno()
+        (t.dir / 'cache').mkdir()
+        process = t.spawn('/bin/sh', '-c', shell, 'sh', MRM, '--socket', path, '--cache-dir', t.dir / 'cache', '--source',
+                          f'dir:{t.models_dir}', pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL,
+                          stderr=open(t.dir / 'mrm.log', 'wb'))
+    got = run(CTL, '--socket', path, 'open', 'a')  # waits in the socket's queue until the daemon is up
+    t.equal(got.rc, 0, got)
+    process.send_signal(signal.SIGTERM)
+    t.equal(process.wait(PATIENCE), 0)
+    assert path.exists(), 'the socket belongs to whoever handed it over'
+
+
+@test
+def the_watchdog_is_fed_and_the_end_announced(t):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(t.dir / 'watch'))
+        listener.settimeout(PATIENCE)
+        (t.dir / 'cache').mkdir()
+        with open(t.dir / 'mrm.log', 'wb') as log:
+            process = t.spawn(MRM, '--socket', t.dir / 's', '--cache-dir', t.dir / 'cache', '--source',
+                              f'dir:{t.models_dir}', stdout=log, stderr=log,
+                              env=program_environment(NOTIFY_SOCKET=str(t.dir / 'watch'), WATCHDOG_USEC='100000'))
+        seen = b''
+        while seen.count(b'WATCHDOG=1') < 3:
+            seen += listener.recv(4096) + b'\n'
+        assert b'READY=1' in seen, seen
+        process.send_signal(signal.SIGTERM)
+        while b'STOPPING=1' not in seen:
+            seen += listener.recv(4096) + b'\n'
+        t.equal(process.wait(PATIENCE), 0)
+
+
+main()

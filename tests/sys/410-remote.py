@@ -1,0 +1,195 @@
+"""A remote store that stalls, breaks, lies, changes its mind, or says no."""
+import models
+import remote
+import wire
+from trimstest import main, test
+
+MIB = 1 << 20
+QUICK = {'stall_timeout': '1s', 'retries': 3, 'connect_timeout': '2s'}
+
+
+def begin(t, fault, total=9 * MIB, **options):
+    tensors = t.model('a', total)
+    server = remote.Server(t, t.models_dir)
+    server.fault = fault
+    return tensors, server, t.daemon(sources=[server.url], **{**QUICK, **options})
+
+
+def opens(t, daemon, tensors):
+    t.equal(models.digests(daemon.client().open('a').tensors()), models.digests(tensors))
+
+
+def refused(t, daemon, *codes):
+    try:
+        daemon.client().open('a')
+    except wire.Fault as fault:
+        assert fault.code in codes, f'{fault.code}, not {codes}: {fault.text}'
+        assert len(fault.text) > 15, fault.text
+    else:
+        raise AssertionError(f'was served, not refused with {codes}')
+
+
+def recovers(t, server, daemon, tensors):
+    server.fault = None
+    server.released.set()
+    opens(t, daemon, tensors)
+
+
+@test
+def a_connection_that_is_reset_is_taken_up_again(t):
+    tensors, _, daemon = begin(t, remote.reset(times=2))
+    opens(t, daemon, tensors)
+    assert daemon.metric('trims_source_retries_total', reason='broken') >= 1
+
+
+@test
+def an_answer_that_ends_early_is_completed(t):
+    tensors, _, daemon = begin(t, remote.short(missing=1000, times=2))
+    opens(t, daemon, tensors)
+    assert daemon.metric('trims_source_retries_total') >= 1
+
+
+@test
+def a_stall_is_broken_off_and_tried_again(t):
+    tensors, server, daemon = begin(t, remote.stall(times=1))
+    opens(t, daemon, tensors)
+    assert server.reached.is_set()
+    assert daemon.metric('trims_source_retries_total', reason='stalled') >= 1
+
+
+@test
+def a_remote_that_stalls_for_ever_is_given_up(t):
+    tensors, server, daemon = begin(t, remote.stall(), retries=1)
+    refused(t, daemon, 'UNREACHABLE')
+    recovers(t, server, daemon, tensors)
+
+
+@test
+def a_remote_that_is_not_there_is_named(t):
+    tensors, server, daemon = begin(t, None)
+    server.httpd.shutdown()
+    server.httpd.server_close()
+    refused(t, daemon, 'UNREACHABLE')
+    assert tensors
+
+
+@test
+def lengths_that_are_wrong_are_noticed(t):
+    for delta in (-1000, 1000, 1):
+        tensors, server, daemon = begin(t, remote.lie(delta), retries=1)
+        refused(t, daemon, 'BAD_SOURCE', 'UNREACHABLE', 'CHANGED', 'BAD_MODEL')
+        recovers(t, server, daemon, tensors)
+        daemon.stop()
+        for path in sorted(daemon.cache_dir.rglob('*'), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+@test
+def a_server_without_ranges_serves_in_one_stream(t):
+    tensors, _, daemon = begin(t, remote.no_ranges)
+    opens(t, daemon, tensors)
+    assert daemon.metric('trims_fallback_total', reason='no-ranges') >= 1
+
+
+@test
+def a_file_that_changes_half_way_is_never_a_mixture(t):
+    old = t.model('a', 24 * MIB)
+    server = remote.Server(t, t.models_dir)
+    new, left = [], [3]
+
+    def change_after_some_ranges(request):
+        if request.is_weights and request.range(1 << 40):
+            left[0] -= 1
+            if left[0] == 0:
+                new.append(t.model('a', 24 * MIB))
+        return False
+    server.fault = change_after_some_ranges
+    daemon = t.daemon(sources=[server.url], connections=1, **QUICK)
+    try:
+        found = models.digests(daemon.client().open('a').tensors())
+        assert found in [models.digests(version) for version in (old, *new)], 'a mixture'
+    except wire.Fault as fault:
+        t.equal(fault.code, 'CHANGED', fault.text)
+    assert new
+    server.fault = None
+
+    def served():
+        try:
+            return models.digests(daemon.client().open('a').tensors()) == models.digests(new[0])
+        except wire.Fault as fault:
+            t.equal(fault.code, 'CHANGED', fault.text)
+            return False
+    t.eventually(served, 'the new version')
+
+
+@test
+def refusals_are_passed_on_with_their_reason(t):
+    for code, codes in ((403, ['REFUSED']), (401, ['REFUSED']), (404, ['NOT_FOUND', 'CHANGED']), (410, ['NOT_FOUND', 'REFUSED',
+                        'CHANGED', 'BAD_SOURCE']), (429, ['UNREACHABLE']), (503, ['UNREACHABLE']), (500, ['UNREACHABLE'])):
+        tensors, server, daemon = begin(t, remote.status(code), total=MIB, retries=1)
+        refused(t, daemon, *codes)
+        recovers(t, server, daemon, tensors)
+        daemon.stop()
+        for path in sorted(daemon.cache_dir.rglob('*'), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+@test
+def busy_answers_are_waited_out(t):
+    for code in (429, 503):
+        tensors, _, daemon = begin(t, remote.status(code, times=2, headers={'Retry-After': '0'}), total=MIB)
+        opens(t, daemon, tensors)
+        assert daemon.metric('trims_source_retries_total') >= 1
+        daemon.stop()
+        for path in sorted(daemon.cache_dir.rglob('*'), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+@test
+def an_endless_small_file_is_cut_off(t):
+    def endless(request):
+        if not request.path.endswith('index.json'):
+            return False
+        request.send_response(200)
+        request.end_headers()
+        request.close_connection = True
+        for _ in range(100000):
+            request.wfile.write(b' ' * 65536)
+        return True
+    tensors, server, daemon = begin(t, endless)
+    refused(t, daemon, 'BAD_SOURCE', 'BAD_MODEL', 'TOO_LARGE', 'UNREACHABLE', 'LIMIT')
+    recovers(t, server, daemon, tensors)
+
+
+@test
+def a_redirect_is_followed_and_a_loop_is_not(t):
+    def elsewhere(request):
+        if '?' in request.path or not request.find():
+            return False
+        request.begin(302, {'Location': request.path + '?here'}, 0)
+        return True
+
+    def around(request):
+        request.begin(302, {'Location': request.path}, 0)
+        return True
+    tensors, server, daemon = begin(t, around)
+    refused(t, daemon, 'BAD_SOURCE', 'UNREACHABLE', 'REFUSED')
+    server.fault = elsewhere
+    opens(t, daemon, tensors)
+
+
+@test
+def a_slow_remote_does_not_hold_up_another_model(t):
+    tensors, server, daemon = begin(t, remote.stall(), stall_timeout='1h')
+    (t.dir / 'local').mkdir()
+    t.model('a', MIB)
+    waiting = daemon.client()
+    request = waiting.open_send('a')
+    assert server.reached.wait(60)
+    local = models.make(t.models_dir / 'b', t.random, MIB)
+    server.fault = lambda r: r.path.startswith('/a/') and remote.stall()(r)
+    t.equal(models.digests(daemon.client().open('b').tensors()), models.digests(local))
+    assert tensors and request
+
+
+main()

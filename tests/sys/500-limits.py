@@ -1,0 +1,247 @@
+"""What a client may say and take is bounded; who breaks the protocol loses the connection and nobody else notices."""
+import os
+import struct
+
+import remote
+import wire
+from trimstest import main, test
+
+MIB = 1 << 20
+
+
+def code_of(function):
+    """The error's name, 'GONE' when the connection ended, or '' when nothing went wrong."""
+    try:
+        function()
+    except wire.Fault as fault:
+        return fault.code
+    except wire.Gone:
+        return 'GONE'
+    return ''
+
+
+def unharmed(t, daemon):
+    daemon.client().open('a').close()
+    t.eventually(lambda: daemon.metric('trims_leases') == 0, 'leases are back')
+
+
+def ends(t, daemon, what, client):
+    assert client.gone(), what
+    assert daemon.process.poll() is None, f'{what} ended the daemon'
+
+
+@test
+def datagrams_that_are_no_messages_end_the_connection(t):
+    t.model('a')
+    daemon = t.daemon()
+    hello = wire.encode('hello', 1, {'version_min': 1, 'version_max': 1, 'program': 'x'})
+    open_a = wire.encode('open', 2, {'model': 'a'})
+    bad = {'one byte': b'x', 'half a header': open_a[:7], 'cut': open_a[:-1], 'too long': open_a + b'x',
+           'unknown type': wire.HEADER.pack(1, 999, 0, 5), 'wrong version': b'\x63\0' + open_a[2:],
+           'wrong length': open_a[:4] + struct.pack('<I', 1 << 30) + open_a[8:],
+           'a reply': wire.encode('done', 3, {}), 'a long string': open_a[:16] + struct.pack('<I', 0xffffffff) + open_a[20:],
+           'NUL in a name': wire.encode('open', 2, {'model': b'a\0b'}), 'no UTF-8': wire.encode('open', 2, {'model': b'\xff'}),
+           'a name over its bound': wire.encode('open', 2, {'model': 'x' * 256}), '60000 bytes': b'y' * 60000}
+    for what, data in bad.items():
+        for first in ([], [hello]):
+            client = daemon.client(hello=False)
+            try:
+                for message in [*first, data]:
+                    client.send_raw(message)
+            except wire.Gone:
+                pass
+            ends(t, daemon, what, client)
+    assert daemon.metric('trims_protocol_errors_total') >= len(bad)
+    unharmed(t, daemon)
+
+
+@test
+def random_datagrams_never_hurt_the_daemon(t):
+    t.model('a')
+    daemon = t.daemon()
+    good = [wire.encode(name, 7, {f: t.random.randrange(5) if kind != 'STR' else 'a' for kind, f in rows})
+            for name, (_, rows) in wire.MESSAGES.items()]
+    for _ in range(300):
+        client = daemon.client(hello=t.random.random() < 0.7)
+        try:
+            for _ in range(t.random.randrange(1, 6)):
+                data = bytearray(t.random.choice(good))
+                for _ in range(t.random.randrange(3)):
+                    data[t.random.randrange(len(data))] = t.random.randrange(256)
+                client.send_raw(bytes(data[:t.random.randrange(1, len(data) + 1)] if t.random.random() < 0.2 else data))
+        except wire.Gone:
+            pass
+        client.close()
+    t.eventually(lambda: daemon.metric('trims_clients') <= 1, 'connections are gone')
+    unharmed(t, daemon)
+
+
+@test
+def messages_in_the_wrong_order_end_the_connection(t):
+    t.model('a')
+    daemon = t.daemon()
+    early = daemon.client(hello=False)
+    early.send('open', model='a')
+    ends(t, daemon, 'open before hello', early)
+    twice = daemon.client()
+    twice.send('hello', version_min=1, version_max=1, program='again')
+    ends(t, daemon, 'a second hello', twice)
+    future = daemon.client(hello=False)
+    t.equal(code_of(lambda: future.call('hello', version_min=77, version_max=99, program='x')), 'VERSION')
+    assert future.gone()
+    unharmed(t, daemon)
+
+
+@test
+def descriptors_nobody_asked_for_end_the_connection_and_are_closed(t):
+    t.model('a')
+    daemon = t.daemon()
+    unharmed(t, daemon)
+    before = len(daemon.fds())
+    with open('/dev/null', 'rb') as null:
+        for count in (1, 3, 250):
+            client = daemon.client()
+            try:
+                client.send('open', fds=[null.fileno()] * count, model='a')
+            except wire.Gone:
+                pass
+            ends(t, daemon, f'{count} descriptors', client)
+    t.eventually(lambda: len(daemon.fds()) <= before, 'the descriptors are closed')
+    unharmed(t, daemon)
+
+
+@test
+def replayed_and_invented_numbers_are_refused(t):
+    t.model('a')
+    daemon = t.daemon()
+    client, other = daemon.client(), daemon.client()
+    mine = client.open('a')
+    number = mine.opened['lease']
+    for what, lease in (('invented', number + 1000), ("another's", number), ('zero', 0)):
+        got = code_of(lambda lease=lease: other.call('file', lease=lease, path='config.json'))
+        assert got == 'NO_LEASE', f'{what}: {got}'
+    mine.close()
+    client.send('close', lease=number)  # a second time: counted or ignored, never another's lease
+    assert code_of(lambda: client.call('query', report=1, model='', cursor=0)) in ('', 'GONE')
+    unharmed(t, daemon)
+
+
+@test
+def a_connection_may_hold_so_many_leases_and_no_more(t):
+    t.model('a')
+    daemon = t.daemon(max_leases_per_conn=5)
+    client = daemon.client()
+    leases = [client.open('a') for _ in range(5)]
+    t.equal(code_of(lambda: client.open('a')), 'LIMIT')
+    leases[0].close()
+    client.open('a')
+    daemon.client().open('a')
+
+
+@test
+def a_connection_may_have_so_many_requests_pending_and_no_more(t):
+    t.model('a', 9 * MIB)
+    server = remote.Server(t, t.models_dir)
+    server.fault = lambda request: server.released.wait(100) and False
+    daemon = t.daemon(sources=[server.url], max_pending_per_conn=4, stall_timeout='1h')
+    client = daemon.client()
+    requests = [client.open_send('a') for _ in range(4)]
+    assert code_of(lambda: client.answer(client.open_send('a'))) in ('LIMIT', 'GONE')
+    server.released.set()
+    assert requests
+
+
+@test
+def connections_are_bounded_in_all(t):
+    t.model('a')
+    daemon = t.daemon(max_conns=4)
+    clients = [daemon.client() for _ in range(4)]
+    t.equal(code_of(daemon.client) or 'served', 'TOO_MANY_CONNS')
+    clients[0].close()
+    t.eventually(lambda: code_of(daemon.client) == '', 'there is room again')
+
+
+@test
+def a_client_that_never_reads_is_dropped_and_delays_nobody(t):
+    t.model('a')
+    daemon = t.daemon()
+    unharmed(t, daemon)
+    deaf, other = daemon.client(), daemon.client()
+    deaf.socket.setblocking(False)
+    dropped = False
+    for _ in range(20000):
+        try:
+            deaf.send('query', report=1, model='', cursor=0)
+        except BlockingIOError:
+            break
+        except wire.Gone:
+            dropped = True
+            break
+        if deaf.request % 500 == 0:
+            other.open('a').close()
+    other.open('a').close()
+    assert dropped or deaf.request > 10, 'nothing was sent'
+    deaf.close()
+    t.eventually(lambda: daemon.metric('trims_clients') <= 2, 'it is gone')
+    unharmed(t, daemon)
+
+
+@test
+def a_slow_client_never_delays_another(t):
+    t.model('a')
+    t.model('b', 9 * MIB)
+    server = remote.Server(t, t.models_dir)
+    daemon = t.daemon(sources=[server.url], stall_timeout='1h')
+    daemon.client().open('a')
+    server.fault = remote.stall()
+    slow = [daemon.client() for _ in range(50)]
+    for client in slow:
+        client.open_send('b')
+    assert server.reached.wait(60)
+    quick = daemon.client()
+    for _ in range(50):
+        t.equal(quick.open('a').opened['hit'], 1)
+
+
+@test
+def deadlines_and_only_if_there_are_kept(t):
+    t.model('a', 9 * MIB)
+    server = remote.Server(t, t.models_dir)
+    server.fault = lambda request: server.released.wait(100) and False
+    daemon = t.daemon(sources=[server.url], stall_timeout='1h')
+    client = daemon.client()
+    t.equal(code_of(lambda: client.open('a', deadline_ns=50000000)), 'TIMED_OUT')
+    server.released.set()
+    server.fault = None
+    assert code_of(lambda: client.open('a', flags=1)) in ('NOT_FOUND', 'BUSY', 'NO_ROOM', 'NO_TIER'), 'only if there'
+    client.open('a').close()
+    client.open('a', flags=1)
+
+
+@test
+def only_those_who_may_change_things_do(t):
+    if os.getuid() != 0:
+        from trimstest import Skip
+        raise Skip('needs root, to become somebody else')
+    t.model('a')
+    t.dir.chmod(0o755)
+    daemon = t.daemon(socket_mode='0666')
+    daemon.client().open('a')
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            client = wire.Client(daemon.socket)
+            client.open('a')  # reading is open to whoever may connect
+            denied = all(code_of(lambda name=name: client.call(name, model='a')) == 'DENIED'
+                         for name in ('pin', 'unpin', 'evict', 'verify'))
+            os._exit(0 if denied else 3)
+        except BaseException as e:  # pylint: disable=broad-except
+            print(f'# {e!r}', flush=True)
+            os._exit(4)
+    t.equal(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+    unharmed(t, daemon)
+
+
+main()
