@@ -6,6 +6,8 @@
  * Keeps: memory is bounded by MEMBER_MAX, METADATA_PAIRS_MAX and IMAGE_MAX_TENSORS, not by what the header says. */
 #include "shared/header.h"
 
+#include "shared/utf8.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -262,6 +264,17 @@ static int read_member(struct scan *s, bool *had_metadata)
 	return load_metadata(s, &value, strings);
 }
 
+static int check_utf8(const struct scan *s)
+{
+	size_t n;
+	if (utf8_valid(s->start, (size_t)(s->end - s->start)))
+		return 0;
+	const char *p = s->start;
+	while ((n = utf8_sequence(p, (size_t)(s->end - p))))
+		p += n;
+	return header_fault(s->h, "wrong UTF-8 at byte %zu of the header", (size_t)(p - s->start));
+}
+
 static int read_members(struct scan *s)
 {
 	bool had_metadata = false;
@@ -316,7 +329,9 @@ int safetensors_parse(const struct header *h)
 	struct scan s = {.h = h, .start = (const char *)h->head + LENGTH_BYTES};
 	s.p = s.start;
 	s.end = s.start + len;
-	int r = read_members(&s);
+	int r = check_utf8(&s);
+	if (!r)
+		r = read_members(&s);
 	if (!r)
 		r = header_check_tensors(h, first);
 	return r ? r : check_cover(h, first);
