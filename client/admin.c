@@ -1,0 +1,87 @@
+/* admin.c - requests for tools: reports, and changing what is kept where. */
+#include "client/conn.h"
+
+#include "client/fail.h"
+#include "client/memory.h"
+#include "shared/name.h"
+#include "shared/own.h"
+
+#include <stdio.h>
+
+static int check_name(const char *name)
+{
+	struct fault why;
+	return name_check(name, &why) < 0 ? fail_fault(&why) : 0;
+}
+
+/* Sends a request that is answered by REPORT. */
+static int report(trims_conn *conn, struct msg *request, char **json, size_t *bytes, uint64_t *next)
+{
+	struct msg reply;
+	struct conn_life life = {0};
+	int r = conn_call(conn, request, MSG_REPORT, conn_request_deadline(conn), &reply, &life);
+	if (r < 0)
+		return r;
+	OWN_FD int fd = msg_take_fd(&reply.u.report.fds, 0);
+	r = memory_read(fd, reply.u.report.bytes, json);
+	if (r == 0) {
+		*bytes = reply.u.report.bytes;
+		*next = reply.u.report.next;
+	}
+	return r;
+}
+
+int trims_query(trims_conn *conn, uint32_t number, const char *model, uint64_t cursor, char **json, size_t *bytes,
+	uint64_t *next)
+{
+	struct msg request;
+	int r = model && *model ? check_name(model) : 0;
+	if (r < 0)
+		return r;
+	msg_init(&request, MSG_QUERY, 0);
+	request.u.query.report = number;
+	request.u.query.cursor = cursor;
+	if (model)
+		MSG_SET_STR(request.u.query.model, model);
+	return report(conn, &request, json, bytes, next);
+}
+
+int trims_verify(trims_conn *conn, const char *name, char **json, size_t *bytes)
+{
+	struct msg request;
+	uint64_t next;
+	int r = check_name(name);
+	if (r < 0)
+		return r;
+	msg_init(&request, MSG_VERIFY, 0);
+	MSG_SET_STR(request.u.verify.model, name);
+	return report(conn, &request, json, bytes, &next);
+}
+
+/* Sends a request that is answered by DONE. */
+static int act(trims_conn *conn, struct msg *request, char *text, size_t text_size)
+{
+	struct msg reply;
+	struct conn_life life = {0};
+	int r = conn_call(conn, request, MSG_DONE, conn_request_deadline(conn), &reply, &life);
+	if (r == 0 && text && text_size)
+		msg_set_text(text, text_size, reply.u.done.text);
+	return r;
+}
+
+#define ACTION(NAME, name_)                                                                                           \
+	int trims_##name_(trims_conn *conn, const char *name, uint32_t tier, char *text, size_t text_size)            \
+	{                                                                                                             \
+		struct msg request;                                                                                   \
+		int r = check_name(name);                                                                             \
+		if (r < 0)                                                                                            \
+			return r;                                                                                     \
+		msg_init(&request, MSG_##NAME, 0);                                                                    \
+		MSG_SET_STR(request.u.name_.model, name);                                                             \
+		request.u.name_.tier = tier;                                                                          \
+		return act(conn, &request, text, text_size);                                                          \
+	}
+ACTION(PREFETCH, prefetch)
+ACTION(PIN, pin)
+ACTION(UNPIN, unpin)
+ACTION(EVICT, evict)

@@ -1,0 +1,101 @@
+/* wait.c - waiting for bytes on the progress page; shared/progress.h has the order of updates.
+ * Keeps: no wait outlives its deadline or the daemon.  A thread sleeps on the page's futex for at most SLICE_NS at a time
+ * and then looks whether the connection still lives, because nobody would wake it after the daemon's death. */
+#include "client/model.h"
+
+#include "client/fail.h"
+
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SLICE_NS (100 * NS_PER_MS)
+
+static int poisoned(struct progress_page *page)
+{
+	struct fault f;
+	uint32_t code = atomic_load_explicit(&page->error, memory_order_relaxed);
+	memcpy(f.text, page->error_text, sizeof f.text);
+	f.text[sizeof f.text - 1] = 0;
+	if (code == TRIMS_E_NONE)
+		code = TRIMS_E_INTERNAL;
+	return fail((enum trims_code)code, "%s", *f.text ? f.text : error_text(code));
+}
+
+/* 1: there; 0: not yet; or why it will never be. */
+static int look(trims_model *m, struct progress_page *page, const struct tensor_place *place)
+{
+	uint32_t state = atomic_load_explicit(&page->state, memory_order_acquire);
+	if (state == PROGRESS_READY) {
+		atomic_store_explicit(&m->ready, true, memory_order_release);
+		return 1;
+	}
+	if (place && atomic_load_explicit(&page->watermark[place->extent], memory_order_acquire) >= place->end)
+		return 1;
+	return state == PROGRESS_POISONED ? poisoned(page) : 0;
+}
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t ns)
+{
+	struct timespec ts = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
+	syscall(SYS_futex, word, FUTEX_WAIT, seen, &ts, NULL, 0); /* whatever ended it, the caller looks again */
+}
+
+int model_wait(trims_model *m, const struct tensor_place *place, uint64_t deadline)
+{
+	struct progress_page *page;
+	int r = 0;
+	if (atomic_load_explicit(&m->ready, memory_order_acquire))
+		return 0;
+	if ((r = mapping_progress(m->mapping, &page)) < 0)
+		return r;
+	if (place && place->extent >= page->extents)
+		return fail(TRIMS_E_PROTOCOL, "the progress page has no extent %u", place->extent);
+	for (bool alive = true;;) {
+		uint32_t seen = atomic_load_explicit(&page->wake, memory_order_acquire);
+		int there = look(m, page, place);
+		if (there)
+			return there < 0 ? there : 0;
+		if (!alive) /* and the last look came after its death */
+			return r;
+		uint64_t now = conn_now();
+		if (now >= deadline)
+			return fail(TRIMS_E_TIMED_OUT, "the model did not arrive in time");
+		r = conn_alive(m->conn, m->life.epoch);
+		alive = r == 0;
+		if (alive)
+			futex_wait(&page->wake, seen, MIN(SLICE_NS, deadline - now));
+	}
+}
+
+int trims_wait(trims_model *m, uint64_t timeout_ns)
+{
+	return model_wait(m, NULL, conn_deadline(timeout_ns));
+}
+
+int trims_wait_tensor(trims_model *m, uint32_t index, uint64_t timeout_ns)
+{
+	struct tensor_place place;
+	int r = model_tensor_place(m, index, &place);
+	return r < 0 ? r : model_wait(m, &place, conn_deadline(timeout_ns));
+}
+
+int trims_progress(trims_model *m, struct trims_progress *out)
+{
+	struct progress_page *page;
+	if (atomic_load_explicit(&m->ready, memory_order_acquire)) {
+		*out = (struct trims_progress){.landed_bytes = m->image_bytes, .image_bytes = m->image_bytes,
+			.state = TRIMS_STATE_READY};
+		return 0;
+	}
+	int r = mapping_progress(m->mapping, &page);
+	if (r < 0)
+		return r;
+	uint32_t state = atomic_load_explicit(&page->state, memory_order_acquire);
+	*out = (struct trims_progress){.landed_bytes = page->landed, .image_bytes = m->image_bytes, .state = state};
+	if (state == PROGRESS_POISONED)
+		out->error = page->error;
+	return 0;
+}
