@@ -187,7 +187,8 @@ def the_fingerprint_stands_for_the_files(t):
         second = p.found('m')['fingerprint']
         assert second != first
         weights = t.models_dir / 'm/model.safetensors'
-        weights.write_bytes(weights.read_bytes()[:-1] + b'\x7f')
+        data = weights.read_bytes()
+        weights.write_bytes(data[:-1] + bytes([255 - data[-1]]))
         assert p.found('m')['fingerprint'] not in (first, second)
 
 
@@ -238,7 +239,7 @@ def a_sink_that_has_enough_ends_the_stream(t):
 
 @test
 def many_threads_read_one_file_of_a_flaky_server(t):
-    server, p, data = probe_on(t, size=4000000)
+    server, p, data = probe_on(t, size=4000000, max_attempts=20)
     server.faults += [limited(reset(5000), 7), limited(short(1), 5), limited(status(503), 5)]
     out = p.ask('together', 8, 0, 60000)
     t.equal((out['text'], out['sha256']), ('', sha(data)))
@@ -477,8 +478,8 @@ def redirects_are_followed_with_a_bound_and_to_the_web_only(t):
     away = lambda to: limited(lambda r: '?there' not in r.path and r.begin(302, {'Location': to}, 0), 1)
     server.faults[:] = [away(there)]
     good(t, p, data)
-    server.faults[:] = [away('/m/../m/model.safetensors?there')]
-    p.refuses(p.read(0, 0, 10), 'NOT_FOUND') if False else p.read(0, 0, 10)
+    server.faults[:] = [away('../m/./model.safetensors?there')]
+    good(t, p, data)
     for to in ('file:///etc/passwd', 'ftp://127.0.0.1/x', '', 'http://', 'gopher://x/'):
         server.faults[:] = [away(to)]
         p.refuses(p.read(0, 0, 10), 'BAD_SOURCE', 'redirect')
@@ -492,7 +493,7 @@ def redirects_are_followed_with_a_bound_and_to_the_web_only(t):
 def what_a_server_sends_is_bounded(t):
     def endless(request, line):
         try:
-            request.wfile.write(b'HTTP/1.1 200 OK\r\n')
+            request.wfile.write(b'' if line.startswith(b'HTTP') else b'HTTP/1.1 200 OK\r\n')
             while True:
                 request.wfile.write(line)
         except OSError:
@@ -596,9 +597,9 @@ def requests_to_s3_are_signed(t):
         good(t, p, data, 100, 1000)
         t.equal(p.ask('describe')['ok'], True)
         t.equal(p.counters['degraded_clear_token'], int(bool(token)))
-        p.refuses(p.resolve('absent'), 'REFUSED', '403')
         store.faults += [limited(status(503), 2)]
         good(t, p, data)
+        p.refuses(p.resolve('absent'), 'REFUSED', '403')
 
 
 @test
