@@ -1,0 +1,51 @@
+/* bench.h - what the benchmarks share.
+ *
+ * A benchmark runs in a worker process; its parent owns the temporary directory and removes it whatever happens to the
+ * worker (main.c).  So a benchmark that cannot go on calls die() or skip() and leaves everything where it is.
+ * Thread: main, unless a function says otherwise. */
+#ifndef TOOLS_BENCH_BENCH_H
+#define TOOLS_BENCH_BENCH_H
+
+#include "shared/base.h"
+
+#include <jansson.h>
+
+enum bench_exit { BENCH_OK = 0, BENCH_BEYOND = 1, BENCH_USAGE = 2, BENCH_FAILED = 3 };
+
+struct bench_options {
+	bool json;
+	const char *mrm;      /* the daemon's program */
+	const char *bin_dir;  /* where this program lies, for its helpers */
+	const char *lab;      /* the temporary directory */
+	uint64_t bytes;       /* of the model of load, pull and share */
+	uint32_t rounds;      /* of each measurement; 0: the benchmark's own */
+	const char *only;     /* of load: dir, raw or lz4; NULL: all */
+};
+
+/* Returns the figures as an object; never NULL. */
+#define BENCH(name, doc) json_t *bench_##name(const struct bench_options *o);
+#define FIGURE(bench, key, sense, goal, limit, doc)
+#include "tools/bench/bench.def"
+#undef BENCH
+#undef FIGURE
+
+/* One sentence on stderr, exit status BENCH_FAILED. */
+_Noreturn void die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+_Noreturn void die_errno(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* What libtrims last failed with. */
+_Noreturn void die_trims(const char *doing);
+
+uint64_t bench_now_ns(void);
+
+/* Numbers of which the median is wanted. */
+struct samples {
+	double *v;
+	size_t n, cap;
+};
+void samples_add(struct samples *s, double value);
+double samples_median(struct samples *s); /* sorts */
+/* The value below which `share` of them lie. */
+double samples_quantile(struct samples *s, double share);
+void samples_fini(struct samples *s);
+
+#endif

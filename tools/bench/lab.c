@@ -1,0 +1,225 @@
+/* lab.c - see lab.h.  Keeps: every child is killed by the kernel when the worker ends (parent-death signal). */
+#include "tools/bench/lab.h"
+
+#include "shared/check.h"
+#include "shared/metrics.h"
+#include "shared/own.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#define READY_MS 60000
+
+void lab_path(const struct bench_options *o, char out[LAB_PATH], const char *fmt, ...)
+{
+	int used = snprintf(out, LAB_PATH, "%s/", o->lab);
+	va_list ap;
+	va_start(ap, fmt);
+	int more = vsnprintf(out + used, (size_t)(LAB_PATH - used), fmt, ap);
+	va_end(ap);
+	ASSERT(used + more < LAB_PATH);
+}
+
+void lab_mkdir(const char *path)
+{
+	if (mkdir(path, 0755) && errno != EEXIST)
+		die_errno(errno, "making %s", path);
+}
+
+/* ---- processes ---- */
+
+static _Noreturn void exec_child(const char *log, char *const argv[], pid_t parent)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(127);
+	int out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+	int in = open("/dev/null", O_RDONLY);
+	dup2(in, STDIN_FILENO);
+	dup2(out, STDOUT_FILENO);
+	dup2(out, STDERR_FILENO);
+	execvp(argv[0], argv);
+	dprintf(STDERR_FILENO, "%s: %s\n", argv[0], strerror(errno));
+	_exit(127);
+}
+
+pid_t lab_spawn(const struct bench_options *o, const char *name, char *const argv[])
+{
+	char log[LAB_PATH];
+	lab_path(o, log, "%s.log", name);
+	pid_t parent = getpid(), pid = fork();
+	if (pid < 0)
+		die_errno(errno, "fork");
+	if (pid == 0)
+		exec_child(log, argv, parent);
+	return pid;
+}
+
+static _Noreturn void die_with_log(const struct bench_options *o, const char *name, const char *what)
+{
+	char path[LAB_PATH], tail[2048] = "";
+	lab_path(o, path, "%s.log", name);
+	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	if (fd >= 0 && fstat(fd, &st) == 0) {
+		off_t from = MAX(st.st_size - (off_t)sizeof tail + 1, 0);
+		ssize_t n = pread(fd, tail, sizeof tail - 1, from);
+		tail[MAX(n, 0)] = 0;
+	}
+	die("%s\n%s", what, tail);
+}
+
+/* ---- mrm ---- */
+
+static int notify_socket(const char *path)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	if (strlen(path) >= sizeof a.sun_path)
+		die("the temporary directory's name is too long for a socket: %s", path);
+	memcpy(a.sun_path, path, strlen(path) + 1);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a))
+		die_errno(errno, "making %s", path);
+	return fd;
+}
+
+static void wait_ready(const struct bench_options *o, const char *name, int notify, pid_t pid)
+{
+	OWN_FD int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	struct pollfd fds[] = {{.fd = notify, .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
+	for (;;) {
+		char text[512];
+		if (poll(fds, pidfd >= 0 ? 2 : 1, READY_MS) <= 0)
+			die_with_log(o, name, "the daemon did not get ready in a minute; its log ends:");
+		if (fds[1].revents)
+			die_with_log(o, name, "the daemon ended at once; its log ends:");
+		ssize_t n = recv(notify, text, sizeof text - 1, 0);
+		text[MAX(n, 0)] = 0;
+		if (strstr(text, "READY=1"))
+			return;
+	}
+}
+
+#define MRM_MAX_ARGS 64
+
+void mrm_start(const struct bench_options *o, struct mrm *out, const char *const args[])
+{
+	static int next_no;
+	char notify_path[LAB_PATH], name[16];
+	const char *argv[MRM_MAX_ARGS] = {o->mrm, "--socket", out->socket, "--cache-dir", out->cache_dir, "--log-level",
+		"info"};
+	size_t n = 7;
+	out->no = next_no++;
+	ASSERT(out->no < LAB_MAX_MRM);
+	lab_path(o, out->socket, "mrm-%d.sock", out->no);
+	lab_path(o, out->cache_dir, "cache-%d", out->no);
+	lab_path(o, notify_path, "notify-%d", out->no);
+	lab_mkdir(out->cache_dir);
+	for (; *args; args++) {
+		ASSERT(n + 1 < MRM_MAX_ARGS);
+		argv[n++] = *args;
+	}
+	OWN_FD int notify = notify_socket(notify_path);
+	setenv("NOTIFY_SOCKET", notify_path, 1);
+	snprintf(name, sizeof name, "mrm-%d", out->no);
+	out->pid = lab_spawn(o, name, (char *const *)argv);
+	unsetenv("NOTIFY_SOCKET");
+	wait_ready(o, name, notify, out->pid);
+}
+
+void mrm_stop(struct mrm *m)
+{
+	int status;
+	kill(m->pid, SIGTERM);
+	if (waitpid(m->pid, &status, 0) != m->pid || status != 0)
+		die("the daemon ended with wait status %#x", status);
+	metrics_unlink(m->socket);
+}
+
+trims_conn *lab_connect(const struct mrm *m)
+{
+	const struct trims_connect_options options = {.size = sizeof options, .program = "trims-bench"};
+	trims_conn *conn;
+	if (trims_connect(m->socket, &options, &conn))
+		die_trims("connecting");
+	return conn;
+}
+
+trims_model *lab_open(trims_conn *conn, const char *name, uint32_t tier)
+{
+	const struct trims_open_options options = {.size = sizeof options, .tier = tier};
+	trims_model *model;
+	if (trims_open(conn, name, &options, &model))
+		die_trims("opening");
+	return model;
+}
+
+void lab_evict(trims_conn *conn, const char *name, uint32_t tier)
+{
+	int r = trims_evict(conn, name, tier, NULL, 0);
+	if (r && r != -TRIMS_E_NOT_FOUND)
+		die_trims("evicting");
+}
+
+/* ---- nginx ---- */
+
+/* A port that was free a moment ago; nobody else on this machine is likely to take it in between. */
+static int free_port(void)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof a;
+	OWN_FD int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) || getsockname(fd, (struct sockaddr *)&a, &len))
+		die_errno(errno, "looking for a free port");
+	return ntohs(a.sin_port);
+}
+
+static void wait_connectable(const struct bench_options *o, int port, pid_t pid)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+		.sin_port = htons((uint16_t)port)};
+	for (uint64_t end = bench_now_ns() + READY_MS * NS_PER_MS; bench_now_ns() < end;) {
+		OWN_FD int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
+			return;
+		if (waitpid(pid, NULL, WNOHANG) == pid)
+			die_with_log(o, "nginx", "nginx ended at once; its log ends:");
+		poll(NULL, 0, 5);
+	}
+	die("nginx did not listen within a minute");
+}
+
+int nginx_start(const struct bench_options *o, const char *root)
+{
+	static const char *const temporaries[] = {"client_body", "proxy", "fastcgi", "uwsgi", "scgi"};
+	char conf[LAB_PATH], log[LAB_PATH], pid_file[LAB_PATH];
+	int port = free_port();
+	lab_path(o, conf, "nginx.conf");
+	lab_path(o, log, "nginx.log");
+	lab_path(o, pid_file, "nginx.pid");
+	FILE *f = fopen(conf, "we");
+	if (!f)
+		die_errno(errno, "writing %s", conf);
+	/* One process in the foreground: it dies with this one.  Several connections at once all the same. */
+	fprintf(f, "daemon off;\nmaster_process off;\nerror_log %s;\npid %s;\nevents { worker_connections 256; }\n"
+		"http {\n\taccess_log off;\n\tsendfile on;\n\ttcp_nopush on;\n", log, pid_file);
+	for (size_t i = 0; i < ARRAY_LEN(temporaries); i++)
+		fprintf(f, "\t%s_temp_path %s/nginx-%s;\n", temporaries[i], o->lab, temporaries[i]);
+	fprintf(f, "\tserver { listen 127.0.0.1:%d; root %s; }\n}\n", port, root);
+	fclose(f);
+	char *argv[] = {"nginx", "-e", log, "-c", conf, NULL};
+	pid_t pid = lab_spawn(o, "nginx", argv);
+	wait_connectable(o, port, pid);
+	return port;
+}

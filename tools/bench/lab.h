@@ -1,0 +1,56 @@
+/* lab.h - the processes and files a benchmark works with, all inside its temporary directory.
+ * Thread: main.  Everything here dies with the worker and is removed by its parent. */
+#ifndef TOOLS_BENCH_LAB_H
+#define TOOLS_BENCH_LAB_H
+
+#include "client/trims.h"
+#include "tools/bench/bench.h"
+
+#include <sys/types.h>
+
+#define LAB_PATH 512
+#define LAB_MAX_MRM 8 /* sockets are mrm-0.sock and on */
+
+/* DIR/printf(...) of the lab, in out. */
+void lab_path(const struct bench_options *o, char out[LAB_PATH], const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+void lab_mkdir(const char *path);
+
+/* Starts a program whose output goes to NAME.log of the lab. */
+pid_t lab_spawn(const struct bench_options *o, const char *name, char *const argv[]);
+
+struct mrm {
+	pid_t pid;
+	int no;
+	char socket[LAB_PATH], cache_dir[LAB_PATH];
+};
+
+/* Starts a daemon of its own cache directory and waits until it says that it is ready.  args: further options, NULL at
+ * the end. */
+void mrm_start(const struct bench_options *o, struct mrm *out, const char *const args[]);
+void mrm_stop(struct mrm *m);
+
+trims_conn *lab_connect(const struct mrm *m);
+/* Opens and waits for all bytes. */
+trims_model *lab_open(trims_conn *conn, const char *name, uint32_t tier);
+/* Drops a model from a tier; fine when it is not there. */
+void lab_evict(trims_conn *conn, const char *name, uint32_t tier);
+
+/* Starts nginx on a free port of the loopback with `root` as its documents; the port. */
+int nginx_start(const struct bench_options *o, const char *root);
+
+/* ---- models (model.c) ---- */
+
+struct model_spec {
+	uint64_t bytes;       /* of all tensors together */
+	uint32_t n_tensors;
+	bool compressible;    /* LZ4 makes about six tenths of it; otherwise it saves nothing */
+	uint64_t seed;
+};
+
+/* Writes a safetensors file and sees it to the disk.  The file's bytes. */
+uint64_t model_write(const char *path, const struct model_spec *spec);
+/* Takes the file's pages out of the page cache.  False when some stayed: *why says which way would work. */
+bool model_make_cold(const char *path, const char **why);
+
+#endif

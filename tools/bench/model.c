@@ -1,0 +1,141 @@
+/* model.c - models of known size and content for benchmarks: valid safetensors, numbered BF16 matrices. */
+#include "shared/check.h"
+#include "tools/bench/lab.h"
+
+#include "shared/own.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define BLOCK_BYTES (4 * MIB)
+#define COLUMNS 1024
+#define LINE 256
+
+static uint64_t next_random(uint64_t *state)
+{
+	/* xorshift64*: only its incompressibility matters */
+	*state ^= *state >> 12;
+	*state ^= *state << 25;
+	*state ^= *state >> 27;
+	return *state * 0x2545f4914f6cdd1dULL;
+}
+
+/* Of each line of 256 bytes the first 144 are noise and the rest repeats the last noise: about 6/10 under LZ4. */
+static void fill(uint64_t *block, size_t words, bool compressible, uint64_t *state)
+{
+	const size_t line = LINE / sizeof *block, noise = compressible ? 18 : line;
+	for (size_t i = 0; i < words; i++)
+		block[i] = i % line < noise ? next_random(state) : block[i - 1];
+}
+
+static void write_all(int fd, const void *data, size_t bytes, const char *path)
+{
+	const char *p = data;
+	while (bytes) {
+		ssize_t n = write(fd, p, bytes);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			die_errno(errno, "writing %s", path);
+		p += n;
+		bytes -= (size_t)n;
+	}
+}
+
+/* The header with its length in front; *data_bytes is what must follow. */
+static size_t write_header(int fd, const char *path, const struct model_spec *spec, uint64_t *data_bytes)
+{
+	char *text = NULL;
+	size_t used = 0;
+	FILE *f = open_memstream(&text, &used);
+	ASSERT(f);
+	uint64_t row = 2 * COLUMNS, rows = MAX(spec->bytes / spec->n_tensors / row, 1);
+	uint64_t each = rows * row, at = 0;
+	fprintf(f, "{\"__metadata__\":{\"format\":\"pt\"}");
+	for (uint32_t i = 0; i < spec->n_tensors; i++, at += each)
+		fprintf(f, ",\"model.layers.%" PRIu32 ".weight\":{\"dtype\":\"BF16\",\"shape\":[%" PRIu64 ",%d],"
+			"\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", i, rows, COLUMNS, at, at + each);
+	fprintf(f, "}");
+	fflush(f);
+	while (used % 8) {
+		fputc(' ', f);
+		fflush(f);
+	}
+	fclose(f);
+	uint8_t length[8];
+	for (int i = 0; i < 8; i++)
+		length[i] = (uint8_t)((uint64_t)used >> (8 * i));
+	write_all(fd, length, sizeof length, path);
+	write_all(fd, text, used, path);
+	free(text);
+	*data_bytes = at;
+	return sizeof length + used;
+}
+
+uint64_t model_write(const char *path, const struct model_spec *spec)
+{
+	OWN_FD int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0)
+		die_errno(errno, "creating %s", path);
+	uint64_t left, state = spec->seed * 2 + 1;
+	size_t head = write_header(fd, path, spec, &left);
+	uint64_t total = head + left;
+	size_t block_bytes = (size_t)MIN(left, BLOCK_BYTES);
+	OWN_MEM uint64_t *block = malloc(MAX(block_bytes, sizeof *block));
+	ASSERT(block);
+	while (left) {
+		size_t n = (size_t)MIN(left, block_bytes);
+		fill(block, n / sizeof *block, spec->compressible, &state);
+		write_all(fd, block, n, path);
+		left -= n;
+	}
+	if (total > MIB && fsync(fd)) /* a hundred thousand small ones need not be durable */
+		die_errno(errno, "syncing %s", path);
+	return total;
+}
+
+static uint64_t resident_pages(int fd, uint64_t bytes)
+{
+	uint64_t n = 0;
+	size_t pages = (size_t)((bytes + 4095) / 4096);
+	void *p = mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		die_errno(errno, "mapping a model file");
+	OWN_MEM unsigned char *here = malloc(pages);
+	ASSERT(here);
+	if (mincore(p, (size_t)bytes, here))
+		die_errno(errno, "mincore");
+	for (size_t i = 0; i < pages; i++)
+		n += here[i] & 1;
+	munmap(p, (size_t)bytes);
+	return n;
+}
+
+static void drop_all_caches(void)
+{
+	OWN_FD int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	if (fd >= 0 && write(fd, "1", 1) < 0)
+		return; /* the caller counts what is left */
+}
+
+bool model_make_cold(const char *path, const char **why)
+{
+	struct stat st;
+	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st))
+		die_errno(errno, "opening %s", path);
+	fdatasync(fd);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	if (resident_pages(fd, (uint64_t)st.st_size) == 0)
+		return true;
+	drop_all_caches();
+	if (resident_pages(fd, (uint64_t)st.st_size) == 0)
+		return true;
+	*why = geteuid() == 0 ? "pages stay in the page cache even after drop_caches" :
+				"pages stay in the page cache, and dropping them all needs root";
+	return false;
+}

@@ -1,0 +1,84 @@
+/* samples.c - medians, the clock, and how a benchmark gives up. */
+#include "client/trims.h"
+#include "shared/check.h"
+#include "tools/bench/bench.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+uint64_t bench_now_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+void samples_add(struct samples *s, double value)
+{
+	if (s->n == s->cap) {
+		s->cap = s->cap ? 2 * s->cap : 256;
+		s->v = realloc(s->v, s->cap * sizeof *s->v);
+		ASSERT(s->v);
+	}
+	s->v[s->n++] = value;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+double samples_quantile(struct samples *s, double share)
+{
+	ASSERT(s->n > 0);
+	qsort(s->v, s->n, sizeof *s->v, by_value);
+	size_t i = (size_t)(share * (double)(s->n - 1) + 0.5);
+	return s->v[MIN(i, s->n - 1)];
+}
+
+double samples_median(struct samples *s)
+{
+	double upper = samples_quantile(s, 0.5);
+	return s->n % 2 ? upper : (s->v[s->n / 2 - 1] + s->v[s->n / 2]) / 2;
+}
+
+void samples_fini(struct samples *s)
+{
+	free(s->v);
+	*s = (struct samples){0};
+}
+
+static void say(const char *fmt, va_list ap)
+{
+	fputs("trims-bench: ", stderr);
+	vfprintf(stderr, fmt, ap);
+}
+
+void die(const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	say(fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	exit(BENCH_FAILED);
+}
+
+void die_errno(int err, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	say(fmt, ap);
+	va_end(ap);
+	fprintf(stderr, ": %s\n", strerror(err));
+	exit(BENCH_FAILED);
+}
+
+void die_trims(const char *doing)
+{
+	die("%s: %s", doing, trims_last_error()->text);
+}
