@@ -70,6 +70,7 @@ struct cache_config {
 	uint32_t max_names;          /* names and models known at once; opening one more forgets the least recently used
 	                              * one that holds nothing, or is refused with LIMIT */
 	uint32_t max_waiters;        /* open requests pending at once */
+	bool promote;                /* ticks bring models that earn it from disk to free host memory over an idle link */
 	bool dedup;                  /* names whose content digests are equal become one model */
 	uint32_t hash_seed;
 	/* Called at every state change of a copy, for logs and traces; may be NULL.  Must not call into the cache. */

@@ -125,8 +125,8 @@ static int add_split(struct finder *f, struct source_listing *l, const char *dir
 static int add_named_file(struct finder *f, struct source_listing *l, const char *dir, const char *name,
 	struct fault *why)
 {
-	uint32_t no, parts;
-	size_t prefix;
+	uint32_t no = 0, parts = 0;
+	size_t prefix = 0;
 	if (!gguf_split_name(name, &no, &parts, &prefix))
 		return add_split(f, l, dir, name, prefix, parts, why);
 	return add_weight(f, l, dir, name, why);
@@ -136,7 +136,7 @@ static int add_named_file(struct finder *f, struct source_listing *l, const char
 static int add_directory(struct finder *f, struct source_listing *l, const char *dir, struct source_file *index,
 	struct fault *why)
 {
-	struct fault refused;
+	struct fault refused = {0};
 	int r = look_at(f, dir, INDEX_NAME, false, index, why);
 	if (!r)
 		return add_shards(f, l, dir, index, why);

@@ -188,7 +188,7 @@ static void take_header_line(struct hop *hop, const char *line, size_t bytes)
 	if (!strncasecmp(text, "HTTP/", 5)) {
 		start_response(hop->r);
 		const char *space = strchr(text, ' ');
-		hop->r->status = space ? atoi(space + 1) : 0; /* curl has checked that three digits stand there */
+		hop->r->status = space ? (int)strtol(space + 1, NULL, 10) : 0; /* curl has checked the three digits */
 		return;
 	}
 	char *value = strchr(text, ':');
@@ -358,7 +358,6 @@ static bool is_final(CURLcode code)
 {
 	switch (code) {
 	case CURLE_URL_MALFORMAT:
-	case CURLE_UNSUPPORTED_PROTOCOL:
 	case CURLE_PEER_FAILED_VERIFICATION:
 	case CURLE_SSL_CACERT_BADFILE:
 	case CURLE_SSL_ISSUER_ERROR:
@@ -371,11 +370,12 @@ static bool is_final(CURLcode code)
 	}
 }
 
-/* Not HTTP, or a header that curl itself found too long (it says "out of memory" then). */
+/* Not HTTP/1 ("unsupported protocol", as ours always are http), or a header that curl itself found too long ("out of
+ * memory"). */
 static bool is_nonsense(CURLcode code)
 {
 	return code == CURLE_WEIRD_SERVER_REPLY || code == CURLE_OUT_OF_MEMORY ||
-	       code == CURLE_BAD_CONTENT_ENCODING;
+	       code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_BAD_CONTENT_ENCODING;
 }
 
 static int explain(const struct http *h, const struct http_request *rq, CURLcode code, struct fault *why)

@@ -77,8 +77,8 @@ static char *redirect_target(const char *from, const char *location)
 {
 	CURLU *u = curl_url();
 	char *to = NULL, *out = NULL;
-	if (u && !curl_url_set(u, CURLUPART_URL, from, CURLU_PATH_AS_IS) &&
-		!curl_url_set(u, CURLUPART_URL, location, CURLU_PATH_AS_IS) && !curl_url_get(u, CURLUPART_URL, &to, 0))
+	if (u && *location && !curl_url_set(u, CURLUPART_URL, from, CURLU_PATH_AS_IS) &&
+		!curl_url_set(u, CURLUPART_URL, location, CURLU_URLENCODE) && !curl_url_get(u, CURLUPART_URL, &to, 0))
 		out = strdup(to);
 	curl_free(to);
 	curl_url_cleanup(u);
@@ -316,7 +316,7 @@ static int follow_and_judge(struct state *st, const char *start)
 {
 	OWN_MEM char *url = NULL;
 	int r = follow(st, start, &url);
-	if (r != -EPROTO && is_complete(st)) /* a broken connection behind the last byte does no harm */
+	if (r == -EAGAIN && is_complete(st)) /* broken behind the last byte: no harm */
 		return 0;
 	if (!r)
 		r = judge(st);
@@ -399,7 +399,7 @@ static void count_failure(const struct state *st, int r)
 
 int http_transfer(struct source_worker *w, struct transfer *t, struct fault *why)
 {
-	struct fault unheard;
+	struct fault unheard = {0};
 	struct state st = {.t = t, .w = w, .why = why ? why : &unheard};
 	ASSERT(!t->ranged || t->end > t->off);
 	t->whole = false;

@@ -24,7 +24,7 @@ def read_messages():
         if row[1]:
             fields = []
             messages[row[2]] = (int(row[3]), fields)
-        else:
+        elif fields is not None:  # before the first row stand the macros' own definitions
             fields.append((row[4], row[5]))
     return messages
 

@@ -1,0 +1,205 @@
+/* evict.c - the victims of a tier.
+ *
+ * Invariants: the heap holds exactly the PART and IDLE copies, partial ones first, then by key, then by last use; the
+ * idle list holds these and the YOUNG ones in order of last use.  A rank may be older than the copy's last use; since
+ * use only raises it, the top is brought up to date until it stays the top. */
+#include "cache/brain.h"
+
+const struct evict_ops *evict_find(const char *name)
+{
+	static const struct evict_ops *const all[] = {
+#define POLICY(name, doc) &evict_##name,
+#include "cache/policies.def"
+#undef POLICY
+	};
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		if (strcmp(all[i]->name, name) == 0)
+			return all[i];
+	return NULL;
+}
+
+static bool victim_before(const struct heap_node *a, const struct heap_node *b)
+{
+	const struct copy *x = container_of(a, struct copy, victim_node), *y = container_of(b, struct copy, victim_node);
+	if ((x->account.hold == HOLD_PART) != (y->account.hold == HOLD_PART))
+		return x->account.hold == HOLD_PART;
+	if (x->rank.key != y->rank.key)
+		return x->rank.key < y->rank.key;
+	if (x->rank.last_use != y->rank.last_use)
+		return x->rank.last_use < y->rank.last_use;
+	return x->generation < y->generation;
+}
+
+void evict_init(struct tier *t)
+{
+	heap_init(&t->victims, victim_before);
+	list_init(&t->idle);
+	list_init(&t->young);
+	list_init(&t->soft);
+	list_init(&t->queue);
+}
+
+int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const struct copy *k)
+{
+	int64_t rate = m->rate;
+	if (!k)
+		rate = rate_use(rate, rate_time((int64_t)c->now, c->config.half_life_ns));
+	struct evict_subject s = {
+		.bytes = k ? k->bytes : model_tier_bytes(c, m, tier),
+		.uses = k ? k->uses : 1,
+		.last_use = k ? k->last_use : (int64_t)c->now,
+		.loaded_at = k ? k->loaded_at : c->now,
+		.rate = rate,
+		.reload_ns = c->policy->wants_reload ? route_reload_ns(c, m, tier) : 0,
+	};
+	return c->policy->key(&s);
+}
+
+void evict_rank(struct cache *c, struct copy *k)
+{
+	k->rank.key = k->account.hold == HOLD_PART ? k->last_use : evict_key_of(c, k->model, k->tier, k);
+	k->rank.last_use = k->last_use;
+	k->stale_rank = false;
+}
+
+static bool hold_is_idle(enum hold h)
+{
+	return h == HOLD_PART || h == HOLD_IDLE || h == HOLD_YOUNG;
+}
+
+/* By last use; nearly always at the end. */
+static void idle_insert(struct tier *t, struct copy *k)
+{
+	struct list *pos = t->idle.prev;
+	while (pos != &t->idle && list_entry(pos, struct copy, idle_node)->last_use > k->last_use)
+		pos = pos->prev;
+	list_add_before(&k->idle_node, pos->next);
+}
+
+void evict_place(struct cache *c, struct copy *k, enum hold old, enum hold now)
+{
+	struct tier *t = &c->tiers[k->tier];
+	if (old == HOLD_SOFT)
+		list_del(&k->soft_node);
+	heap_del(&t->victims, &k->victim_node);
+	if (hold_is_idle(old) && !hold_is_idle(now))
+		list_del(&k->idle_node);
+	if (now == HOLD_SOFT)
+		list_add_tail(&k->soft_node, &t->soft);
+	if (hold_is_idle(now) && !hold_is_idle(old))
+		idle_insert(t, k);
+	if (now == HOLD_PART || now == HOLD_IDLE) {
+		evict_rank(c, k);
+		heap_add(&t->victims, &k->victim_node);
+	}
+}
+
+struct copy *evict_next(struct cache *c, struct tier *t)
+{
+	for (;;) {
+		struct heap_node *top = heap_top(&t->victims);
+		struct copy *k = top ? container_of(top, struct copy, victim_node) : NULL;
+		if (!k || (k->account.hold != HOLD_PART && !c->policy->evicts))
+			return NULL;
+		if (!k->stale_rank)
+			return k;
+		evict_rank(c, k);
+		heap_update(&t->victims, top);
+	}
+}
+
+void evict_bytes(struct cache *c, struct tier *t, uint64_t bytes)
+{
+	while (bytes) {
+		struct copy *k = evict_next(c, t);
+		ASSERT(k);
+		bytes -= MIN(bytes, k->bytes);
+		copy_doom(c, k, DOOM_ROOM);
+	}
+}
+
+bool evict_bytes_below(struct cache *c, struct tier *t, uint64_t bytes, int64_t key)
+{
+	struct list chosen;
+	uint64_t found = 0;
+	list_init(&chosen);
+	/* Victims come off the heap in order; those that turn out not to be enough go back. */
+	while (found < bytes) {
+		struct copy *k = evict_next(c, t);
+		if (!k || (k->account.hold != HOLD_PART && k->rank.key >= key))
+			break;
+		found += k->bytes;
+		heap_del(&t->victims, &k->victim_node);
+		list_add_tail(&k->soft_node, &chosen);
+	}
+	list_for_each_safe(it, &chosen) {
+		struct copy *k = list_entry(it, struct copy, soft_node);
+		list_del(&k->soft_node);
+		heap_add(&t->victims, &k->victim_node);
+		if (found >= bytes)
+			copy_doom(c, k, DOOM_ROOM);
+	}
+	return found >= bytes;
+}
+
+void evict_age(struct cache *c, struct tier *t)
+{
+	while (!list_empty(&t->young)) {
+		struct copy *k = list_first(&t->young, struct copy, young_node);
+		if (c->now - k->loaded_at < c->config.min_residency_ns)
+			return;
+		list_del(&k->young_node);
+		k->young = false;
+		copy_settle(c, k);
+	}
+}
+
+void evict_rerank_all(struct cache *c)
+{
+	for (size_t i = 1; i < c->n_tiers; i++) {
+		struct heap *h = &c->tiers[i].victims, old = *h;
+		heap_init(h, victim_before);
+		for (size_t j = 0; j < old.n; j++)
+			old.v[j]->at = 0;
+		for (size_t j = 0; j < old.n; j++) {
+			evict_rank(c, container_of(old.v[j], struct copy, victim_node));
+			heap_add(h, old.v[j]);
+		}
+		heap_fini(&old);
+	}
+}
+
+static void evict_unused(struct cache *c, struct tier *t)
+{
+	while (evict_wake(c, t) <= c->now)
+		copy_doom(c, list_first(&t->idle, struct copy, idle_node), DOOM_TTL);
+}
+
+uint64_t evict_wake(const struct cache *c, const struct tier *t)
+{
+	if (c->config.ttl_ns == 0 || list_empty(&t->idle))
+		return CACHE_NEVER;
+	int64_t last_use = list_first(&t->idle, struct copy, idle_node)->last_use;
+	int64_t due; /* may be long past for images found on disk */
+	if (c->config.ttl_ns > INT64_MAX || __builtin_add_overflow(last_use, (int64_t)c->config.ttl_ns, &due))
+		return CACHE_NEVER;
+	return (uint64_t)MAX(due, 0);
+}
+
+/* After a reconfiguration made the tier smaller than what is on it. */
+static void evict_excess(struct cache *c, struct tier *t)
+{
+	while (t->used_bytes - t->hold_bytes[HOLD_FREEING] > t->capacity_bytes) {
+		struct copy *k = evict_next(c, t);
+		if (!k)
+			return;
+		copy_doom(c, k, DOOM_ROOM);
+	}
+}
+
+void evict_tick(struct cache *c, struct tier *t)
+{
+	evict_age(c, t);
+	evict_excess(c, t);
+	evict_unused(c, t);
+}

@@ -1,0 +1,171 @@
+/* room.c - loads that wait for bytes of a tier.
+ *
+ * Invariants: the queue is in (class, deadline, age) order and only its head is served, so that nobody is starved by
+ * smaller ones behind; bytes on their way back always belong to the head.  What is given out never exceeds the
+ * capacity.  A load is refused as soon as it cannot fit by anything but somebody's letting go. */
+#include "cache/brain.h"
+
+static uint64_t load_bytes(const struct cache *c, const struct load *l)
+{
+	return model_tier_bytes(c, l->copy->model, l->copy->tier);
+}
+
+void room_enter(struct cache *c, struct load *l)
+{
+	struct tier *t = &c->tiers[l->copy->tier];
+	struct list *pos = t->queue.prev;
+	while (pos != &t->queue && load_before(l, list_entry(pos, struct load, queue_node)))
+		pos = pos->prev;
+	list_add_before(&l->queue_node, pos->next);
+	t->dirty = t->fresh = true;
+}
+
+void room_leave(struct cache *c, struct load *l)
+{
+	if (!list_hooked(&l->queue_node))
+		return;
+	list_del(&l->queue_node);
+	c->tiers[l->copy->tier].dirty = true;
+}
+
+void room_resort(struct cache *c, struct load *l)
+{
+	room_leave(c, l);
+	room_enter(c, l);
+}
+
+/* A pin is an order: it may take any victim, as a demand may. */
+static bool load_may_take_any(const struct load *l)
+{
+	return l->class == CLASS_DEMAND || l->keep & KEEP_PIN;
+}
+
+static void room_refuse(struct cache *c, struct tier *t, struct load *l)
+{
+	struct fault why;
+	uint64_t need = load_bytes(c, l);
+	uint64_t busy = t->hold_bytes[HOLD_FIRM] + t->hold_bytes[HOLD_SOFT] + t->hold_bytes[HOLD_READ];
+	uint64_t named = MIN(busy, t->leased_bytes + t->pinned_bytes);
+	if (need > t->capacity_bytes)
+		fault_set(&why, TRIMS_E_TOO_LARGE, "%s needs %llu bytes, the whole %s tier has %llu", model_label(l->copy->model),
+			(unsigned long long)need, tier_kind_name(t->kind), (unsigned long long)t->capacity_bytes);
+	else
+		fault_set(&why, TRIMS_E_NO_ROOM,
+			"%s needs %llu bytes of the %s tier's %llu: %u leased models hold %llu, %u pinned ones %llu, "
+			"%llu are being loaded or moved; close, unpin or evict a model",
+			model_label(l->copy->model), (unsigned long long)need, tier_kind_name(t->kind),
+			(unsigned long long)t->capacity_bytes, t->n_leased, (unsigned long long)t->leased_bytes, t->n_pinned,
+			(unsigned long long)t->pinned_bytes, (unsigned long long)(busy - named));
+	load_fail(c, l, &why);
+}
+
+static void room_admit(struct cache *c, struct load *l)
+{
+	struct copy *k = l->copy;
+	list_del(&l->queue_node);
+	k->bytes = load_bytes(c, l);
+	k->generation = ++c->next_generation;
+	copy_set(c, k, COPY_RESERVED, NULL);
+	load_admitted(c, l);
+	copy_settle(c, k);
+}
+
+static uint64_t evictable_bytes(const struct cache *c, const struct tier *t)
+{
+	return t->hold_bytes[HOLD_PART] + (c->policy->evicts ? t->hold_bytes[HOLD_IDLE] : 0);
+}
+
+static void room_take_soft(struct cache *c, struct tier *t, uint64_t bytes)
+{
+	while (bytes) {
+		ASSERT(!list_empty(&t->soft));
+		struct copy *k = list_entry(t->soft.prev, struct copy, soft_node); /* the youngest has the least to lose */
+		uint64_t had = k->bytes;
+		load_give_way(c, k->load);
+		copy_doom(c, k, DOOM_ROOM);
+		bytes -= MIN(bytes, had);
+	}
+}
+
+enum verdict { VERDICT_ADMIT, VERDICT_WAIT, VERDICT_REFUSE };
+
+static enum verdict room_demand(struct cache *c, struct tier *t, struct load *l, uint64_t missing)
+{
+	uint64_t evictable = evictable_bytes(c, t);
+	uint64_t soft = l->class == CLASS_DEMAND ? t->hold_bytes[HOLD_SOFT] : 0;
+	uint64_t young = c->policy->evicts ? t->hold_bytes[HOLD_YOUNG] : 0;
+	if (evictable + soft >= missing) {
+		evict_bytes(c, t, MIN(missing, evictable));
+		room_take_soft(c, t, missing - MIN(missing, evictable));
+		return VERDICT_WAIT;
+	}
+	if (evictable + soft + young + t->hold_bytes[HOLD_READ] < missing)
+		return VERDICT_REFUSE;
+	if (!l->waited_young && evictable + soft + t->hold_bytes[HOLD_READ] < missing) {
+		l->waited_young = true;
+		c->stats.residency_waits++;
+	}
+	return VERDICT_WAIT;
+}
+
+/* What the head of the queue gets, evicting for it what may be evicted. */
+static enum verdict room_judge(struct cache *c, struct tier *t, struct load *l)
+{
+	uint64_t need = load_bytes(c, l), wanted = t->used_bytes + need;
+	if (need > t->capacity_bytes)
+		return VERDICT_REFUSE;
+	if (wanted <= t->capacity_bytes)
+		return VERDICT_ADMIT;
+	if (wanted - t->capacity_bytes <= t->hold_bytes[HOLD_FREEING])
+		return VERDICT_WAIT;
+	uint64_t missing = wanted - t->capacity_bytes - t->hold_bytes[HOLD_FREEING];
+	if (load_may_take_any(l))
+		return room_demand(c, t, l, missing);
+	return evict_bytes_below(c, t, missing, evict_key_of(c, l->copy->model, t->index, NULL)) ? VERDICT_WAIT
+												: VERDICT_REFUSE;
+}
+
+/* Demands behind the head are refused at once, too, when those before them take what could ever come free. */
+static void room_refuse_hopeless(struct cache *c, struct tier *t)
+{
+	uint64_t fixed = t->hold_bytes[HOLD_FIRM] + (c->policy->evicts ? 0 : t->hold_bytes[HOLD_IDLE]);
+	uint64_t ahead = 0;
+	t->fresh = false;
+	list_for_each_safe(it, &t->queue) {
+		struct load *l = list_entry(it, struct load, queue_node);
+		if (l->class != CLASS_DEMAND)
+			return;
+		uint64_t need = load_bytes(c, l);
+		if (it != t->queue.next && fixed + ahead + need > t->capacity_bytes)
+			room_refuse(c, t, l);
+		else
+			ahead += need;
+	}
+}
+
+void room_pump(struct cache *c, struct tier *t)
+{
+	t->dirty = false;
+	if (list_empty(&t->queue))
+		return;
+	evict_age(c, t);
+	if (t->fresh)
+		room_refuse_hopeless(c, t);
+	while (!list_empty(&t->queue)) {
+		struct load *l = list_first(&t->queue, struct load, queue_node);
+		enum verdict v = room_judge(c, t, l);
+		if (v == VERDICT_WAIT)
+			break;
+		if (v == VERDICT_ADMIT)
+			room_admit(c, l);
+		else
+			room_refuse(c, t, l);
+	}
+}
+
+uint64_t room_wake(const struct cache *c, const struct tier *t)
+{
+	if (list_empty(&t->queue) || list_empty(&t->young))
+		return CACHE_NEVER;
+	return list_first(&t->young, struct copy, young_node)->loaded_at + c->config.min_residency_ns;
+}
