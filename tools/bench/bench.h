@@ -30,10 +30,10 @@ struct bench_options {
 #undef FIGURE
 
 /* One sentence on stderr, exit status BENCH_FAILED. */
-_Noreturn void die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-_Noreturn void die_errno(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+void die_errno(int err, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
 /* What libtrims last failed with. */
-_Noreturn void die_trims(const char *doing);
+void die_trims(const char *doing) __attribute__((noreturn));
 
 uint64_t bench_now_ns(void);
 

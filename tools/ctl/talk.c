@@ -28,7 +28,7 @@ static int parse_report(struct ctl *c, const char *text, size_t bytes, json_t **
 {
 	json_error_t error;
 	*out = json_loadb(text, bytes, 0, &error);
-	if (*out && json_is_object(*out))
+	if (json_is_object(*out))
 		return CTL_DONE;
 	json_decref(*out);
 	struct fault f;
