@@ -1,0 +1,169 @@
+/* shm.c - see shm.h.  Keeps: no descriptor leaves this file that a client could write through. */
+#include "mrm/shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/mempolicy.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+#define HUGE_PAGE (2 * MIB)
+
+static int map_region(struct shm_region *r, int fd)
+{
+	void *map = mmap(NULL, r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return -errno;
+	r->map = map;
+	return 0;
+}
+
+static int new_memfd(struct shm_region *r, const char *name)
+{
+	char label[201];
+	snprintf(label, sizeof label, "%s", name);
+	r->kind = SHM_MEMFD;
+	r->fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (r->fd < 0)
+		return -errno;
+	if (ftruncate(r->fd, (off_t)r->bytes) < 0)
+		return -errno;
+	int e = map_region(r, r->fd);
+	if (e)
+		return e;
+	/* The mapping above stays writable: FUTURE_WRITE only stops new ones. */
+	if (fcntl(r->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0)
+		return -errno;
+	return 0;
+}
+
+static int new_posix(struct shm_region *r)
+{
+	static _Atomic uint64_t counter;
+	char name[64];
+	snprintf(name, sizeof name, "/trims-region.%d.%" PRIu64, (int)getpid(), atomic_fetch_add(&counter, 1));
+	r->kind = SHM_POSIX;
+	int rw = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	if (rw < 0)
+		return -errno;
+	r->fd = shm_open(name, O_RDONLY | O_CLOEXEC, 0);
+	int e = r->fd < 0 ? -errno : 0;
+	shm_unlink(name);
+	if (!e && ftruncate(rw, (off_t)r->bytes) < 0)
+		e = -errno;
+	if (!e)
+		e = map_region(r, rw);
+	close(rw);
+	return e;
+}
+
+/* Neither of these is needed for correctness: a kernel that refuses them leaves base pages on the local node. */
+static void advise(struct shm_region *r, const struct shm_options *o)
+{
+	if (o->huge && r->bytes >= HUGE_PAGE)
+		madvise(r->map, r->bytes, MADV_HUGEPAGE);
+	if (o->interleave) {
+		unsigned long all_nodes = ~0ul;
+		syscall(SYS_mbind, r->map, r->bytes, MPOL_INTERLEAVE, &all_nodes, 8 * sizeof all_nodes, 0);
+	}
+	madvise(r->map, r->bytes, MADV_DONTDUMP);
+}
+
+int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
+	struct fault *why)
+{
+	struct shm_region r = {.fd = -1, .bytes = bytes};
+	if (!bytes) {
+		*out = r;
+		return 0;
+	}
+	int e = options->force_posix ? new_posix(&r) : new_memfd(&r, name);
+	if (e) {
+		shm_fini(&r);
+		fault_errno(why, e == -ENOMEM ? TRIMS_E_NO_MEMORY : TRIMS_E_NO_SYSTEM, -e,
+			"cannot get %" PRIu64 " bytes of shared memory", bytes);
+		return e;
+	}
+	advise(&r, options);
+	*out = r;
+	return 0;
+}
+
+void shm_fini(struct shm_region *r)
+{
+	if (r->map)
+		munmap(r->map, r->bytes);
+	if (r->fd >= 0)
+		close(r->fd);
+	*r = (struct shm_region){.fd = -1};
+}
+
+int shm_new_filled(struct shm_region *out, const char *name, const void *data, uint64_t bytes,
+	const struct shm_options *options, struct fault *why)
+{
+	/* A region without bytes cannot be mapped; one byte nobody reads stands for it. */
+	int e = shm_new(out, name, bytes ? bytes : 1, options, why);
+	if (e)
+		return e;
+	if (bytes)
+		memcpy(out->map, data, bytes);
+	munmap(out->map, out->bytes);
+	out->map = NULL;
+	return 0;
+}
+
+static void read_line(const char *path, char *buf, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd >= 0 ? read(fd, buf, size - 1) : -1;
+	if (fd >= 0)
+		close(fd);
+	buf[n > 0 ? n : 0] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+}
+
+static uint32_t count_nodes(void)
+{
+	uint32_t n = 0;
+	char path[64];
+	struct stat st;
+	do
+		snprintf(path, sizeof path, "/sys/devices/system/node/node%" PRIu32, n);
+	while (!stat(path, &st) && ++n < 1024);
+	return MAX(n, 1u);
+}
+
+/* The setting is the bracketed word: "always within_size advise [never] deny force". */
+static bool shmem_thp(char *setting, size_t size)
+{
+	char line[128];
+	read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", line, sizeof line);
+	char *open = strchr(line, '['), *close = open ? strchr(open, ']') : NULL;
+	if (close)
+		*close = 0;
+	snprintf(setting, size, "%s", close ? open + 1 : "unknown");
+	return close && strcmp(setting, "never") && strcmp(setting, "deny");
+}
+
+void shm_probe(struct shm_machine *out)
+{
+	*out = (struct shm_machine){.numa_nodes = count_nodes()};
+	struct shm_region r;
+	struct fault why;
+	struct shm_options plain = {0};
+	out->memfd = !shm_new(&r, "trims-probe", 4096, &plain, &why);
+	if (out->memfd)
+		shm_fini(&r);
+	snprintf(out->memfd_detail, sizeof out->memfd_detail, "%s",
+		out->memfd ? "sealed memfds" : why.text);
+	out->thp = shmem_thp(out->thp_setting, sizeof out->thp_setting);
+}

@@ -1,0 +1,52 @@
+/* shm.h - memory that the daemon fills and clients may only read.
+ *
+ * A region is a memfd: mapped writable by the daemon, then sealed (F_SEAL_FUTURE_WRITE, SHRINK, GROW, SEAL), so that
+ * nobody who gets the descriptor can write, resize or map it writable, while the daemon goes on filling it.  Where
+ * memfd_create is refused the region is a POSIX shared-memory object, unlinked at once, and the descriptor that is handed
+ * out is a second, read-only one: weaker (a client running as root or as the daemon's user can reopen it for writing),
+ * counted as fallback no-memfd and named by `doctor`.
+ *
+ * Thread: shm_new on any thread; a region has one owner at a time. */
+#ifndef MRM_SHM_H
+#define MRM_SHM_H
+
+#include "shared/base.h"
+#include "shared/error.h"
+
+enum shm_kind { SHM_MEMFD, SHM_POSIX };
+enum shm_pages { SHM_PAGES_BASE, SHM_PAGES_TRANSPARENT };
+
+struct shm_options {
+	bool force_posix;
+	bool huge;        /* ask for transparent huge pages */
+	bool interleave;  /* spread over NUMA nodes */
+};
+
+struct shm_region {
+	int fd;           /* to hand out; -1: empty region */
+	void *map;        /* the daemon's writable mapping */
+	uint64_t bytes;
+	enum shm_kind kind;
+};
+
+/* name: seen in /proc/PID/fd and maps, cut at 200 bytes.  NO_MEMORY or NO_SYSTEM on failure. */
+int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
+	struct fault *why);
+/* Unmaps and closes; harmless on an empty one.  Takes long for large regions: not on the loop thread. */
+void shm_fini(struct shm_region *r);
+/* A small region filled with `bytes` at once and unmapped again: r->map is NULL. */
+int shm_new_filled(struct shm_region *out, const char *name, const void *data, uint64_t bytes,
+	const struct shm_options *options, struct fault *why);
+
+/* What the machine offers, found out once. */
+struct shm_machine {
+	bool memfd;
+	char memfd_detail[128];
+	bool thp;              /* shmem huge pages by madvise or always */
+	char thp_setting[64];  /* the kernel's word for it */
+	uint32_t numa_nodes;
+};
+
+void shm_probe(struct shm_machine *out);
+
+#endif
