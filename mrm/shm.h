@@ -41,7 +41,7 @@ int shm_new_filled(struct shm_region *out, const char *name, const void *data, u
 /* What the machine offers, found out once. */
 struct shm_machine {
 	bool memfd;
-	char memfd_detail[128];
+	char memfd_detail[FAULT_TEXT_MAX];
 	bool thp;              /* shmem huge pages by madvise or always */
 	char thp_setting[64];  /* the kernel's word for it */
 	uint32_t numa_nodes;
