@@ -1,0 +1,417 @@
+/* conn.c - see conn.h.
+ * Keeps: after `ending` is set nothing is read or dispatched any more; the object stays until conn_reap(); every queued
+ * reply owns duplicates of its descriptors. */
+#include "mrm/conn.h"
+
+#include "mrm/clock.h"
+#include "mrm/dispatch.h"
+#include "mrm/engine.h"
+#include "mrm/gauge.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/seqpacket.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CONN_MAGIC 0x434f4e4eu
+#define MESSAGES_PER_TURN 16  /* then the others get theirs */
+#define MAX_QUEUED 64         /* replies a client may leave unread */
+#define MAX_GROUPS 256
+
+struct queued {
+	struct list node;
+	uint32_t n_fds;
+	size_t len;
+	int fds[MSG_MAX_FDS];
+	uint8_t bytes[];
+};
+
+struct conn {
+	uint32_t magic;
+	struct server *server;
+	struct account *account;
+	uint64_t id;
+	struct seqpacket_peer peer;
+	struct list dead_node;
+	ev_io io;
+	bool greeted, ending, admin;
+	char program[65];
+	uint32_t leases;
+	struct list out;
+	uint32_t n_out;
+	uint32_t n_pending;
+	uint64_t *pending; /* [max_pending] */
+	uint32_t cap_pending;
+};
+
+uint64_t conn_id(const struct conn *c)
+{
+	return c->id;
+}
+
+struct daemon *conn_daemon(const struct conn *c)
+{
+	return c->server->daemon;
+}
+
+bool conn_is_admin(const struct conn *c)
+{
+	return c->admin;
+}
+
+static void watch(struct conn *c, int events)
+{
+	struct ev_loop *loop = c->server->daemon->loop;
+	if (ev_is_active(&c->io) && (c->io.events & (EV_READ | EV_WRITE)) == events)
+		return;
+	ev_io_stop(loop, &c->io);
+	ev_io_set(&c->io, c->io.fd, events);
+	ev_io_start(loop, &c->io);
+}
+
+static void queued_free(struct queued *q)
+{
+	list_del(&q->node);
+	msg_close_fds(q->fds, q->n_fds);
+	free(q);
+}
+
+/* Ends the connection: leases go back at once, the object follows when no callback of it can be on the stack. */
+static void conn_end_now(struct conn *c)
+{
+	if (c->ending)
+		return;
+	struct server *s = c->server;
+	struct daemon *d = s->daemon;
+	c->ending = true;
+	ev_io_stop(d->loop, &c->io);
+	close(c->io.fd);
+	while (!list_empty(&c->out))
+		queued_free(list_first(&c->out, struct queued, node));
+	idmap_take(&s->conns, c->id);
+	s->n_conns--;
+	c->account->conns--;
+	c->account->leases -= c->leases;
+	server_account_put(s, c->account);
+	list_add_tail(&c->dead_node, &s->dead);
+	log_debug("conn", "#%" PRIu64 " %s (pid %d) is gone with %u leases", c->id, c->program, (int)c->peer.pid,
+		c->leases);
+	cache_owner_gone(d->cache, clock_now(), c->id);
+	engine_pump(d);
+}
+
+void conn_reap(struct list *dead)
+{
+	while (!list_empty(dead)) {
+		struct conn *c = list_first(dead, struct conn, dead_node);
+		list_del(&c->dead_node);
+		free(c->pending);
+		c->magic = 0;
+		free(c);
+	}
+}
+
+void conn_free(struct conn **c)
+{
+	if (*c)
+		conn_end_now(*c);
+	*c = NULL;
+}
+
+static void drop(struct conn *c, const char *why)
+{
+	gauge_conn_dropped(c->server->daemon, why);
+	log_info("conn", "#%" PRIu64 " %s (uid %u, pid %d) dropped: %s", c->id, c->program, (unsigned)c->peer.uid,
+		(int)c->peer.pid, why);
+	conn_end_now(c);
+}
+
+static void enqueue(struct conn *c, const uint8_t *bytes, size_t len, const int *fds, uint32_t n_fds)
+{
+	if (c->n_out >= MAX_QUEUED) {
+		drop(c, "never-reads");
+		return;
+	}
+	struct queued *q = malloc(sizeof *q + len);
+	ASSERT(q);
+	list_init(&q->node);
+	memcpy(q->bytes, bytes, len);
+	q->len = len;
+	for (q->n_fds = 0; q->n_fds < n_fds; q->n_fds++) {
+		q->fds[q->n_fds] = fcntl(fds[q->n_fds], F_DUPFD_CLOEXEC, 3);
+		if (q->fds[q->n_fds] < 0) {
+			msg_close_fds(q->fds, q->n_fds);
+			free(q);
+			drop(c, "no-descriptors");
+			return;
+		}
+	}
+	list_add_tail(&q->node, &c->out);
+	c->n_out++;
+	watch(c, EV_READ | EV_WRITE);
+}
+
+void conn_reply(struct conn *c, const struct msg *m)
+{
+	CHECK_OBJ(c, CONN_MAGIC);
+	if (c->ending)
+		return;
+	uint8_t buf[MSG_MAX_BYTES];
+	int fds[MSG_MAX_FDS];
+	uint32_t n_fds;
+	ssize_t len = msg_encode(m, buf, sizeof buf, fds, &n_fds);
+	ASSERT(len > 0);
+	int e = list_empty(&c->out) ? seqpacket_send(c->io.fd, buf, (size_t)len, fds, n_fds, MSG_DONTWAIT) : -EAGAIN;
+	if (e == -EAGAIN || e == -ENOBUFS)
+		enqueue(c, buf, (size_t)len, fds, n_fds);
+	else if (e == -ETOOMANYREFS)
+		drop(c, "too-many-descriptors-in-flight");
+	else if (e < 0)
+		conn_end_now(c);
+}
+
+void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, const char *text)
+{
+	struct msg m;
+	msg_init(&m, MSG_FAULT, request);
+	m.u.fault.code = code;
+	if (MSG_SET_STR(m.u.fault.text, text) < 0)
+		MSG_SET_STR(m.u.fault.text, error_text(code));
+	conn_reply(c, &m);
+}
+
+static void flush(struct conn *c)
+{
+	while (!c->ending && !list_empty(&c->out)) {
+		struct queued *q = list_first(&c->out, struct queued, node);
+		int e = seqpacket_send(c->io.fd, q->bytes, q->len, q->fds, q->n_fds, MSG_DONTWAIT);
+		if (e == -EAGAIN || e == -ENOBUFS)
+			return;
+		if (e < 0) {
+			conn_end_now(c);
+			return;
+		}
+		queued_free(q);
+		c->n_out--;
+	}
+	if (!c->ending)
+		watch(c, EV_READ);
+}
+
+bool conn_begin(struct conn *c, uint64_t request)
+{
+	if (!request || conn_is_pending(c, request)) {
+		conn_violation(c, "a request id is 0 or in use already");
+		return false;
+	}
+	uint64_t limit = c->server->daemon->config->max_pending;
+	if (c->n_pending >= limit) {
+		conn_reply_fault(c, request, TRIMS_E_LIMIT, "too many unanswered requests on this connection");
+		return false;
+	}
+	if (c->n_pending == c->cap_pending) {
+		c->cap_pending = c->cap_pending ? c->cap_pending * 2 : 4;
+		c->pending = realloc(c->pending, c->cap_pending * sizeof *c->pending);
+		ASSERT(c->pending);
+	}
+	c->pending[c->n_pending++] = request;
+	return true;
+}
+
+static uint32_t pending_index(const struct conn *c, uint64_t request)
+{
+	uint32_t i = 0;
+	while (i < c->n_pending && c->pending[i] != request)
+		i++;
+	return i;
+}
+
+bool conn_is_pending(const struct conn *c, uint64_t request)
+{
+	return pending_index(c, request) < c->n_pending;
+}
+
+bool conn_end(struct conn *c, uint64_t request)
+{
+	uint32_t i = pending_index(c, request);
+	if (i == c->n_pending)
+		return false;
+	c->pending[i] = c->pending[--c->n_pending];
+	return true;
+}
+
+bool conn_may_lease(struct conn *c, struct fault *why)
+{
+	const struct config *cfg = c->server->daemon->config;
+	/* Pending opens count: each of them may become a lease. */
+	if (c->leases + c->n_pending > cfg->max_leases) {
+		fault_set(why, TRIMS_E_LIMIT, "this connection has %u leases; max-leases-per-conn is %" PRIu64, c->leases,
+			cfg->max_leases);
+		return false;
+	}
+	if (!server_is_exempt(c->peer.uid) && c->account->leases >= cfg->max_leases_uid) {
+		fault_set(why, TRIMS_E_LIMIT, "user %u has %u leases; max-leases-per-uid is %" PRIu64,
+			(unsigned)c->peer.uid, c->account->leases, cfg->max_leases_uid);
+		return false;
+	}
+	return true;
+}
+
+void conn_leases_add(struct conn *c, int n)
+{
+	c->leases += (uint32_t)n;
+	c->account->leases += (uint32_t)n;
+}
+
+void conn_violation(struct conn *c, const char *what)
+{
+	if (c->ending)
+		return;
+	gauge_protocol_error(c->server->daemon);
+	conn_reply_fault(c, 0, TRIMS_E_PROTOCOL, what);
+	drop(c, "protocol");
+}
+
+static void greet(struct conn *c, const struct msg *m)
+{
+	if (m->u.hello.version_min > MSG_VERSION || m->u.hello.version_max < MSG_VERSION) {
+		char text[128];
+		snprintf(text, sizeof text, "this daemon speaks protocol version %d, the client %u to %u", MSG_VERSION,
+			m->u.hello.version_min, m->u.hello.version_max);
+		conn_reply_fault(c, m->request, TRIMS_E_VERSION, text);
+		drop(c, "version");
+		return;
+	}
+	c->greeted = true;
+	snprintf(c->program, sizeof c->program, "%s", m->u.hello.program);
+	dispatch_hello(c, m->request, &m->u.hello);
+}
+
+/* One datagram.  False when there is nothing more to read now. */
+static bool receive(struct conn *c)
+{
+	uint8_t buf[MSG_MAX_BYTES];
+	int fds[SEQPACKET_MAX_FDS];
+	uint32_t n_fds;
+	ssize_t len = seqpacket_recv(c->io.fd, buf, sizeof buf, fds, SEQPACKET_MAX_FDS, &n_fds, MSG_DONTWAIT);
+	if (len == -EAGAIN || len == -EINTR)
+		return false;
+	if (len == -EPROTO) {
+		conn_violation(c, "a datagram longer than any message");
+		return false;
+	}
+	if (len <= 0) {
+		conn_end_now(c);
+		return false;
+	}
+	struct msg m;
+	enum msg_direction dir;
+	if (msg_decode(buf, (size_t)len, fds, n_fds, &m) < 0) {
+		conn_violation(c, "a malformed message");
+		return false;
+	}
+	if (msg_direction(m.type, &dir) < 0 || dir != MSG_C2D || (m.type == MSG_HELLO) == c->greeted)
+		conn_violation(c, "a message that has no place here");
+	else if (!c->greeted)
+		greet(c, &m);
+	else
+		dispatch(c, &m);
+	msg_fini(&m);
+	return !c->ending;
+}
+
+static void on_io(struct ev_loop *loop, ev_io *w, int revents)
+{
+	struct conn *c = w->data;
+	CHECK_OBJ(c, CONN_MAGIC);
+	if (revents & EV_WRITE)
+		flush(c);
+	for (int i = 0; !c->ending && (revents & EV_READ) && i < MESSAGES_PER_TURN; i++)
+		if (!receive(c))
+			break;
+}
+
+static bool in_group(int fd, gid_t primary, const char *group)
+{
+	if (!*group)
+		return false;
+	char *end;
+	gid_t wanted = (gid_t)strtoul(group, &end, 10);
+	if (*end) {
+		struct group *g = getgrnam(group);
+		if (!g)
+			return false;
+		wanted = g->gr_gid;
+	}
+	if (primary == wanted)
+		return true;
+	gid_t groups[MAX_GROUPS];
+	socklen_t len = sizeof groups;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
+		return false;
+	for (size_t i = 0; i < len / sizeof *groups; i++)
+		if (groups[i] == wanted)
+			return true;
+	return false;
+}
+
+/* Says no on a socket that never becomes a connection. */
+static int refuse(struct server *s, int fd, const char *text)
+{
+	struct msg m;
+	uint8_t buf[MSG_MAX_BYTES];
+	int fds[MSG_MAX_FDS];
+	uint32_t n_fds;
+	msg_init(&m, MSG_FAULT, 0);
+	m.u.fault.code = TRIMS_E_TOO_MANY_CONNS;
+	MSG_SET_STR(m.u.fault.text, text);
+	ssize_t len = msg_encode(&m, buf, sizeof buf, fds, &n_fds);
+	if (len > 0)
+		seqpacket_send(fd, buf, (size_t)len, fds, 0, MSG_DONTWAIT);
+	gauge_conn_dropped(s->daemon, "limit");
+	close(fd);
+	return -EUSERS;
+}
+
+int conn_new(struct server *s, int fd)
+{
+	const struct config *cfg = s->daemon->config;
+	struct seqpacket_peer peer;
+	if (seqpacket_peer(fd, &peer) < 0) {
+		close(fd);
+		return -ENOTCONN;
+	}
+	if (s->n_conns >= cfg->max_conns)
+		return refuse(s, fd, "the daemon has max-conns connections");
+	struct account *a = server_account(s, peer.uid);
+	if (!server_is_exempt(peer.uid) && a->conns >= cfg->max_conns_uid) {
+		server_account_put(s, a);
+		return refuse(s, fd, "this user has max-conns-per-uid connections");
+	}
+	struct conn *c = calloc(1, sizeof *c);
+	ASSERT(c);
+	c->magic = CONN_MAGIC;
+	c->server = s;
+	c->account = a;
+	c->id = s->next_conn++;
+	c->peer = peer;
+	c->admin = server_is_exempt(peer.uid) || in_group(fd, peer.gid, cfg->admin_group);
+	list_init(&c->out);
+	list_init(&c->dead_node);
+	strcpy(c->program, "?");
+	a->conns++;
+	s->n_conns++;
+	idmap_set(&s->conns, c->id, c);
+	ev_io_init(&c->io, on_io, fd, EV_READ);
+	c->io.data = c;
+	ev_io_start(s->daemon->loop, &c->io);
+	log_debug("conn", "#%" PRIu64 " uid %u pid %d", c->id, (unsigned)peer.uid, (int)peer.pid);
+	return 0;
+}

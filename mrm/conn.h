@@ -1,0 +1,38 @@
+/* conn.h - one client connection: its requests, its leases (in the brain, owner = conn id), its limits.
+ * Thread: loop.  Owned by the server; conn_free() ends the leases.  A reply never blocks: what the socket does not take
+ * waits in a bounded queue, and a client that does not read is dropped. */
+#ifndef MRM_CONN_H
+#define MRM_CONN_H
+
+#include "mrm/server.h"
+#include "shared/error.h"
+#include "shared/msg.h"
+
+struct conn;
+
+/* Takes the socket over.  Refusals (limits) are answered with a FAULT and the socket is closed: -EUSERS. */
+int conn_new(struct server *s, int fd);
+void conn_free(struct conn **c);
+
+/* Frees ended connections; where no callback of theirs can be running. */
+void conn_reap(struct list *dead);
+
+uint64_t conn_id(const struct conn *c);
+struct daemon *conn_daemon(const struct conn *c);
+bool conn_is_admin(const struct conn *c);
+/* Descriptors in *m stay the caller's. May end the connection, but not before the caller returned to the loop. */
+void conn_reply(struct conn *c, const struct msg *m);
+void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, const char *text);
+/* A request that will be answered later.  False (and answered LIMIT or PROTOCOL) when there are too many or the id is in
+ * use. */
+bool conn_begin(struct conn *c, uint64_t request);
+/* The answer is being sent: forgets the request.  False when it was not pending. */
+bool conn_end(struct conn *c, uint64_t request);
+bool conn_is_pending(const struct conn *c, uint64_t request);
+/* Books leases for the connection and its user; false when that passes a limit (*why says which). */
+bool conn_may_lease(struct conn *c, struct fault *why);
+void conn_leases_add(struct conn *c, int n);
+/* The peer broke the rules: FAULT(PROTOCOL), then the end. */
+void conn_violation(struct conn *c, const char *what);
+
+#endif

@@ -1,0 +1,69 @@
+/* daemon.h - what the parts of mrm share.
+ * Thread: everything here belongs to the loop thread, except the pools' own innards and what jobs carry to workers.
+ * Owns: all that it points to. */
+#ifndef MRM_DAEMON_H
+#define MRM_DAEMON_H
+
+#include "cache/cache.h"
+#include "mrm/config.h"
+#include "mrm/idmap.h"
+#include "mrm/jobs.h"
+#include "mrm/shm.h"
+
+#include <ev.h>
+
+struct disk;
+struct source;
+struct metrics;
+struct server;
+struct httpd;
+
+/* Degraded paths in use, each with its name, reason and counter (metrics.def: trims_fallback_total). */
+struct degraded {
+	const char *name;
+	char reason[FAULT_TEXT_MAX];
+	uint64_t count;
+};
+#define DAEMON_MAX_DEGRADED 24
+
+struct daemon {
+	struct config *config;
+	int argc; /* kept for reloads */
+	char **argv;
+	struct ev_loop *loop;
+	struct cache *cache;
+	uint8_t tier_remote, tier_disk, tier_host; /* CACHE_NO_TIER when not configured */
+	struct disk *disk;
+	struct source *sources[CONFIG_MAX_LIST];
+	size_t n_sources;
+	struct metrics *metrics;
+	struct jobs *jobs;
+	/* read: file and disk-tier chunks; net: remote chunks and resolves; write: disk-tier stores; misc: the rest. */
+	struct pool *read, *net, *write, *misc;
+	struct shm_machine machine;
+	struct shm_options shm;
+	struct server *server;
+	struct httpd *httpd;
+	struct idmap images;    /* brain's model id -> struct image */
+	struct idmap prints;    /* fingerprint key -> struct image */
+	struct idmap transfers; /* brain's transfer id -> struct transfer */
+	struct degraded degraded[DAEMON_MAX_DEGRADED];
+	size_t n_degraded;
+	bool pumping, names_dirty, names_saving, stopping;
+	uint64_t started_ns, boot_hi, boot_lo;
+	ev_timer tick, watchdog, names_timer, gauges, drain;
+	ev_signal sigterm, sigint, sighup;
+	ev_prepare pump;
+	int exit_code;
+};
+
+/* 0 or -errno with a sentence; on failure daemon_free() cleans up. */
+int daemon_new(struct daemon **out, struct config *config, int argc, char **argv, struct fault *why);
+/* Runs until told to stop; returns the process's exit code. */
+int daemon_run(struct daemon *d);
+void daemon_free(struct daemon **d);
+
+/* Names a degraded path: logged the first time, counted every time. */
+void daemon_degraded(struct daemon *d, const char *name, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

@@ -1,0 +1,204 @@
+/* dispatch.c - see dispatch.h.  Handlers translate between messages and the brain; answers to what the brain decides
+ * later are sent by the engine. */
+#include "mrm/dispatch.h"
+
+#include "mrm/clock.h"
+#include "mrm/conn.h"
+#include "mrm/engine.h"
+#include "mrm/files.h"
+#include "mrm/report.h"
+#include "mrm/verify.h"
+#include "shared/name.h"
+#include "shared/reports.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+void dispatch(struct conn *c, struct msg *m)
+{
+	switch (m->type) {
+#define DISPATCH_C2D(NAME, name)                                                                                      \
+	case MSG_##NAME:                                                                                              \
+		dispatch_##name(c, m->request, &m->u.name);                                                           \
+		break;
+#define DISPATCH_D2C(NAME, name)
+#define MSG(NAME, name, type, direction, doc) DISPATCH_##direction(NAME, name)
+#include "shared/messages.def"
+	default:
+		conn_violation(c, "a message that has no place here");
+	}
+}
+
+void dispatch_hello(struct conn *c, uint64_t request, const struct msg_hello *m)
+{
+	struct daemon *d = conn_daemon(c);
+	struct msg r;
+	msg_init(&r, MSG_WELCOME, request);
+	r.u.welcome.version = MSG_VERSION;
+	r.u.welcome.boot_hi = d->boot_hi;
+	r.u.welcome.boot_lo = d->boot_lo;
+	r.u.welcome.max_leases = (uint32_t)d->config->max_leases;
+	for (size_t t = 1; t < cache_n_tiers(d->cache); t++) {
+		struct cache_tier_view v;
+		cache_tier(d->cache, (uint8_t)t, &v);
+		r.u.welcome.tiers |= 1u << v.kind;
+	}
+	MSG_SET_STR(r.u.welcome.daemon, "mrm " TRIMS_VERSION);
+	conn_reply(c, &r);
+}
+
+static bool tier_is_valid(struct conn *c, uint64_t request, uint32_t tier)
+{
+	if (tier < TIER_KIND_N)
+		return true;
+	conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "no such kind of tier");
+	return false;
+}
+
+static bool name_is_valid(struct conn *c, uint64_t request, const char *name)
+{
+	struct fault why;
+	if (!name_check(name, &why))
+		return true;
+	conn_reply_fault(c, request, why.code, why.text);
+	return false;
+}
+
+static bool may_administer(struct conn *c, uint64_t request)
+{
+	if (conn_is_admin(c))
+		return true;
+	conn_reply_fault(c, request, TRIMS_E_DENIED,
+		"only root, the daemon's own user and its admin group may do this");
+	return false;
+}
+
+typedef void (*open_fn)(struct cache *c, uint64_t now, const struct cache_open *req);
+
+/* Hands a request that the brain will answer to it. */
+static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32_t tier, struct cache_open *req,
+	open_fn ask)
+{
+	struct daemon *d = conn_daemon(c);
+	if (!tier_is_valid(c, request, tier) || !name_is_valid(c, request, name) || !conn_begin(c, request))
+		return;
+	req->name = name;
+	req->owner = conn_id(c);
+	req->request = request;
+	req->tier = (enum tier_kind)tier;
+	req->device = UINT32_MAX;
+	ask(d->cache, clock_now(), req);
+	engine_pump(d);
+}
+
+void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
+{
+	struct fault why;
+	if (m->class > CLASS_PREFETCH || m->flags & ~1u) {
+		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "unknown class or flag");
+		return;
+	}
+	if (*m->device) {
+		conn_reply_fault(c, request, TRIMS_E_NO_TIER, "this daemon has no GPU of that UUID");
+		return;
+	}
+	if (!conn_may_lease(c, &why)) {
+		conn_reply_fault(c, request, why.code, why.text);
+		return;
+	}
+	uint64_t now = clock_now(), deadline;
+	if (!m->deadline_ns || add_overflows(now, m->deadline_ns, &deadline))
+		deadline = CACHE_NEVER;
+	struct cache_open req = {.class = (enum load_class)m->class, .deadline = deadline, .only_resident = m->flags & 1};
+	ask_brain(c, request, m->model, m->tier, &req, cache_open);
+}
+
+void dispatch_close(struct conn *c, uint64_t request, const struct msg_close *m)
+{
+	struct daemon *d = conn_daemon(c);
+	if (cache_close(d->cache, clock_now(), conn_id(c), m->lease) < 0) {
+		conn_violation(c, "CLOSE of a lease that this connection does not hold");
+		return;
+	}
+	conn_leases_add(c, -1);
+	engine_pump(d);
+}
+
+void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *m)
+{
+	struct daemon *d = conn_daemon(c);
+	/* Not pending: it was answered while the CANCEL was on its way. */
+	if (cache_cancel(d->cache, clock_now(), conn_id(c), m->target) == 0)
+		engine_pump(d);
+	else if (conn_end(c, m->target))
+		conn_reply_fault(c, m->target, TRIMS_E_CANCELLED, "cancelled by the client");
+}
+
+void dispatch_prefetch(struct conn *c, uint64_t request, const struct msg_prefetch *m)
+{
+	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
+	ask_brain(c, request, m->model, m->tier, &req, cache_prefetch);
+}
+
+void dispatch_pin(struct conn *c, uint64_t request, const struct msg_pin *m)
+{
+	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
+	if (may_administer(c, request))
+		ask_brain(c, request, m->model, m->tier, &req, cache_pin);
+}
+
+static void reply_done(struct conn *c, uint64_t request, const char *text)
+{
+	struct msg r;
+	msg_init(&r, MSG_DONE, request);
+	MSG_SET_STR(r.u.done.text, text);
+	conn_reply(c, &r);
+}
+
+void dispatch_unpin(struct conn *c, uint64_t request, const struct msg_unpin *m)
+{
+	struct daemon *d = conn_daemon(c);
+	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model))
+		return;
+	if (cache_unpin(d->cache, clock_now(), m->model, (enum tier_kind)m->tier) < 0)
+		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no pinned model of this name");
+	else
+		reply_done(c, request, "unpinned");
+	engine_pump(d);
+}
+
+void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
+{
+	struct daemon *d = conn_daemon(c);
+	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model))
+		return;
+	uint32_t in_use = 0;
+	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, &in_use) < 0) {
+		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is there");
+	} else {
+		char text[96];
+		snprintf(text, sizeof text, in_use ? "evicted; %" PRIu32 " copies in use are freed when their leases end"
+						   : "evicted", in_use);
+		reply_done(c, request, text);
+	}
+	engine_pump(d);
+}
+
+void dispatch_verify(struct conn *c, uint64_t request, const struct msg_verify *m)
+{
+	if (may_administer(c, request) && name_is_valid(c, request, m->model) && conn_begin(c, request))
+		verify_start(c, request, m->model);
+}
+
+void dispatch_file(struct conn *c, uint64_t request, const struct msg_file *m)
+{
+	if (conn_begin(c, request))
+		files_start(c, request, m->lease, m->path);
+}
+
+void dispatch_query(struct conn *c, uint64_t request, const struct msg_query *m)
+{
+	report_answer(c, request, m->report, m->model, m->cursor);
+}

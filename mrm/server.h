@@ -1,0 +1,45 @@
+/* server.h - the listening socket, the connections, and what each user may have at once.
+ * Thread: loop.  Owns the connections. */
+#ifndef MRM_SERVER_H
+#define MRM_SERVER_H
+
+#include "mrm/daemon.h"
+#include "shared/list.h"
+
+#include <sys/types.h>
+
+struct conn;
+
+/* What one uid holds; kept while it holds something. */
+struct account {
+	uid_t uid;
+	uint32_t conns, leases;
+};
+
+struct server {
+	struct daemon *daemon;
+	int listener;
+	bool activated; /* the socket is systemd's: never unlinked here */
+	char *path;
+	ev_io accept;
+	ev_timer pause; /* out of descriptors: stop accepting for a moment */
+	struct idmap conns;    /* conn id -> struct conn */
+	struct idmap accounts; /* uid + 1 -> struct account */
+	uint64_t next_conn;
+	struct list dead;      /* connections to free when the loop is back at its own level */
+	ev_prepare reap;
+	uint32_t n_conns;
+};
+
+/* -EADDRINUSE: another daemon answers on the socket.  A stale socket file is replaced. */
+int server_new(struct server **out, struct daemon *d, struct fault *why);
+void server_free(struct server **s);
+/* Closes the listener and tells every client that the daemon is stopping. */
+void server_stop(struct server *s);
+/* NULL when it has gone. */
+struct conn *server_conn(struct server *s, uint64_t id);
+struct account *server_account(struct server *s, uid_t uid);
+void server_account_put(struct server *s, struct account *a);
+bool server_is_exempt(uid_t uid);
+
+#endif
