@@ -1,0 +1,141 @@
+/* copy.c - see copy.h. */
+#include "mrm/copy.h"
+
+#include "shared/check.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct progress_page *page_of(const struct copy *c)
+{
+	return c->page.map;
+}
+
+static void wake_all(struct copy *c)
+{
+	struct progress_page *p = page_of(c);
+	atomic_fetch_add_explicit(&p->wake, 1, memory_order_release);
+	syscall(SYS_futex, &p->wake, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+static int new_extents(struct copy *c, const struct layout *l, const char *label, const struct shm_options *options,
+	struct fault *why)
+{
+	c->n_chunks = l->n_chunks;
+	c->extents = calloc(MAX(l->n_extents, 1u), sizeof *c->extents);
+	c->edge = calloc(MAX(l->n_extents, 1u), sizeof *c->edge);
+	c->landed = calloc(MAX(l->n_chunks, 1u), sizeof *c->landed);
+	c->readable = calloc(MAX(l->n_chunks, 1u), sizeof *c->readable);
+	if (!c->extents || !c->edge || !c->landed || !c->readable)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u chunks", l->n_chunks), -ENOMEM;
+	for (uint32_t i = 0; i < l->n_extents; i++) {
+		c->edge[i] = l->extent_chunk[i];
+		int e = shm_new(&c->extents[i], label, l->extent_bytes[i], options, why);
+		if (e)
+			return e;
+		c->n_extents++;
+	}
+	return 0;
+}
+
+int copy_new(struct copy **out, const struct layout *l, uint64_t generation, bool host, const char *label,
+	const struct shm_options *options, struct fault *why)
+{
+	struct copy *c = calloc(1, sizeof *c);
+	if (!c)
+		return -ENOMEM;
+	c->generation = generation;
+	c->page.fd = -1;
+	char name[220];
+	snprintf(name, sizeof name, "mrm:%s:progress", label);
+	int e = shm_new(&c->page, name, PROGRESS_BYTES, options, why);
+	snprintf(name, sizeof name, "mrm:%s", label);
+	if (!e && host)
+		e = new_extents(c, l, name, options, why);
+	if (e) {
+		copy_free(&c);
+		return e;
+	}
+	struct progress_page *p = page_of(c);
+	p->magic = PROGRESS_MAGIC;
+	p->version = PROGRESS_VERSION;
+	p->copy = generation;
+	p->extents = c->n_extents;
+	p->image_bytes = l->image_bytes;
+	*out = c;
+	return 0;
+}
+
+void copy_free(struct copy **cp)
+{
+	struct copy *c = *cp;
+	if (!c)
+		return;
+	for (uint32_t i = 0; i < c->n_extents; i++)
+		shm_fini(&c->extents[i]);
+	shm_fini(&c->page);
+	free(c->extents);
+	free(c->edge);
+	free(c->landed);
+	free(c->readable);
+	free(c);
+	*cp = NULL;
+}
+
+uint8_t *copy_chunk(const struct copy *c, const struct layout *l, uint32_t chunk)
+{
+	if (!c->n_extents)
+		return NULL;
+	struct layout_chunk k = layout_chunk(l, chunk);
+	return (uint8_t *)c->extents[k.extent].map + k.offset;
+}
+
+void copy_set_readable(struct copy *c, const struct layout *l, uint32_t chunk)
+{
+	ASSERT(c->n_extents && c->landed[chunk]);
+	if (c->readable[chunk])
+		return;
+	c->readable[chunk] = true;
+	c->n_readable++;
+	struct layout_chunk k = layout_chunk(l, chunk);
+	c->landed_bytes += k.bytes;
+	struct progress_page *p = page_of(c);
+	atomic_store_explicit(&p->landed, c->landed_bytes, memory_order_relaxed);
+	uint32_t end = l->extent_chunk[k.extent + 1], before = c->edge[k.extent];
+	while (c->edge[k.extent] < end && c->readable[c->edge[k.extent]])
+		c->edge[k.extent]++;
+	if (c->edge[k.extent] == before)
+		return;
+	struct layout_chunk last = layout_chunk(l, c->edge[k.extent] - 1);
+	atomic_store_explicit(&p->watermark[k.extent], last.offset + last.bytes, memory_order_release);
+	wake_all(c);
+}
+
+void copy_set_ready(struct copy *c, const struct layout *l, struct hash128 digest)
+{
+	struct progress_page *p = page_of(c);
+	for (uint32_t i = 0; i < c->n_extents; i++)
+		atomic_store_explicit(&p->watermark[i], l->extent_bytes[i], memory_order_release);
+	atomic_store_explicit(&p->landed, l->image_bytes, memory_order_relaxed);
+	atomic_store_explicit(&p->digest_hi, digest.hi, memory_order_relaxed);
+	atomic_store_explicit(&p->digest_lo, digest.lo, memory_order_relaxed);
+	atomic_store_explicit(&p->state, PROGRESS_READY, memory_order_release);
+	wake_all(c);
+}
+
+void copy_poison(struct copy *c, const struct fault *why)
+{
+	struct progress_page *p = page_of(c);
+	if (atomic_load_explicit(&p->state, memory_order_relaxed) == PROGRESS_READY)
+		return;
+	snprintf(p->error_text, sizeof p->error_text, "%s", why->text);
+	atomic_store_explicit(&p->error, (uint32_t)why->code, memory_order_relaxed);
+	atomic_store_explicit(&p->state, PROGRESS_POISONED, memory_order_release);
+	wake_all(c);
+}

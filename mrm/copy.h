@@ -1,0 +1,41 @@
+/* copy.h - one copy of a model in memory as clients see it: extents and a progress page; of a copy on disk: the page alone.
+ *
+ * Thread: loop, except that workers write into extents they were given a chunk of, and that making and freeing (which
+ * take long) are done by workers on copies nobody else can see.
+ * Keeps: a watermark only ever grows, and covers verified bytes only. */
+#ifndef MRM_COPY_H
+#define MRM_COPY_H
+
+#include "mrm/disk/hash.h"
+#include "mrm/shm.h"
+#include "shared/image.h"
+#include "shared/progress.h"
+
+struct copy {
+	uint64_t generation;
+	struct shm_region page;      /* struct progress_page */
+	uint32_t n_extents;          /* 0: on disk */
+	struct shm_region *extents;
+	uint32_t n_chunks;
+	bool *landed;                /* [n_chunks] bytes are there and matched what was known of them */
+	bool *readable;              /* [n_chunks] landed, and nothing further has to be checked */
+	uint32_t n_landed, n_readable;
+	uint64_t landed_bytes;       /* of readable chunks */
+	uint32_t *edge;              /* [n_extents] first chunk of the extent that is not readable */
+};
+
+/* host false: a page only.  generation is shown to clients; label names the memory. */
+int copy_new(struct copy **out, const struct layout *l, uint64_t generation, bool host, const char *label,
+	const struct shm_options *options, struct fault *why);
+void copy_free(struct copy **c);
+
+/* Where the chunk's bytes belong; NULL on disk. */
+uint8_t *copy_chunk(const struct copy *c, const struct layout *l, uint32_t chunk);
+/* The chunk may be read by clients from now on: moves the watermark and wakes whoever waits. */
+void copy_set_readable(struct copy *c, const struct layout *l, uint32_t chunk);
+/* A complete copy: all watermarks at their ends. */
+void copy_set_ready(struct copy *c, const struct layout *l, struct hash128 digest);
+/* A failed one. */
+void copy_poison(struct copy *c, const struct fault *why);
+
+#endif

@@ -1,0 +1,192 @@
+/* image.c - see image.h.
+ * Keeps: an image is in `prints` as long as it lives, and in `images` while model != 0. */
+#include "mrm/image.h"
+
+#include "shared/check.h"
+#include "shared/table.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define IMAGE_MAGIC 0x494d4147u
+
+/* Fingerprints are 128 bits; the map's 64 are compared in full by image_by_fingerprint(). */
+static uint64_t print_key(uint64_t hi, uint64_t lo)
+{
+	uint64_t key = hi ^ (lo << 1 | lo >> 63);
+	return key ? key : 1;
+}
+
+int image_new(struct image **out, struct daemon *d, uint64_t hi, uint64_t lo)
+{
+	struct image *img = calloc(1, sizeof *img);
+	if (!img)
+		return -ENOMEM;
+	img->magic = IMAGE_MAGIC;
+	img->daemon = d;
+	img->fingerprint_hi = hi;
+	img->fingerprint_lo = lo;
+	img->table.fd = -1;
+	idmap_set(&d->prints, print_key(hi, lo), img);
+	*out = img;
+	return 0;
+}
+
+static void image_free(struct image *img)
+{
+	uint64_t key = print_key(img->fingerprint_hi, img->fingerprint_lo);
+	if (idmap_get(&img->daemon->prints, key) == img)
+		idmap_take(&img->daemon->prints, key);
+	ASSERT(!img->host && !img->model && !img->persist);
+	copy_free(&img->disk);
+	image_desc_free(&img->desc);
+	source_listing_free(&img->listing);
+	shm_fini(&img->table);
+	free(img->hashes);
+	free(img->has_hash);
+	img->magic = 0;
+	free(img);
+}
+
+struct image *image_get(struct image *img)
+{
+	CHECK_OBJ(img, IMAGE_MAGIC);
+	img->refs++;
+	return img;
+}
+
+void image_settle(struct image *img)
+{
+	CHECK_OBJ(img, IMAGE_MAGIC);
+	if (!img->refs && !img->model && !img->stored)
+		image_free(img);
+}
+
+void image_put(struct image **img)
+{
+	CHECK_OBJ(*img, IMAGE_MAGIC);
+	ASSERT((*img)->refs > 0);
+	(*img)->refs--;
+	image_settle(*img);
+	*img = NULL;
+}
+
+struct image *image_by_model(struct daemon *d, uint64_t model)
+{
+	return idmap_get(&d->images, model);
+}
+
+struct image *image_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo)
+{
+	struct image *img = idmap_get(&d->prints, print_key(hi, lo));
+	return img && img->fingerprint_hi == hi && img->fingerprint_lo == lo ? img : NULL;
+}
+
+const struct image_desc *image_desc_of(const struct image *img)
+{
+	if (img->desc)
+		return img->desc;
+	return img->stored ? disk_image_desc(img->stored) : NULL;
+}
+
+const struct layout *image_layout(const struct image *img)
+{
+	const struct image_desc *desc = image_desc_of(img);
+	return desc ? desc->layout : NULL;
+}
+
+bool image_chunk_hash(const struct image *img, uint32_t chunk, struct hash128 *out)
+{
+	if (img->has_hash && img->has_hash[chunk]) {
+		*out = img->hashes[chunk];
+		return true;
+	}
+	struct disk_extent at;
+	if (!img->stored || disk_image_chunk(img->stored, chunk, &at))
+		return false;
+	*out = at.hash;
+	return true;
+}
+
+void image_set_chunk_hash(struct image *img, uint32_t chunk, struct hash128 hash)
+{
+	if (!img->hashes) {
+		uint32_t n = image_layout(img)->n_chunks;
+		img->hashes = calloc(n, sizeof *img->hashes);
+		img->has_hash = calloc(n, sizeof *img->has_hash);
+		ASSERT(img->hashes && img->has_hash);
+	}
+	img->hashes[chunk] = hash;
+	img->has_hash[chunk] = true;
+}
+
+bool image_hashes_complete(const struct image *img)
+{
+	uint32_t n = image_layout(img)->n_chunks;
+	struct hash128 ignored;
+	for (uint32_t i = 0; i < n; i++)
+		if (!image_chunk_hash(img, i, &ignored))
+			return false;
+	return true;
+}
+
+int image_make_table(struct image *img, struct fault *why)
+{
+	if (img->table.fd >= 0)
+		return 0;
+	const struct layout *l = image_layout(img);
+	uint64_t bytes = table_bytes(l);
+	void *table = aligned_alloc(64, align_up(bytes, 64));
+	if (!table)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a tensor table"), -ENOMEM;
+	table_build(l, table);
+	int e = shm_new_filled(&img->table, "mrm:tensor-table", table, bytes, &img->daemon->shm, why);
+	free(table);
+	return e;
+}
+
+int image_clone_desc(const struct image_desc *from, struct image_desc **out, struct fault *why)
+{
+	uint8_t *bytes;
+	size_t n;
+	struct image_desc *copy;
+	int e = image_desc_encode(from, &bytes, &n, why);
+	if (e)
+		return e;
+	e = image_desc_decode(bytes, n, &copy, why);
+	free(bytes);
+	if (e)
+		return e;
+	for (uint32_t i = 0; i < copy->n_sides; i++) {
+		if (!from->sides[i].data)
+			continue;
+		copy->sides[i].data = malloc(from->sides[i].bytes ? from->sides[i].bytes : 1);
+		if (!copy->sides[i].data) {
+			image_desc_free(&copy);
+			return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for side files"), -ENOMEM;
+		}
+		memcpy(copy->sides[i].data, from->sides[i].data, from->sides[i].bytes);
+	}
+	*out = copy;
+	return 0;
+}
+
+const char *image_label(const struct image *img)
+{
+	const char *name = img->model ? cache_name(img->daemon->cache, img->model, 0) : NULL;
+	const struct image_desc *desc = image_desc_of(img);
+	return name ? name : desc && desc->name ? desc->name : "unnamed";
+}
+
+void image_info(const struct image *img, struct cache_model_info *out)
+{
+	const struct image_desc *desc = image_desc_of(img);
+	*out = (struct cache_model_info){
+		.fingerprint_hi = img->fingerprint_hi,
+		.fingerprint_lo = img->fingerprint_lo,
+		.image_bytes = desc->layout->image_bytes,
+		.disk_bytes = image_desc_disk_bytes(desc),
+		.in_place = desc->in_place,
+	};
+}

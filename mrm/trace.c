@@ -1,0 +1,26 @@
+/* trace.c - see trace.h. */
+#include "mrm/trace.h"
+
+#include "mrm/clock.h"
+
+struct trace_load *trace_begin(struct trace *t, uint64_t transfer)
+{
+	struct trace_load *l = &t->load[t->n++ % TRACE_KEPT];
+	*l = (struct trace_load){
+		.transfer = transfer,
+		.started_unix_ns = clock_unix(),
+		.started_ns = clock_now(),
+		.resolve_ns = t->resolve_ns,
+		.alloc_ns = t->alloc_ns,
+	};
+	t->resolve_ns = t->alloc_ns = 0;
+	return l;
+}
+
+struct trace_load *trace_find(struct trace *t, uint64_t transfer)
+{
+	for (uint32_t i = 0; i < TRACE_KEPT; i++)
+		if (t->load[i].transfer == transfer)
+			return &t->load[i];
+	return NULL;
+}
