@@ -137,6 +137,14 @@ struct job *pool_take(struct pool *p, bool wait)
 	return job;
 }
 
+bool pool_is_closing(struct pool *p)
+{
+	pthread_mutex_lock(&p->lock);
+	bool closing = p->closing;
+	pthread_mutex_unlock(&p->lock);
+	return closing;
+}
+
 void pool_finish(struct pool *p, struct job *job)
 {
 	send_home(p->back, job);

@@ -57,6 +57,8 @@ void pool_submit(struct pool *p, struct job *job);
 bool pool_withdraw(struct pool *p, struct job *job);
 /* For serve(): the best job, NULL when there is none (wait = false) or the pool is closing. */
 struct job *pool_take(struct pool *p, bool wait);
+/* For serve(): no more jobs will come. */
+bool pool_is_closing(struct pool *p);
 /* For serve(): the job is finished, send it home. */
 void pool_finish(struct pool *p, struct job *job);
 size_t pool_threads(const struct pool *p);
