@@ -3,6 +3,7 @@
 
 #include "mrm/clock.h"
 #include "shared/check.h"
+#include "shared/log.h"
 #include "shared/metrics.h"
 #include "shared/own.h"
 
@@ -59,7 +60,7 @@ static void fail(struct chunk_job *c, int e, enum trims_code code, const char *t
 /* Fetches the chunk's file ranges and lays its bytes out at dst. */
 static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 {
-	const struct layout *l = image_layout(c->image);
+	const struct layout *l = c->layout;
 	struct layout_span spans[IMAGE_MAX_FILES];
 	const uint8_t *data[IMAGE_MAX_FILES];
 	uint32_t n = layout_spans(l, c->chunk, spans, IMAGE_MAX_FILES);
@@ -72,7 +73,7 @@ static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 		return;
 	}
 	for (uint32_t i = 0; i < n; i++) {
-		c->result = source_read(w->source, c->image->listing, spans[i].file, spans[i].off, spans[i].bytes, buf,
+		c->result = source_read(w->source, c->listing, spans[i].file, spans[i].off, spans[i].bytes, buf,
 			c->transfer->cancel, &c->why);
 		if (c->result)
 			return;
@@ -86,7 +87,7 @@ static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 
 static void run_net(struct chunk_job *c, struct net_worker *w)
 {
-	chunk_populate(c->dst, layout_chunk(image_layout(c->image), c->chunk).bytes);
+	chunk_populate(c->dst, layout_chunk(c->layout, c->chunk).bytes);
 	fetch(c, w, c->dst);
 }
 
@@ -96,10 +97,10 @@ static void run_repair(struct chunk_job *c, struct net_worker *w)
 	if (c->result)
 		return;
 	struct fault why;
-	int e = disk_image_rewrite(c->image->stored, c->chunk, c->dst, c->hash, &why);
+	int e = disk_image_rewrite(c->stored, c->chunk, c->dst, c->hash, &why);
 	if (e)
 		log_warn("disk", "chunk %u of %s was fetched again but could not be written back: %s", c->chunk,
-			disk_image_path(c->image->stored), why.text);
+			disk_image_path(c->stored), why.text);
 	metrics_add(M_chunk_refetches, 1);
 }
 
@@ -113,13 +114,13 @@ static void run_pass(struct chunk_job *c, struct net_worker *w)
 	}
 	fetch(c, w, w->chunk_buf);
 	if (!c->result)
-		c->result = disk_image_put(c->image->stored, c->chunk, w->chunk_buf, c->hash, &c->why);
+		c->result = disk_image_put(c->stored, c->chunk, w->chunk_buf, c->hash, &c->why);
 }
 
 static void run_store(struct chunk_job *c)
 {
-	c->moved_bytes = layout_chunk(image_layout(c->image), c->chunk).bytes;
-	c->result = disk_image_put(c->image->stored, c->chunk, c->dst, c->want, &c->why);
+	c->moved_bytes = layout_chunk(c->layout, c->chunk).bytes;
+	c->result = disk_image_put(c->stored, c->chunk, c->dst, c->want, &c->why);
 }
 
 /* ---- a server without ranges: the files once, in order ---- */
@@ -164,7 +165,6 @@ static int stream_end_chunk(struct stream *s)
 	chunk_populate(dst, n);
 	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, dst, c->transfer->gaps);
 	c->chunk = s->chunk;
-	c->has_want = image_chunk_hash(c->image, s->chunk, &c->want);
 	chunk_check(c, dst, n);
 	if (c->result)
 		return c->result;
@@ -204,21 +204,21 @@ static int stream_sink(void *ctx, const uint8_t *bytes, size_t n)
 
 static void run_stream(struct chunk_job *c, struct net_worker *w)
 {
-	const struct layout *l = image_layout(c->image);
+	const struct layout *l = c->layout;
 	OWN_MEM struct stream *s = calloc(1, sizeof *s);
 	OWN_MEM uint8_t *buf = malloc(layout_max_span_bytes(l) + 1);
 	if (!s || !buf) {
 		fail(c, -ENOMEM, TRIMS_E_NO_MEMORY, "no memory for a stream's chunk");
 		return;
 	}
-	*s = (struct stream){.job = c, .layout = l, .host = c->image->host, .buf = buf};
+	*s = (struct stream){.job = c, .layout = l, .host = c->host, .buf = buf};
 	stream_begin_chunk(s);
 	while (stream_chunk_full(s)) /* chunks of padding alone */
 		if (stream_end_chunk(s))
 			return;
 	for (s->file = 0; s->file < l->n_files; s->file++) {
 		s->at = 0;
-		c->result = source_stream(w->source, c->image->listing, s->file, 0, UINT64_MAX, stream_sink, s,
+		c->result = source_stream(w->source, c->listing, s->file, 0, UINT64_MAX, stream_sink, s,
 			c->transfer->cancel, &c->why);
 		if (c->result)
 			return;

@@ -19,7 +19,14 @@ enum chunk_how {
 struct chunk_job {
 	struct job job;
 	struct transfer *transfer;
-	struct image *image;       /* borrowed from the transfer */
+	/* What the image had when the job was made; a worker never looks into the image itself. */
+	const struct layout *layout;
+	const struct image_desc *desc;
+	struct disk_image *stored;
+	const struct source_listing *listing;
+	struct copy *host;
+	const char *label;
+	bool disk_direct;
 	enum chunk_how how;
 	uint32_t chunk;
 	uint8_t *dst;              /* for CHUNK_STORE: where the bytes are */

@@ -71,12 +71,12 @@ static int lane_new(void **out, void *ctx)
 
 static uint64_t chunk_bytes(const struct chunk_job *c)
 {
-	return layout_chunk(image_layout(c->image), c->chunk).bytes;
+	return layout_chunk(c->layout, c->chunk).bytes;
 }
 
 static int submit_files(struct lane *l, struct chunk_job *c, uint64_t tag)
 {
-	const struct layout *layout = image_layout(c->image);
+	const struct layout *layout = c->layout;
 	uint32_t n = layout_spans(layout, c->chunk, l->spans, l->max_spans);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct reader_span *file = &c->transfer->files[l->spans[i].file];
@@ -89,12 +89,11 @@ static int submit_files(struct lane *l, struct chunk_job *c, uint64_t tag)
 static int submit_disk(struct lane *l, struct chunk_job *c, uint64_t tag)
 {
 	struct disk_extent at;
-	int e = disk_image_chunk(c->image->stored, c->chunk, &at);
+	int e = disk_image_chunk(c->stored, c->chunk, &at);
 	if (e)
 		return e;
-	bool direct = disk_is_direct(c->image->daemon->disk, NULL);
 	c->moved_bytes = at.stored_bytes;
-	struct reader_span span = {at.fd, direct, at.off, at.stored_bytes};
+	struct reader_span span = {at.fd, c->disk_direct, at.off, at.stored_bytes};
 	if (at.codec == CODEC_RAW && at.stored_bytes == chunk_bytes(c) && at.stored_bytes % READER_ALIGN == 0)
 		return reader_submit_direct(l->reader, tag, &span, c->dst);
 	return reader_submit(l->reader, tag, &span, 1);
@@ -106,14 +105,15 @@ static void submit(struct lane *l, struct pool *p, struct chunk_job *c)
 	while (l->job[tag])
 		tag++;
 	if (c->transfer->cancel && source_cancel_is_set(c->transfer->cancel)) {
-		c->result = fault_set(&c->why, TRIMS_E_CANCELLED, "cancelled"), c->result = -ECANCELED;
+		fault_set(&c->why, TRIMS_E_CANCELLED, "cancelled");
+		c->result = -ECANCELED;
 		pool_finish(p, &c->job);
 		return;
 	}
 	chunk_populate(c->dst, chunk_bytes(c));
 	int e = c->how == CHUNK_FILES ? submit_files(l, c, tag) : submit_disk(l, c, tag);
 	if (e) {
-		fault_errno(&c->why, TRIMS_E_DISK_ERROR, -e, "chunk %u of %s", c->chunk, image_label(c->image));
+		fault_errno(&c->why, TRIMS_E_DISK_ERROR, -e, "chunk %u of %s", c->chunk, c->label);
 		c->result = e;
 		pool_finish(p, &c->job);
 		return;
@@ -124,14 +124,14 @@ static void submit(struct lane *l, struct pool *p, struct chunk_job *c)
 static const char *path_of(const struct chunk_job *c, uint32_t span, struct lane *l)
 {
 	if (c->how == CHUNK_DISK)
-		return disk_image_path(c->image->stored);
-	uint32_t n = layout_spans(image_layout(c->image), c->chunk, l->spans, l->max_spans);
-	return span < n ? image_desc_of(c->image)->files[l->spans[span].file].path : "?";
+		return disk_image_path(c->stored);
+	uint32_t n = layout_spans(c->layout, c->chunk, l->spans, l->max_spans);
+	return span < n ? c->desc->files[l->spans[span].file].path : "?";
 }
 
 static void finish_files(struct lane *l, struct chunk_job *c, const struct reader_done *done)
 {
-	const struct layout *layout = image_layout(c->image);
+	const struct layout *layout = c->layout;
 	uint32_t n = layout_spans(layout, c->chunk, l->spans, l->max_spans);
 	layout_gather(layout, c->chunk, l->spans, done->data, n, c->dst, NULL);
 	chunk_check(c, c->dst, chunk_bytes(c));
@@ -141,11 +141,11 @@ static void finish_disk(struct chunk_job *c, const struct reader_done *done)
 {
 	struct disk_extent at;
 	uint64_t n = chunk_bytes(c);
-	int e = disk_image_chunk(c->image->stored, c->chunk, &at);
+	int e = disk_image_chunk(c->stored, c->chunk, &at);
 	if (!e && done->data)
 		e = disk_chunk_decode(at.codec, done->data[0], at.stored_bytes, c->dst, n);
 	if (e) {
-		disk_image_check_hash(c->image->stored, c->chunk, NULL, &c->why);
+		disk_image_check_hash(c->stored, c->chunk, NULL, &c->why);
 		c->result = -EBADMSG;
 		return;
 	}
@@ -153,7 +153,7 @@ static void finish_disk(struct chunk_job *c, const struct reader_done *done)
 	c->want = at.hash;
 	chunk_check(c, c->dst, n);
 	if (c->result == -EBADMSG)
-		disk_image_check_hash(c->image->stored, c->chunk, &c->hash, &c->why);
+		disk_image_check_hash(c->stored, c->chunk, &c->hash, &c->why);
 }
 
 static void finish(struct lane *l, struct pool *p, const struct reader_done *done)

@@ -17,6 +17,8 @@ struct sha_check;
 enum transfer_way { WAY_FILES_HOST, WAY_REMOTE_HOST, WAY_DISK_HOST, WAY_HOST_DISK, WAY_REMOTE_DISK };
 enum transfer_stage { STAGE_PREPARE, STAGE_CHUNKS, STAGE_FINISH };
 
+#define TRANSFER_MAGIC 0x5452414eu
+
 struct transfer {
 	uint32_t magic;
 	struct daemon *daemon;
@@ -31,7 +33,8 @@ struct transfer {
 	uint32_t outstanding;      /* jobs */
 	uint32_t done;             /* chunks finished */
 	uint64_t done_bytes;
-	bool cancelled, failed, source_done; /* source_done: WAY_HOST_DISK, the host copy is complete */
+	uint32_t resumed;          /* chunks taken from an earlier, interrupted download */
+	bool cancelled, failed;
 	struct fault error;
 	struct source_cancel *cancel;
 	struct reader_span *files; /* [n_weights] fd and direct of WAY_FILES_HOST; fd -1 otherwise */

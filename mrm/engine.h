@@ -1,0 +1,21 @@
+/* engine.h - carries out the brain's effects and tells it what became of them.  Thread: loop. */
+#ifndef MRM_ENGINE_H
+#define MRM_ENGINE_H
+
+#include "mrm/image.h"
+
+struct conn;
+
+/* Carries out everything the brain wants by now.  After each call into the cache; harmless when nothing is pending, and
+ * while it is running already. */
+void engine_pump(struct daemon *d);
+/* The configuration's tiers and links, as the brain takes them; arrays are static. */
+void engine_cache_config(struct daemon *d, const struct config *c, struct cache_config *out);
+/* Tells the brain what the disk tier holds. */
+void engine_adopt(struct daemon *d);
+/* Names or uses have changed: the catalog is written soon. */
+void engine_names_changed(struct daemon *d);
+/* Writes the catalog now, on a worker; false when that is under way already. */
+bool engine_names_save(struct daemon *d);
+
+#endif

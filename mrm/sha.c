@@ -1,0 +1,222 @@
+/* sha.c - see sha.h.
+ * Keeps: file[i].offset bytes of the file are in its context; they all were in landed chunks. */
+#include "mrm/sha.h"
+
+#include "mrm/clock.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STEP_BYTES (16 * MIB) /* one job's share: keeps the other checks going */
+
+struct sha_file {
+	struct job job;
+	struct sha_check *check;
+	uint32_t index;
+	bool wanted, passed, running;
+	EVP_MD_CTX *ctx;
+	uint64_t offset, limit; /* hashed so far; where this job stops */
+	uint8_t found[32];
+	bool ended;
+};
+
+struct sha_check {
+	struct transfer *transfer;
+	const struct layout *layout;
+	const struct copy *host;
+	struct source_bytes *heads;
+	uint32_t n_files;
+	struct sha_file *file;
+	uint32_t *next_chunk; /* [n_files] first chunk at or behind the file's contiguous edge */
+};
+
+bool sha_check_wanted(const struct image *img)
+{
+	const struct image_desc *desc = image_desc_of(img);
+	bool stated = false;
+	for (uint32_t i = 0; i < desc->n_files; i++)
+		stated |= desc->files[i].has_sha256;
+	return stated && !(img->stored && disk_image_complete(img->stored)) && !(img->digest.hi | img->digest.lo);
+}
+
+void sha_check_free(struct sha_check **sp)
+{
+	struct sha_check *s = *sp;
+	if (!s)
+		return;
+	for (uint32_t i = 0; i < s->n_files; i++) {
+		ASSERT(!s->file[i].running);
+		EVP_MD_CTX_free(s->file[i].ctx);
+		free(s->heads[i].data);
+	}
+	free(s->heads);
+	free(s->file);
+	free(s->next_chunk);
+	free(s);
+	*sp = NULL;
+}
+
+int sha_check_new(struct sha_check **out, struct transfer *t, struct source_bytes *heads, struct fault *why)
+{
+	const struct image_desc *desc = image_desc_of(t->image);
+	struct sha_check *s = calloc(1, sizeof *s);
+	ASSERT(s);
+	s->transfer = t;
+	s->layout = desc->layout;
+	s->host = t->image->host;
+	s->heads = heads;
+	s->n_files = desc->n_files;
+	s->file = calloc(desc->n_files, sizeof *s->file);
+	s->next_chunk = calloc(desc->n_files, sizeof *s->next_chunk);
+	ASSERT(s->file && s->next_chunk);
+	for (uint32_t i = 0; i < desc->n_files; i++) {
+		struct sha_file *f = &s->file[i];
+		f->check = s;
+		f->index = i;
+		f->wanted = desc->files[i].has_sha256;
+		f->passed = !f->wanted;
+		if (!f->wanted)
+			continue;
+		f->ctx = EVP_MD_CTX_new();
+		if (!f->ctx || !EVP_DigestInit_ex(f->ctx, EVP_sha256(), NULL) ||
+			!EVP_DigestUpdate(f->ctx, heads[i].data, heads[i].bytes)) {
+			sha_check_free(&s);
+			return fault_set(why, TRIMS_E_INTERNAL, "SHA-256 is not to be had"), -EIO;
+		}
+		f->offset = desc->layout->data_start[i];
+	}
+	*out = s;
+	return 0;
+}
+
+static const uint8_t *piece_bytes(const struct sha_check *s, const struct layout_piece *p)
+{
+	if (p->is_gap)
+		return s->transfer->gaps + p->offset;
+	return (const uint8_t *)s->host->extents[p->extent].map + p->offset;
+}
+
+static void run(struct job *job, void *worker)
+{
+	struct sha_file *f = container_of(job, struct sha_file, job);
+	struct layout_piece p;
+	while (f->offset < f->limit && layout_next_piece(f->check->layout, f->index, f->offset, &p)) {
+		uint64_t n = MIN(p.bytes, f->limit - f->offset);
+		EVP_DigestUpdate(f->ctx, piece_bytes(f->check, &p), n);
+		f->offset += n;
+	}
+	if (f->offset == f->check->layout->file_bytes[f->index]) {
+		unsigned len = sizeof f->found;
+		EVP_DigestFinal_ex(f->ctx, f->found, &len);
+		f->ended = true;
+	}
+}
+
+/* Where the file's landed bytes end without a hole. */
+static uint64_t contiguous_edge(struct sha_check *s, uint32_t file)
+{
+	struct layout_span spans[IMAGE_MAX_FILES];
+	uint64_t edge = s->layout->file_bytes[file];
+	for (uint32_t c = s->next_chunk[file]; c < s->layout->n_chunks; c++) {
+		if (s->host->landed[c]) {
+			s->next_chunk[file] = c + 1;
+			continue;
+		}
+		uint32_t n = layout_spans(s->layout, c, spans, IMAGE_MAX_FILES);
+		for (uint32_t i = 0; i < n; i++)
+			if (spans[i].file >= file)
+				return spans[i].file == file ? spans[i].off : edge;
+		/* a missing chunk of earlier files only: look on, but start here again next time */
+		for (uint32_t later = c + 1; later < s->layout->n_chunks; later++) {
+			n = layout_spans(s->layout, later, spans, IMAGE_MAX_FILES);
+			for (uint32_t i = 0; i < n; i++)
+				if (spans[i].file == file && !s->host->landed[later])
+					return spans[i].off;
+			if (n && spans[0].file > file)
+				break;
+		}
+		return edge;
+	}
+	return edge;
+}
+
+static void done(struct job *job);
+
+static void go_on(struct sha_file *f)
+{
+	struct sha_check *s = f->check;
+	if (!f->wanted || f->running || f->ended || transfer_is_over(s->transfer))
+		return;
+	uint64_t edge = contiguous_edge(s, f->index), size = s->layout->file_bytes[f->index];
+	if (edge <= f->offset && f->offset < size)
+		return;
+	f->limit = MIN(edge, f->offset + STEP_BYTES);
+	f->running = true;
+	f->job = (struct job){.run = run, .done = done, .class = s->transfer->class, .deadline = s->transfer->deadline};
+	s->transfer->outstanding++;
+	pool_submit(s->transfer->daemon->misc, &f->job);
+}
+
+static void judge(struct sha_file *f)
+{
+	struct transfer *t = f->check->transfer;
+	const struct image_file *file = &image_desc_of(t->image)->files[f->index];
+	if (memcmp(f->found, file->sha256, sizeof f->found)) {
+		struct fault why;
+		fault_set(&why, TRIMS_E_MISMATCH, "%s: the bytes received do not have the SHA-256 that the source states",
+			file->path);
+		metrics_add(M_verify_failures_remote, 1);
+		transfer_fail(t, &why);
+		return;
+	}
+	f->passed = true;
+	for (uint32_t c = 0; c < f->check->layout->n_chunks; c++)
+		if (f->check->host->landed[c] && !f->check->host->readable[c] && sha_check_passed(f->check, c))
+			transfer_chunk_readable(t, c);
+}
+
+static void done(struct job *job)
+{
+	struct sha_file *f = container_of(job, struct sha_file, job);
+	struct transfer *t = f->check->transfer;
+	f->running = false;
+	t->outstanding--;
+	struct trace_load *l = trace_find(&t->image->trace, t->id);
+	if (l && !job->withdrawn)
+		l->verify_ns += job->finished_ns - job->started_ns;
+	if (f->ended && !transfer_is_over(t))
+		judge(f);
+	else
+		go_on(f);
+	transfer_advance(t);
+}
+
+void sha_check_landed(struct sha_check *s, uint32_t chunk)
+{
+	for (uint32_t i = 0; i < s->n_files; i++)
+		go_on(&s->file[i]);
+}
+
+bool sha_check_passed(const struct sha_check *s, uint32_t chunk)
+{
+	struct layout_span spans[IMAGE_MAX_FILES];
+	uint32_t n = layout_spans(s->layout, chunk, spans, IMAGE_MAX_FILES);
+	for (uint32_t i = 0; i < n; i++)
+		if (!s->file[spans[i].file].passed)
+			return false;
+	return true;
+}
+
+bool sha_check_complete(const struct sha_check *s)
+{
+	for (uint32_t i = 0; i < s->n_files; i++)
+		if (!s->file[i].passed)
+			return false;
+	return true;
+}
