@@ -38,6 +38,10 @@ struct chunk_job {
 	uint64_t moved_bytes;      /* as stored at the place they came from or went to */
 };
 
+/* A job for the chunk as the transfer's image is now, and on its way. */
+struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chunk_how how);
+void chunk_submit(struct chunk_job *c);
+
 /* ---- lanes: workers that keep several reads in flight ---- */
 
 struct lane_options {

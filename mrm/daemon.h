@@ -14,6 +14,7 @@
 
 struct disk;
 struct source;
+struct source_cancel;
 struct metrics;
 struct server;
 struct httpd;
@@ -38,8 +39,10 @@ struct daemon {
 	size_t n_sources;
 	struct metrics *metrics;
 	struct jobs *jobs;
-	/* read: file and disk-tier chunks; net: remote chunks and resolves; write: disk-tier stores; misc: the rest. */
-	struct pool *read, *net, *write, *misc;
+	/* read: file and disk-tier chunks; net: remote chunks; find: what asks a source about a model; write: disk-tier
+	 * stores; misc: what takes long and needs no source. */
+	struct pool *read, *net, *find, *write, *misc;
+	struct source_cancel *halt; /* set when the daemon stops: ends every search */
 	struct shm_machine machine;
 	struct shm_options shm;
 	struct server *server;

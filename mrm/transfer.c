@@ -66,7 +66,7 @@ static size_t window_of(const struct transfer *t)
 
 static void chunk_done(struct job *job);
 
-static struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chunk_how how)
+struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chunk_how how)
 {
 	struct image *img = t->image;
 	struct chunk_job *c = calloc(1, sizeof *c);
@@ -87,7 +87,7 @@ static struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chun
 	return c;
 }
 
-static void chunk_submit(struct chunk_job *c)
+void chunk_submit(struct chunk_job *c)
 {
 	struct transfer *t = c->transfer;
 	struct daemon *d = t->daemon;
@@ -114,7 +114,10 @@ static enum chunk_how how_for(const struct transfer *t, uint32_t chunk)
 	case WAY_REMOTE_HOST:
 		break;
 	}
-	/* What an interrupted download has left on disk need not be fetched again. */
+	/* What an interrupted download has left on disk need not be fetched again, unless bytes between tensors, which the
+	 * disk image does not hold, are needed for a whole file's digest. */
+	if (t->gaps && image_layout(t->image)->gap_bytes)
+		return CHUNK_NET;
 	return t->image->stored && disk_image_has(t->image->stored, chunk) ? CHUNK_DISK : CHUNK_NET;
 }
 
@@ -126,7 +129,8 @@ static enum readiness chunk_readiness(const struct transfer *t, uint32_t chunk)
 	const struct image *img = t->image;
 	if (fills_host(t))
 		return img->host->landed[chunk] ? CHUNK_SKIP : CHUNK_GO;
-	if (disk_image_has(img->stored, chunk))
+	bool anew = t->gaps && image_layout(img)->gap_bytes;
+	if (disk_image_has(img->stored, chunk) && !anew)
 		return CHUNK_SKIP;
 	if (t->way == WAY_HOST_DISK && !img->host->readable[chunk])
 		return CHUNK_WAIT;

@@ -41,6 +41,7 @@ struct transfer {
 	uint32_t n_files;
 	uint8_t *gaps;             /* layout->gap_bytes of file bytes in no tensor; NULL when nobody checks whole files */
 	struct hash128 *stream_hash; /* [n_chunks], filled by a CHUNK_STREAM job */
+	struct source_bytes *heads; /* [n_weights], kept for the check of files that went straight to disk */
 	struct sha_check *sha;     /* NULL: no file of it has a SHA-256 to be checked */
 	bool in_chunks;            /* guards against re-entry */
 };

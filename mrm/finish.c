@@ -1,0 +1,290 @@
+/* finish.c - the end of a transfer. */
+#include "mrm/finish.h"
+
+#include "mrm/clock.h"
+#include "mrm/engine.h"
+#include "mrm/sha.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct finish {
+	struct job job;
+	struct transfer *transfer;
+	bool good;                  /* every chunk is in */
+	const struct image_desc *desc;
+	const struct source_listing *listing;
+	struct disk *disk;
+	struct disk_image *stored;
+	struct hash128 *hashes;     /* [n_chunks], when the digest is to be computed */
+	struct hash128 digest;
+	struct disk_image *reference; /* made for a model that is read in place */
+	int result;
+	struct fault why;
+};
+
+/* The files must still be what they were when their first byte was read. */
+static int check_files(struct finish *f)
+{
+	for (uint32_t i = 0; i < f->transfer->n_files; i++) {
+		int e = source_check_local(f->listing, i, f->transfer->files[i].fd, &f->why);
+		if (e)
+			return e;
+	}
+	return 0;
+}
+
+/* The checksums of a model that is read in place outlive the daemon as an image without data. */
+static void write_reference(struct finish *f)
+{
+	struct image_desc *copy;
+	struct fault why;
+	int e = image_clone_desc(f->desc, &copy, &why);
+	e = e ? e : disk_image_begin(f->disk, &copy, &f->reference, &why);
+	for (uint32_t i = 0; !e && i < f->desc->layout->n_chunks; i++)
+		e = disk_image_put(f->reference, i, NULL, f->hashes[i], &why);
+	e = e ? e : disk_image_commit(f->reference, &f->digest, &why);
+	if (!e)
+		return;
+	log_warn("disk", "the checksums of %s will not survive a restart: %s", f->desc->name, why.text);
+	metrics_add(M_fallback_disk_write_failed, 1);
+	if (f->reference)
+		disk_image_drop(&f->reference, NULL);
+	f->reference = NULL;
+}
+
+static int digest_piece(EVP_MD_CTX *ctx, struct finish *f, const struct layout_piece *piece, uint8_t *buf,
+	uint32_t *have)
+{
+	const struct layout *l = f->desc->layout;
+	if (piece->is_gap)
+		return EVP_DigestUpdate(ctx, f->transfer->gaps + piece->offset, piece->bytes) ? 0 : -EIO;
+	uint64_t done = 0;
+	while (done < piece->bytes) {
+		uint64_t at = piece->offset + done;
+		uint32_t chunk = l->extent_chunk[piece->extent] + (uint32_t)(at / IMAGE_CHUNK_BYTES);
+		if (*have != chunk) {
+			int e = disk_image_read(f->stored, chunk, buf, &f->why);
+			if (e)
+				return e;
+			*have = chunk;
+		}
+		uint64_t in = at % IMAGE_CHUNK_BYTES, n = MIN(IMAGE_CHUNK_BYTES - in, piece->bytes - done);
+		if (!EVP_DigestUpdate(ctx, buf + in, n))
+			return -EIO;
+		done += n;
+	}
+	return 0;
+}
+
+static int sha_of_file(struct finish *f, uint32_t file, uint8_t *buf, uint8_t out[32])
+{
+	const struct layout *l = f->desc->layout;
+	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+	uint32_t have = UINT32_MAX;
+	int e = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) &&
+		EVP_DigestUpdate(ctx, f->transfer->heads[file].data, f->transfer->heads[file].bytes) ? 0 : -EIO;
+	struct layout_piece p;
+	for (uint64_t at = l->data_start[file]; !e && layout_next_piece(l, file, at, &p); at += p.bytes)
+		e = digest_piece(ctx, f, &p, buf, &have);
+	if (!e)
+		EVP_DigestFinal_ex(ctx, out, NULL);
+	EVP_MD_CTX_free(ctx);
+	return e;
+}
+
+/* Bytes that went to disk without passing through a host copy: read back, and compared with what the source states. */
+static int check_disk_files(struct finish *f)
+{
+	uint8_t *buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_BYTES);
+	int e = buf ? 0 : -ENOMEM;
+	for (uint32_t i = 0; !e && i < f->desc->n_files; i++) {
+		uint8_t found[32];
+		if (!f->desc->files[i].has_sha256)
+			continue;
+		e = sha_of_file(f, i, buf, found);
+		if (!e && memcmp(found, f->desc->files[i].sha256, sizeof found)) {
+			fault_set(&f->why, TRIMS_E_MISMATCH,
+				"%s: the bytes received do not have the SHA-256 that the source states",
+				f->desc->files[i].path);
+			metrics_add(M_verify_failures_remote, 1);
+			e = -EBADMSG;
+		}
+	}
+	free(buf);
+	return e;
+}
+
+static void run_disk(struct finish *f)
+{
+	if (!f->stored)
+		return;
+	struct fault why;
+	if (!f->good) {
+		if (disk_image_flush(f->stored, &why))
+			log_warn("disk", "%s: what has landed may not survive a crash: %s", f->desc->name, why.text);
+		return;
+	}
+	if (f->transfer->heads)
+		f->result = check_disk_files(f);
+	if (!f->result)
+		f->result = disk_image_commit(f->stored, &f->digest, &f->why);
+}
+
+static void run(struct job *job, void *worker)
+{
+	struct finish *f = container_of(job, struct finish, job);
+	struct transfer *t = f->transfer;
+	if (t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK) {
+		run_disk(f);
+	} else if (f->good && f->hashes) {
+		f->digest = image_digest(f->desc, f->hashes);
+		if (t->way == WAY_FILES_HOST) {
+			f->result = check_files(f);
+			if (!f->result && f->disk && !f->stored)
+				write_reference(f);
+		}
+	} else if (f->good && t->way == WAY_FILES_HOST) {
+		f->result = check_files(f);
+	}
+	for (uint32_t i = 0; i < t->n_files; i++)
+		if (t->files[i].fd >= 0)
+			close(t->files[i].fd);
+}
+
+static void transfer_free(struct transfer *t)
+{
+	idmap_take(&t->daemon->transfers, t->id);
+	if (t->image->persist == t)
+		t->image->persist = NULL;
+	sha_check_free(&t->sha);
+	for (uint32_t i = 0; t->heads && i < image_desc_of(t->image)->n_files; i++)
+		free(t->heads[i].data);
+	free(t->heads);
+	source_cancel_free(&t->cancel);
+	free(t->files);
+	free(t->gaps);
+	free(t->stream_hash);
+	image_put(&t->image);
+	t->magic = 0;
+	free(t);
+}
+
+static enum metric seconds_metric(const struct transfer *t)
+{
+	switch (t->way) {
+	case WAY_DISK_HOST:
+		return M_load_disk_host;
+	case WAY_HOST_DISK:
+		return M_load_host_disk;
+	case WAY_REMOTE_DISK:
+		return M_load_remote_disk;
+	default:
+		return M_load_remote_host;
+	}
+}
+
+static void record_end(struct transfer *t, const struct fault *error)
+{
+	struct trace_load *l = trace_find(&t->image->trace, t->id);
+	if (!l)
+		return;
+	l->ended_ns = clock_now();
+	if (error)
+		l->error = *error;
+	else
+		metrics_observe_ns(seconds_metric(t), l->ended_ns - l->started_ns);
+	log_info("load", "%s: %s to %s %s after %.3f s, %.1f MB%s%s", image_label(t->image), tier_kind_name(l->from),
+		tier_kind_name(l->to), !error ? "done" : t->cancelled ? "cancelled" : "failed",
+		(double)(l->ended_ns - l->started_ns) / 1e9, (double)l->bytes / 1e6, error ? ": " : "",
+		error ? error->text : "");
+}
+
+/* The model's identity is known: clients see it, and the brain may find that it has the content already. */
+static void identify(struct transfer *t, struct hash128 digest)
+{
+	struct image *img = t->image;
+	if (!(digest.hi | digest.lo))
+		return;
+	img->digest = digest;
+	cache_identified(t->daemon->cache, clock_now(), img->model, digest.hi, digest.lo);
+}
+
+static void make_ready(struct transfer *t)
+{
+	struct image *img = t->image;
+	struct copy *c = t->to == t->daemon->tier_disk ? img->disk : img->host;
+	if (c)
+		copy_set_ready(c, image_layout(img), img->digest);
+	if (img->persist && img->persist != t)
+		transfer_kick(img->persist);
+	if (t->to == t->daemon->tier_disk)
+		cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
+}
+
+static void finished(struct job *job)
+{
+	struct finish *f = container_of(job, struct finish, job);
+	struct transfer *t = f->transfer;
+	struct daemon *d = t->daemon;
+	if (f->reference)
+		t->image->stored = f->reference;
+	if (f->result)
+		transfer_fail(t, &f->why);
+	bool good = f->good && !f->result;
+	if (good) {
+		struct hash128 digest = f->digest.hi | f->digest.lo ? f->digest : t->image->digest;
+		if (!(digest.hi | digest.lo) && t->image->stored)
+			digest = disk_image_digest(t->image->stored);
+		t->cancelled = t->failed = false;
+		t->image->digest = digest;
+		make_ready(t);
+	}
+	record_end(t, good ? NULL : &t->error);
+	cache_transfer_done(d->cache, clock_now(), t->id, good ? NULL : &t->error);
+	if (good && t->image->model)
+		identify(t, t->image->digest);
+	free(f->hashes);
+	free(f);
+	transfer_free(t);
+	engine_names_changed(d);
+	engine_pump(d);
+}
+
+static struct hash128 *collect_hashes(const struct image *img)
+{
+	uint32_t n = image_layout(img)->n_chunks;
+	struct hash128 *h = calloc(MAX(n, 1u), sizeof *h);
+	ASSERT(h);
+	for (uint32_t i = 0; i < n; i++)
+		if (!image_chunk_hash(img, i, &h[i])) {
+			free(h);
+			return NULL;
+		}
+	return h;
+}
+
+void finish_start(struct transfer *t)
+{
+	struct image *img = t->image;
+	struct finish *f = calloc(1, sizeof *f);
+	ASSERT(f);
+	f->transfer = t;
+	f->good = !transfer_is_over(t);
+	f->desc = image_desc_of(img);
+	f->listing = img->listing;
+	f->disk = t->daemon->disk;
+	f->stored = img->stored;
+	bool to_host = t->way != WAY_HOST_DISK && t->way != WAY_REMOTE_DISK;
+	if (to_host && f->good && !(img->digest.hi | img->digest.lo))
+		f->hashes = collect_hashes(img);
+	f->job = (struct job){.run = run, .done = finished, .class = CLASS_DEMAND, .deadline = 0};
+	pool_submit(t->daemon->misc, &f->job);
+}

@@ -1,0 +1,234 @@
+/* prepare.c - the start of a transfer, and repairs: both may have to find the model at its source again. */
+#include "mrm/finish.h"
+
+#include "mrm/chunk.h"
+#include "mrm/engine.h"
+#include "mrm/resolve.h"
+#include "mrm/sha.h"
+#include "shared/check.h"
+#include "shared/metrics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct prepare {
+	struct job job;
+	struct transfer *transfer;
+	bool want_listing, want_files, want_heads, want_disk;
+	uint32_t repair_chunk;
+	/* borrowed */
+	const struct image_desc *desc;
+	struct source *source;
+	const struct source_listing *listing;
+	struct disk *disk;
+	/* made here */
+	struct source_listing *found;
+	struct source_bytes *heads;
+	struct disk_image *stored;
+	int result;
+	struct fault why;
+};
+
+static int open_files(struct prepare *p, const struct source_listing *listing)
+{
+	struct transfer *t = p->transfer;
+	for (uint32_t i = 0; i < p->desc->n_files; i++) {
+		int fd;
+		bool direct = true;
+		int e = source_open_local(listing, i, O_DIRECT, &fd, &p->why);
+		if (e == -EINVAL) {
+			direct = false;
+			e = source_open_local(listing, i, 0, &fd, &p->why);
+		}
+		if (e)
+			return e;
+		t->files[i].fd = fd;
+		t->files[i].direct = direct;
+	}
+	return 0;
+}
+
+static int read_heads(struct prepare *p, const struct source_listing *listing, struct source_worker *w)
+{
+	uint32_t n = p->desc->n_files;
+	p->heads = calloc(n, sizeof *p->heads);
+	ASSERT(p->heads);
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t bytes = p->desc->layout->data_start[i];
+		p->heads[i].data = malloc(bytes + 1);
+		p->heads[i].bytes = bytes;
+		if (!p->heads[i].data)
+			return fault_set(&p->why, TRIMS_E_NO_MEMORY, "no memory for a header"), -ENOMEM;
+		int e = source_read(w, listing, i, 0, bytes, p->heads[i].data, p->transfer->cancel, &p->why);
+		if (e)
+			return e;
+	}
+	return 0;
+}
+
+static int begin_disk(struct prepare *p)
+{
+	struct image_desc *copy;
+	int e = image_clone_desc(p->desc, &copy, &p->why);
+	return e ? e : disk_image_begin(p->disk, &copy, &p->stored, &p->why);
+}
+
+static void run(struct job *job, void *worker)
+{
+	struct prepare *p = container_of(job, struct prepare, job);
+	struct source_worker *w = net_source(worker);
+	const struct source_listing *listing = p->listing;
+	if (p->want_listing) {
+		p->result = resolve_again(p->desc, p->source, w, p->transfer->cancel, &p->found, &p->why);
+		listing = p->found;
+	}
+	if (!p->result && p->want_files)
+		p->result = open_files(p, listing);
+	if (!p->result && p->want_heads)
+		p->result = read_heads(p, listing, w);
+	if (!p->result && p->want_disk)
+		p->result = begin_disk(p);
+}
+
+static void free_heads(struct prepare *p)
+{
+	for (uint32_t i = 0; p->heads && i < p->desc->n_files; i++)
+		free(p->heads[i].data);
+	free(p->heads);
+	p->heads = NULL;
+}
+
+/* Keeps what the worker found; a listing that came meanwhile by another way stays. */
+static void take_over(struct prepare *p)
+{
+	struct image *img = p->transfer->image;
+	if (p->found && !img->listing)
+		img->listing = STEAL(p->found);
+	source_listing_free(&p->found);
+	if (p->stored)
+		img->stored = p->stored;
+}
+
+static void begin_sha(struct prepare *p)
+{
+	struct transfer *t = p->transfer;
+	int e = sha_check_new(&t->sha, t, STEAL(p->heads), &p->why);
+	if (e)
+		transfer_fail(t, &p->why);
+}
+
+static void prepared(struct job *job)
+{
+	struct prepare *p = container_of(job, struct prepare, job);
+	struct transfer *t = p->transfer;
+	struct daemon *d = t->daemon;
+	t->outstanding--;
+	take_over(p);
+	if (p->result)
+		transfer_fail(t, &p->why);
+	else if (p->heads && t->way == WAY_REMOTE_HOST && !transfer_is_over(t))
+		begin_sha(p);
+	else if (p->heads)
+		t->heads = STEAL(p->heads);
+	free_heads(p);
+	struct trace_load *l = trace_find(&t->image->trace, t->id);
+	if (l)
+		l->prepared_ns = job->finished_ns;
+	free(p);
+	t->stage = STAGE_CHUNKS;
+	transfer_advance(t);
+	engine_pump(d);
+}
+
+static void repair_found(struct job *job)
+{
+	struct prepare *p = container_of(job, struct prepare, job);
+	struct transfer *t = p->transfer;
+	struct daemon *d = t->daemon;
+	struct fault why = p->why;
+	int result = job->withdrawn ? -ECANCELED : p->result;
+	uint32_t chunk = p->repair_chunk;
+	t->outstanding--;
+	take_over(p);
+	free(p);
+	if (result) {
+		struct fault both;
+		fault_set(&both, TRIMS_E_MISMATCH, "chunk %u is damaged on disk and cannot be fetched again: %s", chunk,
+			why.text);
+		transfer_fail(t, &both);
+	} else if (!transfer_is_over(t)) {
+		chunk_submit(chunk_new(t, chunk, CHUNK_REPAIR));
+	}
+	transfer_advance(t);
+	engine_pump(d);
+}
+
+static struct prepare *prepare_new(struct transfer *t)
+{
+	struct prepare *p = calloc(1, sizeof *p);
+	ASSERT(p);
+	p->transfer = t;
+	p->desc = image_desc_of(t->image);
+	p->source = t->image->source;
+	p->listing = t->image->listing;
+	p->disk = t->daemon->disk;
+	p->job = (struct job){.run = run, .class = t->class, .deadline = t->deadline};
+	return p;
+}
+
+static void prepare_submit(struct prepare *p, void (*done)(struct job *))
+{
+	p->job.done = done;
+	p->transfer->outstanding++;
+	pool_submit(p->transfer->daemon->find, &p->job);
+}
+
+static void alloc_scratch(struct transfer *t, bool sha)
+{
+	const struct image_desc *desc = image_desc_of(t->image);
+	if (t->way == WAY_FILES_HOST) {
+		t->n_files = desc->n_files;
+		t->files = calloc(MAX(t->n_files, 1u), sizeof *t->files);
+		ASSERT(t->files);
+		for (uint32_t i = 0; i < t->n_files; i++)
+			t->files[i].fd = -1;
+	}
+	if (sha) {
+		t->gaps = malloc(desc->layout->gap_bytes + 1);
+		ASSERT(t->gaps);
+	}
+}
+
+void prepare_start(struct transfer *t)
+{
+	struct image *img = t->image;
+	bool remote = t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK || t->way == WAY_FILES_HOST;
+	bool to_disk = t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK;
+	bool sha = (t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK) && sha_check_wanted(img);
+	if (remote && source_cancel_new(&t->cancel) < 0)
+		t->cancel = NULL; /* out of descriptors: it can then only be cancelled between chunks */
+	alloc_scratch(t, sha);
+	struct prepare *p = prepare_new(t);
+	p->want_listing = remote && !img->listing;
+	p->want_files = t->way == WAY_FILES_HOST;
+	p->want_heads = sha;
+	p->want_disk = to_disk && !img->stored;
+	prepare_submit(p, prepared);
+}
+
+void finish_repair(struct transfer *t, uint32_t chunk)
+{
+	if (!t->cancel && source_cancel_new(&t->cancel) < 0)
+		t->cancel = NULL;
+	if (t->image->listing) {
+		chunk_submit(chunk_new(t, chunk, CHUNK_REPAIR));
+		return;
+	}
+	struct prepare *p = prepare_new(t);
+	p->want_listing = true;
+	p->repair_chunk = chunk;
+	prepare_submit(p, repair_found);
+}
