@@ -67,8 +67,16 @@ void image_put(struct image **img)
 {
 	CHECK_OBJ(*img, IMAGE_MAGIC);
 	ASSERT((*img)->refs > 0);
-	(*img)->refs--;
-	image_settle(*img);
+	struct image *i = *img;
+	if (--i->refs == 0 && i->stored && disk_image_complete(i->stored)) {
+		/* The stored image knows all of this, too, and no job looks at ours any more. */
+		image_desc_free(&i->desc);
+		free(i->hashes);
+		free(i->has_hash);
+		i->hashes = NULL;
+		i->has_hash = NULL;
+	}
+	image_settle(i);
 	*img = NULL;
 }
 

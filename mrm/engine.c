@@ -1,0 +1,463 @@
+/* engine.c - see engine.h. */
+#include "mrm/engine.h"
+
+#include "mrm/clock.h"
+#include "mrm/conn.h"
+#include "mrm/resolve.h"
+#include "mrm/transfer.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory and files of copies ---- */
+
+struct copy_job {
+	struct job job;
+	struct daemon *daemon;
+	struct image *image; /* referenced */
+	uint64_t model, generation;
+	uint8_t tier;
+	struct copy *copy;
+	struct disk_image *stored;
+	struct image_desc *rescued; /* of an image whose only description was the one being dropped */
+	bool rescue;
+	char label[128];
+	int result;
+	struct fault why;
+};
+
+static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect *fx)
+{
+	struct image *img = image_by_model(d, fx->model);
+	ASSERT(img);
+	struct copy_job *j = calloc(1, sizeof *j);
+	ASSERT(j);
+	j->daemon = d;
+	j->image = image_get(img);
+	j->model = fx->model;
+	j->generation = fx->copy;
+	j->tier = fx->to;
+	snprintf(j->label, sizeof j->label, "%s", image_label(img));
+	return j;
+}
+
+static void copy_job_end(struct copy_job *j)
+{
+	struct daemon *d = j->daemon;
+	image_put(&j->image);
+	free(j);
+	engine_pump(d);
+}
+
+static void run_alloc(struct job *job, void *worker)
+{
+	struct copy_job *j = container_of(job, struct copy_job, job);
+	j->result = image_make_table(j->image, &j->why);
+	if (!j->result)
+		j->result = copy_new(&j->copy, image_layout(j->image), j->generation, j->tier == j->daemon->tier_host,
+			j->label, &j->daemon->shm, &j->why);
+}
+
+static void allocated(struct job *job)
+{
+	struct copy_job *j = container_of(job, struct copy_job, job);
+	struct daemon *d = j->daemon;
+	struct copy **slot = j->tier == d->tier_disk ? &j->image->disk : &j->image->host;
+	if (job->withdrawn) {
+		j->result = -ECANCELED;
+		fault_set(&j->why, TRIMS_E_STOPPING, "the daemon is stopping");
+	}
+	if (!j->result) {
+		/* A page of an earlier copy on disk may be left: its clients keep their own mapping of it. */
+		copy_free(slot);
+		*slot = j->copy;
+		j->image->trace.alloc_ns = job->finished_ns - job->queued_ns;
+	}
+	cache_alloc_done(d->cache, clock_now(), j->model, j->tier, j->generation, j->result ? &j->why : NULL);
+	copy_job_end(j);
+}
+
+static void submit(struct copy_job *j, void (*run)(struct job *, void *), void (*done)(struct job *))
+{
+	j->job = (struct job){.run = run, .done = done, .class = CLASS_DEMAND, .deadline = 0};
+	pool_submit(j->daemon->misc, &j->job);
+}
+
+static void fx_alloc(struct daemon *d, const struct cache_effect *fx)
+{
+	submit(copy_job_new(d, fx), run_alloc, allocated);
+}
+
+/* The side files' contents live in the stored image only: they are needed to write it again. */
+static void rescue_desc(struct copy_job *j)
+{
+	if (image_clone_desc(disk_image_desc(j->stored), &j->rescued, NULL))
+		return;
+	for (uint32_t i = 0; i < j->rescued->n_sides; i++)
+		if (disk_image_side(j->stored, i, &j->rescued->sides[i].data, NULL)) {
+			image_desc_free(&j->rescued);
+			return;
+		}
+}
+
+static void run_free(struct job *job, void *worker)
+{
+	struct copy_job *j = container_of(job, struct copy_job, job);
+	copy_free(&j->copy);
+	if (!j->stored)
+		return;
+	if (j->rescue)
+		rescue_desc(j);
+	if (disk_image_drop(&j->stored, &j->why))
+		log_warn("disk", "%s: %s", j->label, j->why.text);
+}
+
+static void freed(struct job *job)
+{
+	struct copy_job *j = container_of(job, struct copy_job, job);
+	struct daemon *d = j->daemon;
+	if (job->withdrawn)
+		run_free(job, NULL);
+	if (j->rescued && !j->image->desc)
+		j->image->desc = STEAL(j->rescued);
+	image_desc_free(&j->rescued);
+	cache_freed(d->cache, clock_now(), j->model, j->tier, j->generation);
+	engine_names_changed(d);
+	copy_job_end(j);
+}
+
+static void fx_free(struct daemon *d, const struct cache_effect *fx)
+{
+	struct copy_job *j = copy_job_new(d, fx);
+	if (fx->to == d->tier_disk) {
+		j->copy = STEAL(j->image->disk);
+		j->stored = STEAL(j->image->stored);
+		j->rescue = !j->image->desc;
+	} else {
+		j->copy = STEAL(j->image->host);
+	}
+	submit(j, run_free, freed);
+}
+
+/* ---- answers ---- */
+
+static struct copy *copy_on(struct daemon *d, struct image *img, uint8_t tier)
+{
+	return tier == d->tier_disk ? img->disk : img->host;
+}
+
+/* A copy that was found on disk at start has no page, and no table was needed so far. */
+static int ensure_page(struct daemon *d, struct image *img, uint64_t generation, struct fault *why)
+{
+	int e = image_make_table(img, why);
+	if (e || img->disk)
+		return e;
+	e = copy_new(&img->disk, image_layout(img), generation, false, image_label(img), &d->shm, why);
+	if (!e)
+		copy_set_ready(img->disk, image_layout(img), img->digest);
+	return e;
+}
+
+static void send_opened(struct conn *c, const struct cache_effect *fx, const struct image *img, const struct copy *copy,
+	enum tier_kind kind)
+{
+	struct msg m;
+	msg_init(&m, MSG_OPENED, fx->request);
+	m.u.opened.lease = fx->lease;
+	m.u.opened.copy = fx->copy;
+	m.u.opened.tier = kind;
+	m.u.opened.hit = fx->hit;
+	m.u.opened.digest_hi = img->digest.hi;
+	m.u.opened.digest_lo = img->digest.lo;
+	m.u.opened.image_bytes = image_layout(img)->image_bytes;
+	struct msg_fds *fds = &m.u.opened.fds;
+	fds->fd[fds->n++] = img->table.fd;
+	fds->fd[fds->n++] = copy->page.fd;
+	for (uint32_t i = 0; i < copy->n_extents; i++)
+		fds->fd[fds->n++] = copy->extents[i].fd;
+	conn_reply(c, &m);
+}
+
+static void fx_grant(struct daemon *d, const struct cache_effect *fx)
+{
+	struct conn *c = server_conn(d->server, fx->owner);
+	struct image *img = image_by_model(d, fx->model);
+	struct fault why;
+	ASSERT(img);
+	if (!c || !conn_end(c, fx->request)) {
+		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
+		return;
+	}
+	if (fx->to == d->tier_disk && ensure_page(d, img, fx->copy, &why)) {
+		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
+		conn_reply_fault(c, fx->request, why.code, why.text);
+		return;
+	}
+	conn_leases_add(c, 1);
+	send_opened(c, fx, img, copy_on(d, img, fx->to), fx->to == d->tier_disk ? TIER_DISK : TIER_HOST);
+}
+
+static void fx_refuse(struct daemon *d, const struct cache_effect *fx)
+{
+	struct conn *c = server_conn(d->server, fx->owner);
+	if (c && conn_end(c, fx->request))
+		conn_reply_fault(c, fx->request, fx->error.code, fx->error.text);
+}
+
+static void fx_accept(struct daemon *d, const struct cache_effect *fx)
+{
+	struct conn *c = server_conn(d->server, fx->owner);
+	if (!c || !conn_end(c, fx->request))
+		return;
+	struct msg m;
+	msg_init(&m, MSG_DONE, fx->request);
+	conn_reply(c, &m);
+}
+
+static void fx_poison(struct daemon *d, const struct cache_effect *fx)
+{
+	struct image *img = image_by_model(d, fx->model);
+	struct copy *copy = img ? copy_on(d, img, fx->to) : NULL;
+	if (copy && copy->generation == fx->copy)
+		copy_poison(copy, &fx->error);
+}
+
+static void fx_forget(struct daemon *d, const struct cache_effect *fx)
+{
+	struct image *img = idmap_take(&d->images, fx->model);
+	if (!img)
+		return;
+	img->model = 0;
+	image_settle(img);
+}
+
+static void carry_out(struct daemon *d, const struct cache_effect *fx)
+{
+	switch (fx->kind) {
+	case FX_RESOLVE:
+		resolve_start(d, fx->name, fx->name_text);
+		break;
+	case FX_ALLOC:
+		fx_alloc(d, fx);
+		break;
+	case FX_START:
+		transfer_start(d, fx);
+		break;
+	case FX_RECLASS:
+		transfer_reclass(d, fx->transfer, fx->class, fx->deadline);
+		break;
+	case FX_CANCEL:
+		transfer_cancel(d, fx->transfer);
+		break;
+	case FX_FREE:
+		fx_free(d, fx);
+		break;
+	case FX_GRANT:
+		fx_grant(d, fx);
+		break;
+	case FX_REFUSE:
+		fx_refuse(d, fx);
+		break;
+	case FX_ACCEPT:
+		fx_accept(d, fx);
+		break;
+	case FX_POISON:
+		fx_poison(d, fx);
+		break;
+	case FX_FORGET:
+		fx_forget(d, fx);
+		break;
+	default:
+		NEVER();
+	}
+}
+
+void engine_pump(struct daemon *d)
+{
+	if (d->pumping)
+		return;
+	d->pumping = true;
+	struct cache_effect fx;
+	while (cache_next_effect(d->cache, &fx))
+		carry_out(d, &fx);
+	d->pumping = false;
+}
+
+/* ---- configuration ---- */
+
+static void on_edge(void *ctx, uint64_t model, uint8_t tier, enum copy_state from, enum copy_state to, const char *why)
+{
+	log_debug("state", "model %" PRIu64 " tier %u: %s -> %s (%s)", model, tier, copy_state_name(from),
+		copy_state_name(to), why);
+}
+
+void engine_cache_config(struct daemon *d, const struct config *c, struct cache_config *out)
+{
+	static struct cache_tier_config tiers[3];
+	static struct cache_link_config links[5];
+	tiers[0] = (struct cache_tier_config){.kind = TIER_REMOTE};
+	tiers[1] = (struct cache_tier_config){.kind = TIER_DISK, .capacity_bytes = c->disk_bytes};
+	tiers[2] = (struct cache_tier_config){.kind = TIER_HOST, .capacity_bytes = c->host_bytes};
+	links[0] = (struct cache_link_config){0, 2, 4, 500 * MIB};
+	links[1] = (struct cache_link_config){0, 1, 4, 500 * MIB};
+	links[2] = (struct cache_link_config){1, 2, 4, 2 * GIB};
+	links[3] = (struct cache_link_config){2, 1, 4, GIB};
+	*out = (struct cache_config){
+		.tiers = tiers,
+		.n_tiers = 3,
+		.links = links,
+		.n_links = 4,
+		.policy = c->policy,
+		.min_residency_ns = c->min_residency,
+		.ttl_ns = c->ttl,
+		.half_life_ns = c->half_life,
+		.revalidate_ns = c->revalidate,
+		.negative_ns = c->negative,
+		.max_names = (uint32_t)c->max_models,
+		.max_waiters = (uint32_t)c->max_waiters,
+		.dedup = c->dedup,
+		.hash_seed = (uint32_t)d->boot_lo,
+		.on_edge = on_edge,
+		.ctx = d,
+	};
+	d->tier_remote = 0;
+	d->tier_disk = 1;
+	d->tier_host = 2;
+}
+
+/* ---- what the disk tier held at start ---- */
+
+static struct source *source_by_url(struct daemon *d, const char *url)
+{
+	for (size_t i = 0; i < d->n_sources; i++)
+		if (!strcmp(source_url(d->sources[i]), url))
+			return d->sources[i];
+	return NULL;
+}
+
+static void adopt_image(struct daemon *d, struct disk_image *stored)
+{
+	const struct image_desc *desc = disk_image_desc(stored);
+	struct image *img;
+	int e = image_new(&img, d, desc->fingerprint_hi, desc->fingerprint_lo);
+	ASSERT(!e);
+	img->stored = stored;
+	img->source = source_by_url(d, desc->source);
+	img->digest = disk_image_digest(stored);
+	if (desc->in_place)
+		return; /* found again by its fingerprint when somebody asks for it */
+	struct cache_model_info info;
+	image_info(img, &info);
+	e = cache_adopt(d->cache, clock_now(), NULL, &info, disk_image_bytes(stored), disk_image_complete(stored), 0,
+		&img->model);
+	if (e) {
+		log_warn("disk", "%s does not fit into disk-bytes and is dropped", desc->name);
+		metrics_add(M_disk_adopted_dropped, 1);
+		img->stored = NULL;
+		disk_image_drop(&stored, NULL);
+		image_settle(img);
+		return;
+	}
+	idmap_set(&d->images, img->model, img);
+	metrics_add(disk_image_complete(stored) ? M_disk_adopted_complete : M_disk_adopted_partial, 1);
+	if (img->digest.hi | img->digest.lo)
+		cache_identified(d->cache, clock_now(), img->model, img->digest.hi, img->digest.lo);
+}
+
+void engine_adopt(struct daemon *d)
+{
+	if (!d->disk)
+		return;
+	for (struct disk_image *i = disk_next(d->disk, NULL), *next; i; i = next) {
+		next = disk_next(d->disk, i);
+		adopt_image(d, i);
+	}
+	const struct disk_name *names;
+	uint32_t n = disk_names(d->disk, &names), known = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		struct image *img = image_by_fingerprint(d, names[i].fingerprint_hi, names[i].fingerprint_lo);
+		if (img && img->model && !cache_adopt_name(d->cache, clock_now(), names[i].name, img->model))
+			known++;
+	}
+	engine_pump(d);
+	log_info("disk", "%u names known from earlier runs", known);
+}
+
+/* ---- the catalog of names ---- */
+
+struct names_job {
+	struct job job;
+	struct daemon *daemon;
+	struct disk_name *names;
+	uint32_t n, cap;
+};
+
+static void names_add(struct names_job *j, const char *name, const struct image *img)
+{
+	const struct image_desc *desc = image_desc_of(img);
+	if (j->n == j->cap) {
+		j->cap = j->cap ? j->cap * 2 : 64;
+		j->names = realloc(j->names, j->cap * sizeof *j->names);
+		ASSERT(j->names);
+	}
+	j->names[j->n++] = (struct disk_name){
+		.name = strdup(name),
+		.source = strdup(desc->source),
+		.revision = strdup(desc->revision),
+		.fingerprint_hi = img->fingerprint_hi,
+		.fingerprint_lo = img->fingerprint_lo,
+		.last_use_s = clock_unix() / NS_PER_S,
+	};
+}
+
+static void names_run(struct job *job, void *worker)
+{
+	struct names_job *j = container_of(job, struct names_job, job);
+	struct fault why;
+	if (disk_names_save(j->daemon->disk, j->names, j->n, &why))
+		log_warn("disk", "the catalog of names was not written: %s", why.text);
+}
+
+static void names_done(struct job *job)
+{
+	struct names_job *j = container_of(job, struct names_job, job);
+	j->daemon->names_saving = false;
+	while (j->n) {
+		struct disk_name *n = &j->names[--j->n];
+		free(n->name);
+		free(n->source);
+		free(n->revision);
+	}
+	free(j->names);
+	free(j);
+}
+
+void engine_names_changed(struct daemon *d)
+{
+	d->names_dirty = true;
+}
+
+bool engine_names_save(struct daemon *d)
+{
+	if (!d->disk || !d->names_dirty || d->names_saving)
+		return false;
+	struct names_job *j = calloc(1, sizeof *j);
+	ASSERT(j);
+	j->daemon = d;
+	for (uint64_t model = 0; cache_next_model(d->cache, &model);) {
+		struct image *img = image_by_model(d, model);
+		const char *name;
+		for (uint32_t i = 0; img && img->stored && (name = cache_name(d->cache, model, i)); i++)
+			names_add(j, name, img);
+	}
+	d->names_dirty = false;
+	d->names_saving = true;
+	j->job = (struct job){.run = names_run, .done = names_done, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
+	pool_submit(d->misc, &j->job);
+	return true;
+}
