@@ -50,6 +50,8 @@ struct daemon {
 	struct idmap images;    /* brain's model id -> struct image */
 	struct idmap prints;    /* fingerprint key -> struct image */
 	struct idmap transfers; /* brain's transfer id -> struct transfer */
+	struct idmap verifications;
+	uint64_t next_verification;
 	struct degraded degraded[DAEMON_MAX_DEGRADED];
 	size_t n_degraded;
 	bool pumping, names_dirty, names_saving, stopping;

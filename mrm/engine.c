@@ -5,6 +5,7 @@
 #include "mrm/conn.h"
 #include "mrm/resolve.h"
 #include "mrm/transfer.h"
+#include "mrm/verify.h"
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
@@ -185,6 +186,10 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 
 static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 {
+	if (fx->owner & VERIFY_OWNER) {
+		verify_granted(d, fx);
+		return;
+	}
 	struct conn *c = server_conn(d->server, fx->owner);
 	struct image *img = image_by_model(d, fx->model);
 	struct fault why;
@@ -204,6 +209,10 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 
 static void fx_refuse(struct daemon *d, const struct cache_effect *fx)
 {
+	if (fx->owner & VERIFY_OWNER) {
+		verify_refused(d, fx);
+		return;
+	}
 	struct conn *c = server_conn(d->server, fx->owner);
 	if (c && conn_end(c, fx->request))
 		conn_reply_fault(c, fx->request, fx->error.code, fx->error.text);

@@ -1,0 +1,92 @@
+/* doctor.c - the doctor report: what this machine has, which degraded paths are in use, and the settings. */
+#include "mrm/report.h"
+
+#include "mrm/chunk.h"
+#include "mrm/clock.h"
+#include "mrm/disk/disk.h"
+#include "mrm/source/source.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static void check(json_t *checks, const char *name, const char *state, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+static void check(json_t *checks, const char *name, const char *state, const char *fmt, ...)
+{
+	char text[700];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	json_array_append_new(checks, json_pack("{s:s, s:s, s:s}", "name", name, "state", state, "detail", text));
+}
+
+static void check_memory(json_t *checks, const struct daemon *d)
+{
+	const struct shm_machine *m = &d->machine;
+	bool memfd = !d->shm.force_posix;
+	check(checks, "host-memory", memfd ? "ok" : "degraded", memfd ? "%s" : "POSIX shared memory, handed out read-only: %s",
+		m->memfd_detail);
+	check(checks, "huge-pages", d->shm.huge ? "ok" : "degraded",
+		d->shm.huge ? "transparent huge pages for shared memory: %s"
+			    : "base pages; /sys/kernel/mm/transparent_hugepage/shmem_enabled is \"%s\", advise or always would "
+			      "make loads cheaper", m->thp_setting);
+	check(checks, "numa", m->numa_nodes > 1 ? "ok" : "off", "%" PRIu32 " node%s%s", m->numa_nodes,
+		m->numa_nodes > 1 ? "s" : "", d->shm.interleave ? "; host memory is interleaved over them" : "");
+}
+
+static void check_disk(json_t *checks, const struct daemon *d)
+{
+	struct reader_mode mode = lane_mode();
+	const char *why = "";
+	bool uring = mode.engine == READER_URING, direct = disk_is_direct(d->disk, &why);
+	check(checks, "io", uring ? "ok" : "degraded", "%s%s%s%s", reader_engine_name(mode.engine),
+		uring && mode.fixed_buffers ? ", registered buffers" : "", *mode.why ? ": " : "", mode.why);
+	check(checks, "disk-tier", direct ? "ok" : "degraded", direct ? "%s, O_DIRECT" : "%s, through the page cache: %s",
+		d->config->cache_dir, why);
+}
+
+static void check_degraded(json_t *checks, const struct daemon *d)
+{
+	for (size_t i = 0; i < d->n_degraded; i++)
+		check(checks, d->degraded[i].name, "degraded", "%s (%" PRIu64 " times)", d->degraded[i].reason,
+			d->degraded[i].count);
+}
+
+static void check_sources(json_t *checks, const struct daemon *d)
+{
+	if (!d->n_sources)
+		check(checks, "sources", "degraded", "none configured: only what is in the cache directory can be opened");
+	for (size_t i = 0; i < d->n_sources; i++) {
+		const struct source_counters *c = source_counters(d->sources[i]);
+		check(checks, "source", "ok", "%s: %" PRIu64 " requests, %" PRIu64 " bytes, %" PRIu64 " retries, %" PRIu64
+			" resumed", source_url(d->sources[i]), atomic_load(&c->requests), atomic_load(&c->bytes),
+			atomic_load(&c->retries), atomic_load(&c->resumes));
+	}
+}
+
+static void add_option(void *ctx, const char *name, const char *value)
+{
+	json_t *old = json_object_get(ctx, name);
+	if (json_is_string(old))
+		json_object_set_new(ctx, name, json_pack("[O, s]", old, value));
+	else if (json_is_array(old))
+		json_array_append_new(old, json_string(value));
+	else
+		json_object_set_new(ctx, name, json_string(value));
+}
+
+json_t *report_doctor(struct daemon *d)
+{
+	json_t *checks = json_array(), *config = json_object();
+	check_memory(checks, d);
+	check_disk(checks, d);
+	check_sources(checks, d);
+	check(checks, "gpu", "off", "this version has no GPU tier");
+	check_degraded(checks, d);
+	config_visit(d->config, add_option, config);
+	return json_pack("{s:o, s:o, s:s, s:i, s:I}", "checks", checks, "config", config, "version", TRIMS_VERSION, "pid",
+		(int)getpid(), "uptime_s", (json_int_t)((clock_now() - d->started_ns) / NS_PER_S));
+}

@@ -1,0 +1,94 @@
+/* files.c - see files.h. */
+#include "mrm/files.h"
+
+#include "mrm/image.h"
+#include "shared/check.h"
+#include "shared/own.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct file_job {
+	struct job job;
+	struct daemon *daemon;
+	struct image *image; /* referenced */
+	const struct image_desc *desc;
+	struct disk_image *stored;
+	uint64_t conn, request;
+	uint32_t side;
+	struct shm_region region;
+	uint64_t bytes;
+	int result;
+	struct fault why;
+};
+
+static void run(struct job *job, void *worker)
+{
+	struct file_job *f = container_of(job, struct file_job, job);
+	const struct image_side *side = &f->desc->sides[f->side];
+	OWN_MEM uint8_t *read = NULL;
+	f->bytes = side->bytes;
+	if (!side->data) {
+		f->result = disk_image_side(f->stored, f->side, &read, &f->why);
+		if (f->result)
+			return;
+	}
+	char name[200];
+	snprintf(name, sizeof name, "mrm:%s:%s", f->desc->name, side->name);
+	f->result = shm_new_filled(&f->region, name, side->data ? side->data : read, side->bytes, &f->daemon->shm, &f->why);
+}
+
+static void done(struct job *job)
+{
+	struct file_job *f = container_of(job, struct file_job, job);
+	struct conn *c = server_conn(f->daemon->server, f->conn);
+	if (c && conn_end(c, f->request)) {
+		if (job->withdrawn || f->result) {
+			conn_reply_fault(c, f->request, job->withdrawn ? TRIMS_E_STOPPING : f->why.code,
+				job->withdrawn ? "the daemon is stopping" : f->why.text);
+		} else {
+			struct msg m;
+			msg_init(&m, MSG_FILED, f->request);
+			m.u.filed.bytes = f->bytes;
+			m.u.filed.fds.n = 1;
+			m.u.filed.fds.fd[0] = f->region.fd;
+			conn_reply(c, &m);
+		}
+	}
+	shm_fini(&f->region);
+	image_put(&f->image);
+	free(f);
+}
+
+void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *path)
+{
+	struct daemon *d = conn_daemon(c);
+	struct image *img = image_by_model(d, cache_lease_model(d->cache, conn_id(c), lease));
+	if (!img) {
+		conn_end(c, request);
+		conn_reply_fault(c, request, TRIMS_E_NO_LEASE, error_text(TRIMS_E_NO_LEASE));
+		return;
+	}
+	const struct image_desc *desc = image_desc_of(img);
+	uint32_t i = 0;
+	while (i < desc->n_sides && strcmp(desc->sides[i].name, path))
+		i++;
+	if (i == desc->n_sides) {
+		conn_end(c, request);
+		conn_reply_fault(c, request, TRIMS_E_NO_FILE, error_text(TRIMS_E_NO_FILE));
+		return;
+	}
+	struct file_job *f = calloc(1, sizeof *f);
+	ASSERT(f);
+	f->daemon = d;
+	f->image = image_get(img);
+	f->desc = desc;
+	f->stored = img->stored;
+	f->conn = conn_id(c);
+	f->request = request;
+	f->side = i;
+	f->region.fd = -1;
+	f->job = (struct job){.run = run, .done = done, .class = CLASS_DEMAND, .deadline = 0};
+	pool_submit(d->misc, &f->job);
+}

@@ -1,0 +1,238 @@
+/* verify.c - see verify.h.
+ * A verification opens what is resident on disk and on host, one after the other, checks it in steps (so that other jobs
+ * get their turn), and reports. */
+#include "mrm/verify.h"
+
+#include "mrm/clock.h"
+#include "mrm/engine.h"
+#include "mrm/image.h"
+#include "mrm/report.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNKS_PER_STEP 16
+
+struct verification {
+	struct job job;
+	struct daemon *daemon;
+	uint64_t id, conn, request, model, lease;
+	char name[CACHE_NAME_MAX + 1];
+	int stage; /* 0 disk, 1 host */
+	json_t *copies, *bad;
+	/* the copy being read */
+	struct image *image; /* referenced while there is a job */
+	const struct layout *layout;
+	struct disk_image *stored;
+	struct copy *host;
+	struct hash128 *want; /* [n_chunks] of the host copy */
+	uint32_t next, n_chunks, n_bad;
+	uint32_t step_bad[CHUNKS_PER_STEP], n_step_bad;
+};
+
+static const enum tier_kind stages[] = {TIER_DISK, TIER_HOST};
+
+static struct verification *find(struct daemon *d, uint64_t id)
+{
+	return idmap_get(&d->verifications, id);
+}
+
+static void end(struct verification *v)
+{
+	idmap_take(&v->daemon->verifications, v->id);
+	json_decref(v->copies);
+	json_decref(v->bad);
+	free(v->want);
+	free(v);
+}
+
+static void reply(struct verification *v)
+{
+	struct conn *c = server_conn(v->daemon->server, v->conn);
+	if (c && conn_end(c, v->request)) {
+		json_t *r = json_pack("{s:I, s:O}", "model", (json_int_t)v->model, "copies", v->copies);
+		report_send(c, v->request, r, 0);
+	}
+	end(v);
+}
+
+static void record(struct verification *v, const char *result)
+{
+	json_t *row = json_pack("{s:s, s:i, s:I, s:o, s:s}", "tier", tier_kind_name(stages[v->stage]), "chunks",
+		(int)v->n_chunks, "bytes", (json_int_t)(v->layout ? v->layout->image_bytes : 0), "bad",
+		v->bad ? json_incref(v->bad) : json_array(), "result", result);
+	json_array_append_new(v->copies, row);
+	json_decref(v->bad);
+	v->bad = NULL;
+}
+
+static void open_next(struct verification *v)
+{
+	struct daemon *d = v->daemon;
+	v->n_chunks = v->n_bad = 0;
+	v->layout = NULL;
+	if (v->stage == (int)ARRAY_LEN(stages)) {
+		reply(v);
+		return;
+	}
+	struct cache_open req = {
+		.name = v->name,
+		.owner = v->id,
+		.request = (uint64_t)v->stage + 1,
+		.tier = stages[v->stage],
+		.device = UINT32_MAX,
+		.class = CLASS_PREFETCH,
+		.deadline = CACHE_NEVER,
+		.only_resident = true,
+	};
+	cache_open(d->cache, clock_now(), &req);
+	engine_pump(d);
+}
+
+static bool chunk_is_good(struct verification *v, uint32_t chunk, uint8_t *buf)
+{
+	if (v->stored)
+		return disk_image_read(v->stored, chunk, buf, NULL) == 0;
+	struct layout_chunk k = layout_chunk(v->layout, chunk);
+	return hash_equal(chunk_hash(copy_chunk(v->host, v->layout, chunk), k.bytes), v->want[chunk]);
+}
+
+static void run(struct job *job, void *worker)
+{
+	struct verification *v = container_of(job, struct verification, job);
+	uint8_t *buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_BYTES);
+	uint32_t stop = MIN(v->next + CHUNKS_PER_STEP, v->n_chunks);
+	for (; buf && v->next < stop; v->next++)
+		if (!chunk_is_good(v, v->next, buf))
+			v->step_bad[v->n_step_bad++] = v->next;
+	free(buf);
+}
+
+static void stepped(struct job *job);
+
+static void step(struct verification *v)
+{
+	v->n_step_bad = 0;
+	v->job = (struct job){.run = run, .done = stepped, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
+	pool_submit(v->daemon->misc, &v->job);
+}
+
+static void copy_done(struct verification *v)
+{
+	struct daemon *d = v->daemon;
+	uint8_t tier = stages[v->stage] == TIER_DISK ? d->tier_disk : d->tier_host;
+	record(v, v->n_bad ? "corrupt" : "ok");
+	if (v->n_bad) {
+		log_error("verify", "%s on %s: %u of %u chunks are damaged; the copy is dropped", v->name,
+			tier_kind_name(stages[v->stage]), v->n_bad, v->n_chunks);
+		metrics_add(tier == d->tier_disk ? M_verify_failures_disk : M_verify_failures_host, v->n_bad);
+		cache_corrupt(d->cache, clock_now(), v->model, tier);
+	}
+	image_put(&v->image);
+	free(v->want);
+	v->want = NULL;
+	cache_close(d->cache, clock_now(), v->id, v->lease);
+	engine_pump(d);
+	v->stage++;
+	open_next(v);
+}
+
+static void stepped(struct job *job)
+{
+	struct verification *v = container_of(job, struct verification, job);
+	for (uint32_t i = 0; i < v->n_step_bad; i++)
+		json_array_append_new(v->bad, json_integer(v->step_bad[i]));
+	v->n_bad += v->n_step_bad;
+	if (job->withdrawn) {
+		image_put(&v->image);
+		end(v);
+	} else if (v->next < v->n_chunks) {
+		step(v);
+	} else {
+		copy_done(v);
+	}
+}
+
+static struct hash128 *wanted_hashes(const struct image *img)
+{
+	uint32_t n = image_layout(img)->n_chunks;
+	struct hash128 *want = calloc(MAX(n, 1u), sizeof *want);
+	ASSERT(want);
+	for (uint32_t i = 0; i < n; i++)
+		if (!image_chunk_hash(img, i, &want[i])) {
+			free(want);
+			return NULL;
+		}
+	return want;
+}
+
+void verify_granted(struct daemon *d, const struct cache_effect *fx)
+{
+	struct verification *v = find(d, fx->owner);
+	struct image *img = image_by_model(d, fx->model);
+	if (!v || !img || fx->state != COPY_READY) {
+		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
+		if (v)
+			verify_refused(d, fx);
+		return;
+	}
+	v->model = fx->model;
+	v->lease = fx->lease;
+	v->image = image_get(img);
+	v->layout = image_layout(img);
+	v->stored = stages[v->stage] == TIER_DISK ? img->stored : NULL;
+	v->host = img->host;
+	v->want = v->stored ? NULL : wanted_hashes(img);
+	v->next = 0;
+	v->n_chunks = v->layout->n_chunks;
+	v->bad = json_array();
+	ASSERT(v->stored || v->want);
+	step(v);
+}
+
+void verify_refused(struct daemon *d, const struct cache_effect *fx)
+{
+	struct verification *v = find(d, fx->owner);
+	if (!v)
+		return;
+	record(v, "absent");
+	v->stage++;
+	open_next(v);
+}
+
+void verify_start(struct conn *c, uint64_t request, const char *name)
+{
+	struct daemon *d = conn_daemon(c);
+	uint64_t model = cache_find(d->cache, name);
+	if (!model) {
+		conn_end(c, request);
+		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is known here");
+		return;
+	}
+	struct verification *v = calloc(1, sizeof *v);
+	ASSERT(v);
+	v->daemon = d;
+	v->id = VERIFY_OWNER | ++d->next_verification;
+	v->conn = conn_id(c);
+	v->request = request;
+	v->model = model;
+	v->copies = json_array();
+	snprintf(v->name, sizeof v->name, "%s", name);
+	idmap_set(&d->verifications, v->id, v);
+	open_next(v);
+}
+
+void verify_stop(struct daemon *d)
+{
+	struct verification *v;
+	for (size_t at = 0; (v = idmap_next(&d->verifications, &at));)
+		if (!v->image) {
+			end(v);
+			at = 0;
+		}
+}
