@@ -6,9 +6,9 @@
 #include "mrm/clock.h"
 #include "mrm/dispatch.h"
 #include "mrm/engine.h"
-#include "mrm/gauge.h"
 #include "shared/check.h"
 #include "shared/log.h"
+#include "shared/metrics.h"
 #include "shared/seqpacket.h"
 
 #include <errno.h>
@@ -125,9 +125,11 @@ void conn_free(struct conn **c)
 	*c = NULL;
 }
 
-static void drop(struct conn *c, const char *why)
+static void drop(struct conn *c, enum metric counter, const char *why)
 {
-	gauge_conn_dropped(c->server->daemon, why);
+	if (c->ending)
+		return;
+	metrics_add(counter, 1);
 	log_info("conn", "#%" PRIu64 " %s (uid %u, pid %d) dropped: %s", c->id, c->program, (unsigned)c->peer.uid,
 		(int)c->peer.pid, why);
 	conn_end_now(c);
@@ -136,7 +138,7 @@ static void drop(struct conn *c, const char *why)
 static void enqueue(struct conn *c, const uint8_t *bytes, size_t len, const int *fds, uint32_t n_fds)
 {
 	if (c->n_out >= MAX_QUEUED) {
-		drop(c, "never-reads");
+		drop(c, M_dropped_slow_reader, "it does not read its answers");
 		return;
 	}
 	struct queued *q = malloc(sizeof *q + len);
@@ -149,7 +151,7 @@ static void enqueue(struct conn *c, const uint8_t *bytes, size_t len, const int 
 		if (q->fds[q->n_fds] < 0) {
 			msg_close_fds(q->fds, q->n_fds);
 			free(q);
-			drop(c, "no-descriptors");
+			drop(c, M_dropped_system, "out of descriptors");
 			return;
 		}
 	}
@@ -172,7 +174,7 @@ void conn_reply(struct conn *c, const struct msg *m)
 	if (e == -EAGAIN || e == -ENOBUFS)
 		enqueue(c, buf, (size_t)len, fds, n_fds);
 	else if (e == -ETOOMANYREFS)
-		drop(c, "too-many-descriptors-in-flight");
+		drop(c, M_dropped_system, "too many descriptors in flight");
 	else if (e < 0)
 		conn_end_now(c);
 }
@@ -182,6 +184,7 @@ void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, co
 	struct msg m;
 	msg_init(&m, MSG_FAULT, request);
 	m.u.fault.code = code;
+	metrics_add(metrics_fault(code), 1);
 	if (MSG_SET_STR(m.u.fault.text, text) < 0)
 		MSG_SET_STR(m.u.fault.text, error_text(code));
 	conn_reply(c, &m);
@@ -274,9 +277,9 @@ void conn_violation(struct conn *c, const char *what)
 {
 	if (c->ending)
 		return;
-	gauge_protocol_error(c->server->daemon);
+	metrics_add(M_protocol_errors, 1);
 	conn_reply_fault(c, 0, TRIMS_E_PROTOCOL, what);
-	drop(c, "protocol");
+	drop(c, M_dropped_protocol, what);
 }
 
 static void greet(struct conn *c, const struct msg *m)
@@ -286,7 +289,7 @@ static void greet(struct conn *c, const struct msg *m)
 		snprintf(text, sizeof text, "this daemon speaks protocol version %d, the client %u to %u", MSG_VERSION,
 			m->u.hello.version_min, m->u.hello.version_max);
 		conn_reply_fault(c, m->request, TRIMS_E_VERSION, text);
-		drop(c, "version");
+		drop(c, M_dropped_handshake, "no common version");
 		return;
 	}
 	c->greeted = true;
@@ -375,7 +378,7 @@ static int refuse(struct server *s, int fd, const char *text)
 	ssize_t len = msg_encode(&m, buf, sizeof buf, fds, &n_fds);
 	if (len > 0)
 		seqpacket_send(fd, buf, (size_t)len, fds, 0, MSG_DONTWAIT);
-	gauge_conn_dropped(s->daemon, "limit");
+	metrics_add(M_dropped_limit, 1);
 	close(fd);
 	return -EUSERS;
 }
@@ -408,6 +411,7 @@ int conn_new(struct server *s, int fd)
 	strcpy(c->program, "?");
 	a->conns++;
 	s->n_conns++;
+	metrics_add(M_connections, 1);
 	idmap_set(&s->conns, c->id, c);
 	ev_io_init(&c->io, on_io, fd, EV_READ);
 	c->io.data = c;

@@ -209,7 +209,8 @@ void resolve_start(struct daemon *d, uint64_t name_id, const char *name)
 	s->name_id = name_id;
 	s->started_ns = clock_now();
 	snprintf(s->name, sizeof s->name, "%s", name);
-	name_split(name, s->base, s->revision);
+	int e = name_split(name, s->base, s->revision, NULL);
+	ASSERT(!e); /* checked when it came in */
 	submit(s, run_find, found);
 }
 

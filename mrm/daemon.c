@@ -1,0 +1,444 @@
+/* daemon.c - puts the parts together, and takes them apart in an order that loses nothing.
+ * Shutdown: stop listening, cancel what runs, let jobs come home at a chunk edge, write down partial images and names, then
+ * drop the pools, the brain and the disk store. */
+#include "mrm/daemon.h"
+
+#include "mrm/chunk.h"
+#include "mrm/clock.h"
+#include "mrm/disk/disk.h"
+#include "mrm/engine.h"
+#include "mrm/gauges.h"
+#include "mrm/httpd.h"
+#include "mrm/image.h"
+#include "mrm/notify.h"
+#include "mrm/server.h"
+#include "mrm/transfer.h"
+#include "mrm/verify.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define GAUGES_S 0.5
+#define NAMES_S 2.0
+#define TICK_MIN_S 0.001
+#define TICK_MAX_S 1.0
+#define FIND_THREADS 8
+#define MISC_THREADS 2
+
+void daemon_degraded(struct daemon *d, const char *name, const char *fmt, ...)
+{
+	struct degraded *g = NULL;
+	for (size_t i = 0; i < d->n_degraded && !g; i++)
+		if (!strcmp(d->degraded[i].name, name))
+			g = &d->degraded[i];
+	if (!g) {
+		ASSERT(d->n_degraded < DAEMON_MAX_DEGRADED);
+		g = &d->degraded[d->n_degraded++];
+		g->name = name;
+	}
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(g->reason, sizeof g->reason, fmt, ap);
+	va_end(ap);
+	if (g->count++ == 0)
+		log_warn("degraded", "%s: %s", name, g->reason);
+}
+
+/* ---- timers and signals ---- */
+
+static void on_pump(struct ev_loop *loop, ev_prepare *w, int revents)
+{
+	engine_pump(w->data);
+}
+
+static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct daemon *d = w->data;
+	uint64_t now = clock_now(), next = cache_tick(d->cache, now);
+	engine_pump(d);
+	double wait = next <= now ? TICK_MIN_S : next == CACHE_NEVER ? TICK_MAX_S : (double)(next - now) / 1e9;
+	w->repeat = MIN(MAX(wait, TICK_MIN_S), TICK_MAX_S);
+	ev_timer_again(loop, w);
+}
+
+static void on_gauges(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	gauges_update(w->data);
+}
+
+static void on_names(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	engine_names_save(w->data);
+}
+
+static void on_watchdog(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	notify_send("WATCHDOG=1");
+}
+
+static void begin_stop(struct daemon *d)
+{
+	d->stopping = true;
+	httpd_set_ready(d->httpd, false);
+	notify_send("STOPPING=1");
+	server_stop(d->server);
+	source_cancel_set(d->halt);
+	transfer_cancel_all(d);
+	ev_timer_set(&d->drain, (double)d->config->drain_timeout / 1e9, 0);
+	ev_timer_start(d->loop, &d->drain);
+}
+
+static void on_stop_signal(struct ev_loop *loop, ev_signal *w, int revents)
+{
+	struct daemon *d = w->data;
+	if (d->stopping) {
+		log_warn("main", "told to stop a second time: not waiting for transfers any longer");
+		ev_break(loop, EVBREAK_ALL);
+		return;
+	}
+	log_info("main", "stopping");
+	begin_stop(d);
+}
+
+static void on_drain_over(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	log_warn("main", "transfers did not reach a chunk edge in drain-timeout");
+	ev_break(loop, EVBREAK_ALL);
+}
+
+static bool reload(struct daemon *d, struct fault *why)
+{
+	struct config *fresh;
+	enum config_action action;
+	if (config_load(&fresh, d->argc, d->argv, &action, why))
+		return false;
+	if (!fresh->host_bytes)
+		fresh->host_bytes = d->config->host_bytes;
+	if (!fresh->disk_bytes)
+		fresh->disk_bytes = d->config->disk_bytes;
+	char ignored[512];
+	struct cache_config cc;
+	engine_cache_config(d, fresh, &cc);
+	bool ok = cache_reconfigure(d->cache, &cc, clock_now(), why) == 0;
+	if (ok) {
+		config_take_reloadable(d->config, fresh, ignored, sizeof ignored);
+		enum log_level level;
+		if (!log_level_parse(d->config->log_level, &level))
+			log_set_level(level);
+		if (*ignored)
+			log_warn("config", "changed, but needs a restart: %s", ignored);
+	}
+	config_free(&fresh);
+	return ok;
+}
+
+static void on_reload_signal(struct ev_loop *loop, ev_signal *w, int revents)
+{
+	struct daemon *d = w->data;
+	struct fault why;
+	notify_reloading();
+	if (reload(d, &why))
+		log_info("config", "reloaded");
+	else
+		log_error("config", "not reloaded, the old settings stay: %s", why.text);
+	engine_pump(d);
+	notify_send("READY=1");
+}
+
+static void init_watchers(struct daemon *d)
+{
+	ev_prepare_init(&d->pump, on_pump);
+	ev_timer_init(&d->tick, on_tick, TICK_MAX_S, TICK_MAX_S);
+	ev_timer_init(&d->gauges, on_gauges, 0, GAUGES_S);
+	ev_timer_init(&d->names_timer, on_names, NAMES_S, NAMES_S);
+	double watchdog = notify_watchdog_interval();
+	ev_timer_init(&d->watchdog, on_watchdog, watchdog, watchdog);
+	ev_timer_init(&d->drain, on_drain_over, 0, 0);
+	ev_signal_init(&d->sigterm, on_stop_signal, SIGTERM);
+	ev_signal_init(&d->sigint, on_stop_signal, SIGINT);
+	ev_signal_init(&d->sighup, on_reload_signal, SIGHUP);
+	d->pump.data = d->tick.data = d->gauges.data = d->names_timer.data = d->watchdog.data = d->drain.data = d;
+	d->sigterm.data = d->sigint.data = d->sighup.data = d;
+	ev_prepare_start(d->loop, &d->pump);
+	ev_timer_start(d->loop, &d->tick);
+	ev_timer_start(d->loop, &d->gauges);
+	ev_timer_start(d->loop, &d->names_timer);
+	if (watchdog > 0)
+		ev_timer_start(d->loop, &d->watchdog);
+	ev_signal_start(d->loop, &d->sigterm);
+	ev_signal_start(d->loop, &d->sigint);
+	ev_signal_start(d->loop, &d->sighup);
+}
+
+/* ---- parts ---- */
+
+static void size_tiers(struct daemon *d)
+{
+	struct config *c = d->config;
+	if (!c->host_bytes)
+		c->host_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
+	struct statvfs v;
+	if (!c->disk_bytes && statvfs(c->cache_dir, &v) == 0)
+		c->disk_bytes = (uint64_t)v.f_bavail * v.f_frsize / 5 * 4;
+}
+
+static int open_disk(struct daemon *d, struct fault *why)
+{
+	struct disk_options o = {0};
+	disk_compress_parse(d->config->compress, &o.compress);
+	int e = disk_open(&d->disk, d->config->cache_dir, &o, why);
+	if (e)
+		return e;
+	const char *why_not;
+	if (!disk_is_direct(d->disk, &why_not)) {
+		daemon_degraded(d, "no-o-direct", "%s: %s", d->config->cache_dir, why_not);
+		metrics_add(M_fallback_no_o_direct, 1);
+	}
+	return 0;
+}
+
+static int open_sources(struct daemon *d, struct fault *why)
+{
+	const struct config *c = d->config;
+	struct source_options o;
+	source_options_init(&o);
+	o.max_attempts = (uint32_t)c->retries + 1;
+	o.backoff_base_ns = c->retry_base;
+	o.connect_timeout_ns = c->connect_timeout;
+	o.stall_s = (uint32_t)MAX(c->stall_timeout / NS_PER_S, (uint64_t)1);
+	o.max_side_file_bytes = c->max_file;
+	o.ca_file = *c->ca_file ? c->ca_file : NULL;
+	for (size_t i = 0; i < c->source.n; i++) {
+		int e = source_new(&d->sources[d->n_sources], c->source.v[i], &o, why);
+		if (e)
+			return e;
+		d->n_sources++;
+	}
+	return source_cancel_new(&d->halt);
+}
+
+static void probe_machine(struct daemon *d)
+{
+	shm_probe(&d->machine);
+	bool want_posix = !strcmp(d->config->host_memory, "shm");
+	d->shm.force_posix = want_posix || !d->machine.memfd;
+	d->shm.huge = d->machine.thp && strcmp(d->config->hugepages, "never");
+	d->shm.interleave = d->machine.numa_nodes > 1;
+	if (d->shm.force_posix) {
+		daemon_degraded(d, "no-memfd", "%s", want_posix ? "host-memory is set to shm" : d->machine.memfd_detail);
+		metrics_add(M_fallback_no_memfd, 1);
+	}
+	if (!d->shm.huge)
+		metrics_add(M_fallback_no_hugepages, 1);
+}
+
+static int start_pools(struct daemon *d, struct fault *why)
+{
+	const struct config *c = d->config;
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	size_t lanes = c->read_threads ? c->read_threads : (size_t)MIN(MAX(cores, 2), 4);
+	static struct lane_options lane;
+	lane = (struct lane_options){.depth = (uint32_t)c->read_depth, .no_uring = !strcmp(c->io, "pread")};
+	struct pool_ops read = lane_pool, find = net_pool;
+	const struct pool_ops misc = {.name = "mrm-misc"};
+	read.ctx = &lane;
+	find.name = "mrm-find";
+	int e = jobs_new(&d->jobs, d->loop);
+	e = e ? e : pool_new(&d->read, d->jobs, &read, lanes);
+	e = e ? e : pool_new(&d->net, d->jobs, &net_pool, c->net_threads);
+	e = e ? e : pool_new(&d->find, d->jobs, &find, FIND_THREADS);
+	e = e ? e : pool_new(&d->write, d->jobs, &write_pool, c->write_threads);
+	e = e ? e : pool_new(&d->misc, d->jobs, &misc, MISC_THREADS);
+	if (e)
+		return fault_errno(why, TRIMS_E_NO_SYSTEM, -e, "cannot start worker threads"), e;
+	struct reader_mode mode = lane_mode();
+	if (mode.engine != READER_URING) {
+		daemon_degraded(d, "no-io-uring", "%s", lane.no_uring ? "io is set to pread" : mode.why);
+		metrics_add(M_fallback_no_io_uring, 1);
+	}
+	return 0;
+}
+
+static int start_metrics(struct daemon *d, struct fault *why)
+{
+	struct metrics_identity id = {d->config->socket, d->boot_hi, d->boot_lo};
+	int e = metrics_create(&d->metrics, &id, why);
+	if (e == -EBUSY)
+		return e;
+	if (e) {
+		daemon_degraded(d, "no-metrics-segment", "%s", why->text);
+		metrics_add(M_fallback_no_shm, 1);
+	}
+	if (!*d->config->metrics)
+		return 0;
+	e = httpd_new(&d->httpd, d->config->metrics, d->metrics, why);
+	if (!e)
+		log_info("metrics", "serving on port %d", httpd_port(d->httpd));
+	return e;
+}
+
+static void raise_limits(void)
+{
+	struct rlimit r;
+	if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+		r.rlim_cur = r.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &r);
+	}
+}
+
+static void new_boot_id(struct daemon *d)
+{
+	uint64_t id[2] = {0};
+	while (getrandom(id, sizeof id, 0) != sizeof id)
+		;
+	d->boot_hi = id[0];
+	d->boot_lo = id[1];
+}
+
+static int start(struct daemon *d, struct fault *why)
+{
+	raise_limits();
+	new_boot_id(d);
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+	d->loop = ev_loop_new(EVFLAG_AUTO | EVFLAG_NOSIGMASK);
+	if (!d->loop)
+		return fault_set(why, TRIMS_E_NO_SYSTEM, "no event loop can be had"), -EIO;
+	probe_machine(d);
+	int e = open_disk(d, why);
+	e = e ? e : open_sources(d, why);
+	if (e)
+		return e;
+	size_tiers(d);
+	struct cache_config cc;
+	engine_cache_config(d, d->config, &cc);
+	e = cache_new(&d->cache, &cc, why);
+	e = e ? e : start_pools(d, why);
+	e = e ? e : start_metrics(d, why);
+	if (e)
+		return e;
+	engine_adopt(d);
+	init_watchers(d);
+	return server_new(&d->server, d, why);
+}
+
+int daemon_new(struct daemon **out, struct config *config, int argc, char **argv, struct fault *why)
+{
+	struct daemon *d = calloc(1, sizeof *d);
+	if (!d)
+		return -ENOMEM;
+	d->config = config;
+	d->argc = argc;
+	d->argv = argv;
+	d->started_ns = clock_now();
+	int e = start(d, why);
+	if (e) {
+		d->config = NULL; /* stays the caller's */
+		daemon_free(&d);
+		return e;
+	}
+	*out = d;
+	return 0;
+}
+
+int daemon_run(struct daemon *d)
+{
+	httpd_set_ready(d->httpd, true);
+	notify_send("READY=1\nSTATUS=serving");
+	log_info("main", "mrm %s is serving %s", TRIMS_VERSION, d->config->socket);
+	while (!d->stopping)
+		ev_run(d->loop, EVRUN_ONCE);
+	/* Transfers end, then their last jobs. */
+	while (ev_is_active(&d->drain) && (d->transfers.n || jobs_outstanding(d->jobs)))
+		ev_run(d->loop, EVRUN_ONCE);
+	return d->exit_code;
+}
+
+static void stop_watchers(struct daemon *d)
+{
+	ev_prepare_stop(d->loop, &d->pump);
+	ev_timer_stop(d->loop, &d->tick);
+	ev_timer_stop(d->loop, &d->gauges);
+	ev_timer_stop(d->loop, &d->names_timer);
+	ev_timer_stop(d->loop, &d->watchdog);
+	ev_timer_stop(d->loop, &d->drain);
+	ev_signal_stop(d->loop, &d->sigterm);
+	ev_signal_stop(d->loop, &d->sigint);
+	ev_signal_stop(d->loop, &d->sighup);
+}
+
+/* Whatever still runs is told to end; jobs then come home withdrawn or done. */
+static void settle(struct daemon *d)
+{
+	if (!d->jobs)
+		return;
+	if (d->halt)
+		source_cancel_set(d->halt);
+	transfer_cancel_all(d);
+	if (d->misc) {
+		d->names_dirty = true;
+		while (d->names_saving)
+			jobs_wait(d->jobs, NS_PER_S);
+		engine_names_save(d);
+	}
+	while (jobs_outstanding(d->jobs))
+		jobs_wait(d->jobs, NS_PER_S);
+}
+
+/* The process ends: memory of copies goes with it, images on disk stay. */
+static void free_images(struct daemon *d)
+{
+	struct image *img;
+	for (size_t at = 0; (img = idmap_next(&d->prints, &at)); at = 0) {
+		copy_free(&img->host);
+		img->model = 0;
+		img->stored = NULL;
+		ASSERT(img->refs == 0);
+		image_settle(img);
+	}
+	idmap_fini(&d->images);
+	idmap_fini(&d->prints);
+	idmap_fini(&d->transfers);
+	idmap_fini(&d->verifications);
+}
+
+void daemon_free(struct daemon **dp)
+{
+	struct daemon *d = *dp;
+	if (!d)
+		return;
+	server_free(&d->server);
+	settle(d);
+	verify_stop(d);
+	httpd_free(&d->httpd);
+	pool_free(&d->read);
+	pool_free(&d->net);
+	pool_free(&d->find);
+	pool_free(&d->write);
+	pool_free(&d->misc);
+	jobs_free(&d->jobs);
+	free_images(d);
+	cache_free(&d->cache);
+	disk_close(&d->disk);
+	for (size_t i = 0; i < d->n_sources; i++)
+		source_free(&d->sources[i]);
+	source_cancel_free(&d->halt);
+	metrics_close(&d->metrics);
+	if (d->loop) {
+		stop_watchers(d);
+		ev_loop_destroy(d->loop);
+	}
+	curl_global_cleanup();
+	config_free(&d->config);
+	free(d);
+	*dp = NULL;
+}

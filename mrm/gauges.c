@@ -1,0 +1,72 @@
+/* gauges.c - see gauges.h. */
+#include "mrm/gauges.h"
+
+#include "mrm/disk/disk.h"
+#include "mrm/server.h"
+#include "mrm/source/source.h"
+#include "shared/metrics.h"
+
+static void tier(struct daemon *d, uint8_t index, const enum metric m[6])
+{
+	struct cache_tier_view v;
+	cache_tier(d->cache, index, &v);
+	metrics_set(m[0], v.capacity_bytes);
+	metrics_set(m[1], v.used_bytes);
+	metrics_set(m[2], v.pinned_bytes);
+	metrics_set(m[3], v.leased_bytes);
+	metrics_set(m[4], v.draining_bytes);
+	metrics_set(m[5], v.copies);
+}
+
+static void tiers(struct daemon *d)
+{
+	static const enum metric disk[6] = {M_tier_capacity_disk, M_tier_used_disk, M_tier_pinned_disk,
+		M_tier_leased_disk, M_tier_draining_disk, M_tier_copies_disk};
+	static const enum metric host[6] = {M_tier_capacity_host, M_tier_used_host, M_tier_pinned_host,
+		M_tier_leased_host, M_tier_draining_host, M_tier_copies_host};
+	tier(d, d->tier_disk, disk);
+	tier(d, d->tier_host, host);
+}
+
+static void brain(struct daemon *d)
+{
+	const struct cache_stats *s = cache_stats(d->cache);
+	metrics_set(M_loads_done, s->loads_done);
+	metrics_set(M_loads_failed, s->loads_failed);
+	metrics_set(M_loads_cancelled, s->loads_cancelled);
+	metrics_set(M_loads_preempted, s->loads_preempted);
+	metrics_set(M_prefetch_used, s->prefetch_used);
+	metrics_set(M_prefetch_wasted, s->prefetch_wasted);
+	metrics_set(M_promotions, s->promotions);
+	metrics_set(M_residency_waits, s->residency_waits);
+	metrics_set(M_merged, s->merged);
+	metrics_set(M_fallback_persist_skipped, s->persist_skipped);
+}
+
+static void sources(struct daemon *d)
+{
+	uint64_t stalls = 0, throttled = 0, retries = 0, resumes = 0;
+	for (size_t i = 0; i < d->n_sources; i++) {
+		const struct source_counters *c = source_counters(d->sources[i]);
+		stalls += atomic_load_explicit(&c->stalls, memory_order_relaxed);
+		throttled += atomic_load_explicit(&c->throttled, memory_order_relaxed);
+		retries += atomic_load_explicit(&c->retries, memory_order_relaxed);
+		resumes += atomic_load_explicit(&c->resumes, memory_order_relaxed);
+	}
+	metrics_set(M_source_retries_stalled, stalls);
+	metrics_set(M_source_retries_throttled, throttled);
+	metrics_set(M_source_retries_broken, retries > stalls + throttled ? retries - stalls - throttled : 0);
+	metrics_set(M_resumes_range, resumes);
+}
+
+void gauges_update(struct daemon *d)
+{
+	tiers(d);
+	brain(d);
+	sources(d);
+	metrics_set(M_clients, d->server ? d->server->n_conns : 0);
+	metrics_set(M_leases, cache_stats(d->cache)->leases_now);
+	metrics_set(M_models, d->images.n);
+	metrics_set(M_transfers_active, d->transfers.n);
+	metrics_touch(d->metrics);
+}
