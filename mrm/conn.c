@@ -66,6 +66,18 @@ bool conn_is_admin(const struct conn *c)
 	return c->admin;
 }
 
+static enum metric message_metric(uint16_t type)
+{
+	switch (type) {
+#define MSG(NAME, name, type_, direction, doc)                                                                        \
+	case MSG_##NAME:                                                                                              \
+		return M_messages_##name;
+#include "shared/messages.def"
+	default:
+		return M_protocol_errors;
+	}
+}
+
 static void watch(struct conn *c, int events)
 {
 	struct ev_loop *loop = c->server->daemon->loop;
@@ -99,6 +111,7 @@ static void conn_end_now(struct conn *c)
 	s->n_conns--;
 	c->account->conns--;
 	c->account->leases -= c->leases;
+	s->n_leases -= c->leases;
 	server_account_put(s, c->account);
 	list_add_tail(&c->dead_node, &s->dead);
 	log_debug("conn", "#%" PRIu64 " %s (pid %d) is gone with %u leases", c->id, c->program, (int)c->peer.pid,
@@ -170,6 +183,7 @@ void conn_reply(struct conn *c, const struct msg *m)
 	uint32_t n_fds;
 	ssize_t len = msg_encode(m, buf, sizeof buf, fds, &n_fds);
 	ASSERT(len > 0);
+	metrics_add(message_metric(m->type), 1);
 	int e = list_empty(&c->out) ? seqpacket_send(c->io.fd, buf, (size_t)len, fds, n_fds, MSG_DONTWAIT) : -EAGAIN;
 	if (e == -EAGAIN || e == -ENOBUFS)
 		enqueue(c, buf, (size_t)len, fds, n_fds);
@@ -271,6 +285,7 @@ void conn_leases_add(struct conn *c, int n)
 {
 	c->leases += (uint32_t)n;
 	c->account->leases += (uint32_t)n;
+	c->server->n_leases += (uint32_t)n;
 }
 
 void conn_violation(struct conn *c, const char *what)
@@ -327,6 +342,7 @@ static bool receive(struct conn *c)
 	else
 		dispatch(c, &m);
 	msg_fini(&m);
+	metrics_add(message_metric(m.type), 1);
 	return !c->ending;
 }
 

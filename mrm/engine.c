@@ -9,6 +9,7 @@
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
+#include "shared/own.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -7,6 +7,7 @@
 #include "mrm/sha.h"
 #include "shared/check.h"
 #include "shared/metrics.h"
+#include "shared/own.h"
 
 #include <errno.h>
 #include <fcntl.h>

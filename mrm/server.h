@@ -28,7 +28,7 @@ struct server {
 	uint64_t next_conn;
 	struct list dead;      /* connections to free when the loop is back at its own level */
 	ev_prepare reap;
-	uint32_t n_conns;
+	uint32_t n_conns, n_leases;
 };
 
 /* -EADDRINUSE: another daemon answers on the socket.  A stale socket file is replaced. */
