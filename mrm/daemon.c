@@ -98,22 +98,25 @@ static void begin_stop(struct daemon *d)
 	ev_timer_start(d->loop, &d->drain);
 }
 
+/* Some job does not come back (a disk that hangs, say).  The store survives this as it survives any crash. */
+static _Noreturn void leave_now(struct daemon *d, const char *why)
+{
+	log_warn("main", "%s: leaving with %u transfers under way", why, (unsigned)d->transfers.n);
+	_exit(1);
+}
+
 static void on_stop_signal(struct ev_loop *loop, ev_signal *w, int revents)
 {
 	struct daemon *d = w->data;
-	if (d->stopping) {
-		log_warn("main", "told to stop a second time: not waiting for transfers any longer");
-		ev_break(loop, EVBREAK_ALL);
-		return;
-	}
+	if (d->stopping)
+		leave_now(d, "told to stop a second time");
 	log_info("main", "stopping");
 	begin_stop(d);
 }
 
 static void on_drain_over(struct ev_loop *loop, ev_timer *w, int revents)
 {
-	log_warn("main", "transfers did not reach a chunk edge in drain-timeout");
-	ev_break(loop, EVBREAK_ALL);
+	leave_now(w->data, "transfers did not reach a chunk edge within drain-timeout");
 }
 
 static bool reload(struct daemon *d, struct fault *why)
@@ -360,7 +363,7 @@ int daemon_run(struct daemon *d)
 	/* Transfers end, then their last jobs. */
 	while (ev_is_active(&d->drain) && (d->transfers.n || jobs_outstanding(d->jobs)))
 		ev_run(d->loop, EVRUN_ONCE);
-	return d->exit_code;
+	return 0;
 }
 
 static void stop_watchers(struct daemon *d)

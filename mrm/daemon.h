@@ -59,7 +59,6 @@ struct daemon {
 	ev_timer tick, watchdog, names_timer, gauges, drain;
 	ev_signal sigterm, sigint, sighup;
 	ev_prepare pump;
-	int exit_code;
 };
 
 /* 0 or -errno with a sentence; on failure daemon_free() cleans up. */

@@ -18,6 +18,10 @@
 
 void dispatch(struct conn *c, struct msg *m)
 {
+	if (conn_daemon(c)->stopping && m->type != MSG_CLOSE) {
+		conn_reply_fault(c, m->request, TRIMS_E_STOPPING, "the daemon is stopping");
+		return;
+	}
 	switch (m->type) {
 #define DISPATCH_C2D(NAME, name)                                                                                      \
 	case MSG_##NAME:                                                                                              \

@@ -257,6 +257,8 @@ static void carry_out(struct daemon *d, const struct cache_effect *fx)
 		break;
 	case FX_START:
 		transfer_start(d, fx);
+		if (d->stopping)
+			transfer_cancel(d, fx->transfer);
 		break;
 	case FX_RECLASS:
 		transfer_reclass(d, fx->transfer, fx->class, fx->deadline);

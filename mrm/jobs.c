@@ -275,25 +275,6 @@ void pool_submit(struct pool *p, struct job *job)
 	pthread_mutex_unlock(&p->lock);
 }
 
-bool pool_withdraw(struct pool *p, struct job *job)
-{
-	bool found = false;
-	pthread_mutex_lock(&p->lock);
-	list_for_each(it, &p->queue)
-		if (it == &job->node) {
-			found = true;
-			break;
-		}
-	if (found) {
-		list_del(&job->node);
-		job->withdrawn = true;
-	}
-	pthread_mutex_unlock(&p->lock);
-	if (found)
-		send_home(p->back, job);
-	return found;
-}
-
 size_t pool_threads(const struct pool *p)
 {
 	return p->n_threads;

@@ -1,8 +1,8 @@
 /* jobs.h - worker pools.  A job is moved to a pool and moved back: between jobs_submit() and its done() only the worker
  * touches it.  Several pools share one way back to the loop (one ev_async).
  *
- * Thread: submit, cancel and done on the loop thread; run on a worker of the pool.
- * Order: by class, deadline, then age.  A job that was not taken yet can be withdrawn or re-ranked. */
+ * Thread: submit and done on the loop thread; run on a worker of the pool.
+ * Order: by class, deadline, then age. */
 #ifndef MRM_JOBS_H
 #define MRM_JOBS_H
 
@@ -22,7 +22,7 @@ struct job {
 	uint64_t deadline, seq;
 	/* On a worker; `worker` is what the pool's worker_new made for this thread. */
 	void (*run)(struct job *job, void *worker);
-	/* On the loop thread, afterwards, or after a withdrawal.  Owns the job from here on. */
+	/* On the loop thread, afterwards, or when the pool closed first (withdrawn).  Owns the job from here on. */
 	void (*done)(struct job *job);
 	uint64_t queued_ns, started_ns, finished_ns;
 	bool withdrawn; /* run() was never called */
@@ -53,8 +53,6 @@ int pool_new(struct pool **out, struct jobs *back, const struct pool_ops *ops, s
 /* Withdraws what was not taken, lets running jobs finish, joins. */
 void pool_free(struct pool **p);
 void pool_submit(struct pool *p, struct job *job);
-/* Withdraws the job when no worker has it yet (its done() follows by the usual way); false when it is too late. */
-bool pool_withdraw(struct pool *p, struct job *job);
 /* For serve(): the best job, NULL when there is none (wait = false) or the pool is closing. */
 struct job *pool_take(struct pool *p, bool wait);
 /* For serve(): no more jobs will come. */

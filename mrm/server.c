@@ -169,8 +169,10 @@ void server_stop(struct server *s)
 {
 	stop_listening(s);
 	struct conn *c;
-	for (size_t at = 0; (c = idmap_next(&s->conns, &at));)
+	for (size_t at = 0; (c = idmap_next(&s->conns, &at)); at = 0) {
 		conn_reply_fault(c, 0, TRIMS_E_STOPPING, "the daemon is stopping");
+		conn_free(&c);
+	}
 }
 
 void server_free(struct server **sp)
