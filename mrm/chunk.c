@@ -10,11 +10,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 struct net_worker {
 	struct source_worker *source;
@@ -23,10 +18,10 @@ struct net_worker {
 	uint8_t *chunk_buf; /* a chunk that only passes through */
 };
 
-void chunk_populate(uint8_t *dst, uint64_t bytes)
+void chunk_populate(const struct chunk_job *c)
 {
-	/* Kernels before 5.14 refuse: the pages are then faulted in as they are written. */
-	madvise(dst, bytes, MADV_POPULATE_WRITE);
+	if (!shm_populate(c->dst, layout_chunk(c->layout, c->chunk).bytes, c->huge))
+		metrics_add(M_fallback_no_hugepages, 1);
 }
 
 void chunk_check(struct chunk_job *c, const uint8_t *bytes, uint64_t n)
@@ -87,7 +82,7 @@ static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 
 static void run_net(struct chunk_job *c, struct net_worker *w)
 {
-	chunk_populate(c->dst, layout_chunk(c->layout, c->chunk).bytes);
+	chunk_populate(c);
 	fetch(c, w, c->dst);
 }
 
@@ -160,11 +155,11 @@ static int stream_end_chunk(struct stream *s)
 		p += s->spans[i].bytes;
 	}
 	struct chunk_job *c = s->job;
-	uint8_t *dst = copy_chunk(s->host, s->layout, s->chunk);
+	uint8_t *dst = c->dst = copy_chunk(s->host, s->layout, s->chunk);
 	uint64_t n = layout_chunk(s->layout, s->chunk).bytes;
-	chunk_populate(dst, n);
-	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, dst, c->transfer->gaps);
 	c->chunk = s->chunk;
+	chunk_populate(c);
+	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, dst, c->transfer->gaps);
 	chunk_check(c, dst, n);
 	if (c->result)
 		return c->result;

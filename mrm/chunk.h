@@ -26,7 +26,7 @@ struct chunk_job {
 	const struct source_listing *listing;
 	struct copy *host;
 	const char *label;
-	bool disk_direct;
+	bool disk_direct, huge;
 	enum chunk_how how;
 	uint32_t chunk;
 	uint8_t *dst;              /* for CHUNK_STORE: where the bytes are */
@@ -64,8 +64,8 @@ extern const struct pool_ops write_pool;
 /* run() of the kinds that are not read by lanes; worker: struct net_worker or NULL. */
 void chunk_run(struct job *job, void *worker);
 
-/* Makes sure the pages exist before they are filled in bulk: faulting them one by one costs several times as much. */
-void chunk_populate(uint8_t *dst, uint64_t bytes);
+/* Makes sure the destination's pages exist: faulting them one by one costs several times as much. */
+void chunk_populate(const struct chunk_job *c);
 /* Hash, compare, and say what is wrong.  Sets result. */
 void chunk_check(struct chunk_job *c, const uint8_t *bytes, uint64_t n);
 

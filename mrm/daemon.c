@@ -235,7 +235,7 @@ static void probe_machine(struct daemon *d)
 	shm_probe(&d->machine);
 	bool want_posix = !strcmp(d->config->host_memory, "shm");
 	d->shm.force_posix = want_posix || !d->machine.memfd;
-	d->shm.huge = d->machine.thp && strcmp(d->config->hugepages, "never");
+	d->shm.huge = d->machine.huge && strcmp(d->config->hugepages, "never");
 	d->shm.interleave = d->machine.numa_nodes > 1;
 	if (d->shm.force_posix) {
 		daemon_degraded(d, "no-memfd", "%s", want_posix ? "host-memory is set to shm" : d->machine.memfd_detail);

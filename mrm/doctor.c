@@ -29,10 +29,8 @@ static void check_memory(json_t *checks, const struct daemon *d)
 	bool memfd = !d->shm.force_posix;
 	check(checks, "host-memory", memfd ? "ok" : "degraded", memfd ? "%s" : "POSIX shared memory, handed out read-only: %s",
 		m->memfd_detail);
-	check(checks, "huge-pages", d->shm.huge ? "ok" : "degraded",
-		d->shm.huge ? "transparent huge pages for shared memory: %s"
-			    : "base pages; /sys/kernel/mm/transparent_hugepage/shmem_enabled is \"%s\", advise or always would "
-			      "make loads cheaper", m->thp_setting);
+	check(checks, "huge-pages", d->shm.huge ? "ok" : "degraded", "%s%s", d->shm.huge ? "" : "base pages: ",
+		m->huge && !d->shm.huge ? "switched off" : m->huge_detail);
 	check(checks, "numa", m->numa_nodes > 1 ? "ok" : "off", "%" PRIu32 " node%s%s", m->numa_nodes,
 		m->numa_nodes > 1 ? "s" : "", d->shm.interleave ? "; host memory is interleaved over them" : "");
 }

@@ -110,7 +110,7 @@ static void submit(struct lane *l, struct pool *p, struct chunk_job *c)
 		pool_finish(p, &c->job);
 		return;
 	}
-	chunk_populate(c->dst, chunk_bytes(c));
+	chunk_populate(c);
 	int e = c->how == CHUNK_FILES ? submit_files(l, c, tag) : submit_disk(l, c, tag);
 	if (e) {
 		fault_errno(&c->why, TRIMS_E_DISK_ERROR, -e, "chunk %u of %s", c->chunk, c->label);

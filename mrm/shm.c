@@ -16,15 +16,54 @@
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 #define HUGE_PAGE (2 * MIB)
 
+/* At a huge page's boundary, so that file offsets and addresses agree and huge pages can be mapped. */
 static int map_region(struct shm_region *r, int fd)
 {
-	void *map = mmap(NULL, r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (map == MAP_FAILED)
+	uint64_t room = r->bytes < HUGE_PAGE ? r->bytes : r->bytes + HUGE_PAGE;
+	char *reserved = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (reserved == MAP_FAILED)
 		return -errno;
-	r->map = map;
+	char *at = room > r->bytes ? (char *)align_up((uintptr_t)reserved, HUGE_PAGE) : reserved;
+	char *end = at + align_up(r->bytes, 4096), *reserved_end = reserved + align_up(room, 4096);
+	if (mmap(at, r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+		int e = -errno;
+		munmap(reserved, room);
+		return e;
+	}
+	if (at > reserved)
+		munmap(reserved, (size_t)(at - reserved));
+	if (reserved_end > end)
+		munmap(end, (size_t)(reserved_end - end));
+	r->map = at;
 	return 0;
+}
+
+bool shm_populate(void *at, uint64_t bytes, bool huge)
+{
+	char *start = at, *end = start + bytes;
+	char *first = (char *)align_up((uintptr_t)start, HUGE_PAGE), *last = (char *)align_down((uintptr_t)end, HUGE_PAGE);
+	bool collapsed = true;
+	if (huge && first < last) {
+		/* A range without a single page is refused: give each huge page one to start from.  Nothing else writes here
+		 * yet, and what is there is kept. */
+		for (char *p = first; p < last; p += HUGE_PAGE)
+			__atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
+		collapsed = madvise(first, (size_t)(last - first), MADV_COLLAPSE) == 0;
+		if (collapsed && first == start && last == end)
+			return true;
+	}
+	/* Kernels before 5.14 refuse this: pages are then faulted in one by one as they are written. */
+	madvise((void *)align_down((uintptr_t)start, 4096), (size_t)(end - (char *)align_down((uintptr_t)start, 4096)),
+		MADV_POPULATE_WRITE);
+	return collapsed;
 }
 
 static int new_memfd(struct shm_region *r, const char *name)
@@ -69,8 +108,6 @@ static int new_posix(struct shm_region *r)
 /* Neither of these is needed for correctness: a kernel that refuses them leaves base pages on the local node. */
 static void advise(struct shm_region *r, const struct shm_options *o)
 {
-	if (o->huge && r->bytes >= HUGE_PAGE)
-		madvise(r->map, r->bytes, MADV_HUGEPAGE);
 	if (o->interleave) {
 		unsigned long all_nodes = ~0ul;
 		syscall(SYS_mbind, r->map, r->bytes, MPOL_INTERLEAVE, &all_nodes, 8 * sizeof all_nodes, 0);
@@ -121,16 +158,6 @@ int shm_new_filled(struct shm_region *out, const char *name, const void *data, u
 	return 0;
 }
 
-static void read_line(const char *path, char *buf, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd >= 0 ? read(fd, buf, size - 1) : -1;
-	if (fd >= 0)
-		close(fd);
-	buf[n > 0 ? n : 0] = 0;
-	buf[strcspn(buf, "\n")] = 0;
-}
-
 static uint32_t count_nodes(void)
 {
 	uint32_t n = 0;
@@ -142,28 +169,19 @@ static uint32_t count_nodes(void)
 	return MAX(n, 1u);
 }
 
-/* The setting is the bracketed word: "always within_size advise [never] deny force". */
-static bool shmem_thp(char *setting, size_t size)
-{
-	char line[128];
-	read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", line, sizeof line);
-	char *open = strchr(line, '['), *close = open ? strchr(open, ']') : NULL;
-	if (close)
-		*close = 0;
-	snprintf(setting, size, "%s", close ? open + 1 : "unknown");
-	return close && strcmp(setting, "never") && strcmp(setting, "deny");
-}
-
 void shm_probe(struct shm_machine *out)
 {
 	*out = (struct shm_machine){.numa_nodes = count_nodes()};
 	struct shm_region r;
 	struct fault why;
 	struct shm_options plain = {0};
-	out->memfd = !shm_new(&r, "trims-probe", 4096, &plain, &why);
-	if (out->memfd)
-		shm_fini(&r);
-	snprintf(out->memfd_detail, sizeof out->memfd_detail, "%s",
-		out->memfd ? "sealed memfds" : why.text);
-	out->thp = shmem_thp(out->thp_setting, sizeof out->thp_setting);
+	out->memfd = !shm_new(&r, "trims-probe", HUGE_PAGE, &plain, &why);
+	snprintf(out->memfd_detail, sizeof out->memfd_detail, "%s", out->memfd ? "sealed memfds" : why.text);
+	plain.force_posix = true;
+	if (!out->memfd && shm_new(&r, "trims-probe", HUGE_PAGE, &plain, &why))
+		return;
+	out->huge = shm_populate(r.map, HUGE_PAGE, true);
+	snprintf(out->huge_detail, sizeof out->huge_detail, "%s",
+		out->huge ? "2 MiB pages by MADV_COLLAPSE" : strerror(errno));
+	shm_fini(&r);
 }

@@ -14,11 +14,10 @@
 #include "shared/error.h"
 
 enum shm_kind { SHM_MEMFD, SHM_POSIX };
-enum shm_pages { SHM_PAGES_BASE, SHM_PAGES_TRANSPARENT };
 
 struct shm_options {
 	bool force_posix;
-	bool huge;        /* ask for transparent huge pages */
+	bool huge;        /* use huge pages, see shm_populate() */
 	bool interleave;  /* spread over NUMA nodes */
 };
 
@@ -38,12 +37,18 @@ void shm_fini(struct shm_region *r);
 int shm_new_filled(struct shm_region *out, const char *name, const void *data, uint64_t bytes,
 	const struct shm_options *options, struct fault *why);
 
+/* Makes the pages of part of a region exist before it is filled in bulk.  With huge pages (MADV_COLLAPSE, Linux 6.1: works
+ * whatever the machine's transparent-huge-page setting for shared memory is, costs a tenth of base pages, and serves
+ * clients with fewer TLB misses) where they cover it, else base pages.  Returns false when huge pages were wanted and not
+ * to be had.  Any thread. */
+bool shm_populate(void *at, uint64_t bytes, bool huge);
+
 /* What the machine offers, found out once. */
 struct shm_machine {
 	bool memfd;
 	char memfd_detail[FAULT_TEXT_MAX];
-	bool thp;              /* shmem huge pages by madvise or always */
-	char thp_setting[64];  /* the kernel's word for it */
+	bool huge;             /* shared memory can be made of huge pages */
+	char huge_detail[128];
 	uint32_t numa_nodes;
 };
 

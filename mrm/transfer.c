@@ -79,6 +79,7 @@ struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chunk_how h
 	c->host = img->host;
 	c->label = c->desc->name;
 	c->disk_direct = t->daemon->disk && disk_is_direct(t->daemon->disk, NULL);
+	c->huge = t->daemon->shm.huge;
 	c->how = how;
 	c->chunk = chunk;
 	c->dst = img->host ? copy_chunk(img->host, c->layout, chunk) : NULL;
