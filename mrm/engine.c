@@ -332,6 +332,7 @@ void engine_cache_config(struct daemon *d, const struct config *c, struct cache_
 		.negative_ns = c->negative,
 		.max_names = (uint32_t)c->max_models,
 		.max_waiters = (uint32_t)c->max_waiters,
+		.promote = true,
 		.dedup = c->dedup,
 		.hash_seed = (uint32_t)d->boot_lo,
 		.on_edge = on_edge,

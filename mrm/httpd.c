@@ -21,9 +21,9 @@ struct httpd {
 	int port;
 };
 
-static enum MHD_Result answer(struct MHD_Connection *c, unsigned status, char *text, enum MHD_ResponseMemoryMode mode)
+static enum MHD_Result answer(struct MHD_Connection *c, unsigned status, const char *text, enum MHD_ResponseMemoryMode mode)
 {
-	struct MHD_Response *r = MHD_create_response_from_buffer(strlen(text), text, mode);
+	struct MHD_Response *r = MHD_create_response_from_buffer(strlen(text), (void *)text, mode);
 	if (!r)
 		return MHD_NO;
 	MHD_add_response_header(r, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
