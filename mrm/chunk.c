@@ -69,14 +69,14 @@ static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		c->result = source_read(w->source, c->listing, spans[i].file, spans[i].off, spans[i].bytes, buf,
-			c->transfer->cancel, &c->why);
+			c->haul->cancel, &c->why);
 		if (c->result)
 			return;
 		data[i] = buf;
 		buf += spans[i].bytes;
 	}
 	c->moved_bytes = total;
-	layout_gather(l, c->chunk, spans, data, n, dst, c->transfer->gaps);
+	layout_gather(l, c->chunk, spans, data, n, dst, c->haul->gaps);
 	chunk_check(c, dst, layout_chunk(l, c->chunk).bytes);
 }
 
@@ -123,7 +123,7 @@ static void run_store(struct chunk_job *c)
 struct stream {
 	struct chunk_job *job;
 	const struct layout *layout;
-	struct copy *host;
+	struct segment *host;
 	uint32_t file, chunk;   /* the chunk being filled */
 	uint64_t at;            /* offset in the file */
 	uint8_t *buf;           /* ranges of the chunk, of all its files */
@@ -155,15 +155,15 @@ static int stream_end_chunk(struct stream *s)
 		p += s->spans[i].bytes;
 	}
 	struct chunk_job *c = s->job;
-	uint8_t *dst = c->dst = copy_chunk(s->host, s->layout, s->chunk);
+	uint8_t *dst = c->dst = segment_chunk(s->host, s->layout, s->chunk);
 	uint64_t n = layout_chunk(s->layout, s->chunk).bytes;
 	c->chunk = s->chunk;
 	chunk_populate(c);
-	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, dst, c->transfer->gaps);
+	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, dst, c->haul->gaps);
 	chunk_check(c, dst, n);
 	if (c->result)
 		return c->result;
-	c->transfer->stream_hash[s->chunk++] = c->hash;
+	c->haul->stream_hash[s->chunk++] = c->hash;
 	stream_begin_chunk(s);
 	return 0;
 }
@@ -214,7 +214,7 @@ static void run_stream(struct chunk_job *c, struct net_worker *w)
 	for (s->file = 0; s->file < l->n_files; s->file++) {
 		s->at = 0;
 		c->result = source_stream(w->source, c->listing, s->file, 0, UINT64_MAX, stream_sink, s,
-			c->transfer->cancel, &c->why);
+			c->haul->cancel, &c->why);
 		if (c->result)
 			return;
 	}

@@ -4,7 +4,7 @@
 #ifndef MRM_CHUNK_H
 #define MRM_CHUNK_H
 
-#include "mrm/transfer.h"
+#include "mrm/haul.h"
 
 enum chunk_how {
 	CHUNK_FILES,   /* local files -> memory (lane) */
@@ -18,13 +18,13 @@ enum chunk_how {
 
 struct chunk_job {
 	struct job job;
-	struct transfer *transfer;
+	struct haul *haul;
 	/* What the image had when the job was made; a worker never looks into the image itself. */
 	const struct layout *layout;
 	const struct image_desc *desc;
 	struct disk_image *stored;
 	const struct source_listing *listing;
-	struct copy *host;
+	struct segment *host;
 	const char *label;
 	bool disk_direct, huge;
 	enum chunk_how how;
@@ -39,7 +39,7 @@ struct chunk_job {
 };
 
 /* A job for the chunk as the transfer's image is now, and on its way. */
-struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chunk_how how);
+struct chunk_job *chunk_new(struct haul *t, uint32_t chunk, enum chunk_how how);
 void chunk_submit(struct chunk_job *c);
 
 /* ---- lanes: workers that keep several reads in flight ---- */

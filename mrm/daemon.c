@@ -9,10 +9,10 @@
 #include "mrm/engine.h"
 #include "mrm/gauges.h"
 #include "mrm/httpd.h"
-#include "mrm/image.h"
+#include "mrm/holding.h"
 #include "mrm/notify.h"
 #include "mrm/server.h"
-#include "mrm/transfer.h"
+#include "mrm/haul.h"
 #include "mrm/verify.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -93,7 +93,7 @@ static void begin_stop(struct daemon *d)
 	notify_send("STOPPING=1");
 	server_stop(d->server);
 	source_cancel_set(d->halt);
-	transfer_cancel_all(d);
+	haul_cancel_all(d);
 	ev_timer_set(&d->drain, (double)d->config->drain_timeout / 1e9, 0);
 	ev_timer_start(d->loop, &d->drain);
 }
@@ -386,7 +386,7 @@ static void settle(struct daemon *d)
 		return;
 	if (d->halt)
 		source_cancel_set(d->halt);
-	transfer_cancel_all(d);
+	haul_cancel_all(d);
 	if (d->misc) {
 		d->names_dirty = true;
 		while (d->names_saving)
@@ -400,13 +400,13 @@ static void settle(struct daemon *d)
 /* The process ends: memory of copies goes with it, images on disk stay. */
 static void free_images(struct daemon *d)
 {
-	struct image *img;
+	struct holding *img;
 	for (size_t at = 0; (img = idmap_next(&d->prints, &at)); at = 0) {
-		copy_free(&img->host);
+		segment_free(&img->host);
 		img->model = 0;
 		img->stored = NULL;
 		ASSERT(img->refs == 0);
-		image_settle(img);
+		holding_settle(img);
 	}
 	idmap_fini(&d->images);
 	idmap_fini(&d->prints);

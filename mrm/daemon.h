@@ -47,9 +47,9 @@ struct daemon {
 	struct shm_options shm;
 	struct server *server;
 	struct httpd *httpd;
-	struct idmap images;    /* brain's model id -> struct image */
-	struct idmap prints;    /* fingerprint key -> struct image */
-	struct idmap transfers; /* brain's transfer id -> struct transfer */
+	struct idmap images;    /* brain's model id -> struct holding */
+	struct idmap prints;    /* fingerprint key -> struct holding */
+	struct idmap transfers; /* brain's transfer id -> struct haul */
 	struct idmap verifications;
 	uint64_t next_verification;
 	struct degraded degraded[DAEMON_MAX_DEGRADED];

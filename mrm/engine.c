@@ -4,7 +4,7 @@
 #include "mrm/clock.h"
 #include "mrm/conn.h"
 #include "mrm/resolve.h"
-#include "mrm/transfer.h"
+#include "mrm/haul.h"
 #include "mrm/verify.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -21,10 +21,10 @@
 struct copy_job {
 	struct job job;
 	struct daemon *daemon;
-	struct image *image; /* referenced */
+	struct holding *image; /* referenced */
 	uint64_t model, generation;
 	uint8_t tier;
-	struct copy *copy;
+	struct segment *copy;
 	struct disk_image *stored;
 	struct image_desc *rescued; /* of an image whose only description was the one being dropped */
 	bool rescue;
@@ -35,23 +35,23 @@ struct copy_job {
 
 static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect *fx)
 {
-	struct image *img = image_by_model(d, fx->model);
+	struct holding *img = holding_by_model(d, fx->model);
 	ASSERT(img);
 	struct copy_job *j = calloc(1, sizeof *j);
 	ASSERT(j);
 	j->daemon = d;
-	j->image = image_get(img);
+	j->image = holding_get(img);
 	j->model = fx->model;
 	j->generation = fx->copy;
 	j->tier = fx->to;
-	snprintf(j->label, sizeof j->label, "%s", image_label(img));
+	snprintf(j->label, sizeof j->label, "%s", holding_label(img));
 	return j;
 }
 
 static void copy_job_end(struct copy_job *j)
 {
 	struct daemon *d = j->daemon;
-	image_put(&j->image);
+	holding_put(&j->image);
 	free(j);
 	engine_pump(d);
 }
@@ -59,9 +59,9 @@ static void copy_job_end(struct copy_job *j)
 static void run_alloc(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
-	j->result = image_make_table(j->image, &j->why);
+	j->result = holding_make_table(j->image, &j->why);
 	if (!j->result)
-		j->result = copy_new(&j->copy, image_layout(j->image), j->generation, j->tier == j->daemon->tier_host,
+		j->result = segment_new(&j->copy, holding_layout(j->image), j->generation, j->tier == j->daemon->tier_host,
 			j->label, &j->daemon->shm, &j->why);
 }
 
@@ -69,14 +69,14 @@ static void allocated(struct job *job)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
 	struct daemon *d = j->daemon;
-	struct copy **slot = j->tier == d->tier_disk ? &j->image->disk : &j->image->host;
+	struct segment **slot = j->tier == d->tier_disk ? &j->image->disk : &j->image->host;
 	if (job->withdrawn) {
 		j->result = -ECANCELED;
 		fault_set(&j->why, TRIMS_E_STOPPING, "the daemon is stopping");
 	}
 	if (!j->result) {
 		/* A page of an earlier copy on disk may be left: its clients keep their own mapping of it. */
-		copy_free(slot);
+		segment_free(slot);
 		*slot = j->copy;
 		j->image->trace.alloc_ns = job->finished_ns - job->queued_ns;
 	}
@@ -98,7 +98,7 @@ static void fx_alloc(struct daemon *d, const struct cache_effect *fx)
 /* The side files' contents live in the stored image only: they are needed to write it again. */
 static void rescue_desc(struct copy_job *j)
 {
-	if (image_clone_desc(disk_image_desc(j->stored), &j->rescued, NULL))
+	if (holding_clone_desc(disk_image_desc(j->stored), &j->rescued, NULL))
 		return;
 	for (uint32_t i = 0; i < j->rescued->n_sides; i++)
 		if (disk_image_side(j->stored, i, &j->rescued->sides[i].data, NULL)) {
@@ -110,7 +110,7 @@ static void rescue_desc(struct copy_job *j)
 static void run_free(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
-	copy_free(&j->copy);
+	segment_free(&j->copy);
 	if (!j->stored)
 		return;
 	if (j->rescue)
@@ -148,24 +148,24 @@ static void fx_free(struct daemon *d, const struct cache_effect *fx)
 
 /* ---- answers ---- */
 
-static struct copy *copy_on(struct daemon *d, struct image *img, uint8_t tier)
+static struct segment *copy_on(struct daemon *d, struct holding *img, uint8_t tier)
 {
 	return tier == d->tier_disk ? img->disk : img->host;
 }
 
 /* A copy that was found on disk at start has no page, and no table was needed so far. */
-static int ensure_page(struct daemon *d, struct image *img, uint64_t generation, struct fault *why)
+static int ensure_page(struct daemon *d, struct holding *img, uint64_t generation, struct fault *why)
 {
-	int e = image_make_table(img, why);
+	int e = holding_make_table(img, why);
 	if (e || img->disk)
 		return e;
-	e = copy_new(&img->disk, image_layout(img), generation, false, image_label(img), &d->shm, why);
+	e = segment_new(&img->disk, holding_layout(img), generation, false, holding_label(img), &d->shm, why);
 	if (!e)
-		copy_set_ready(img->disk, image_layout(img), img->digest);
+		segment_set_ready(img->disk, holding_layout(img), img->digest);
 	return e;
 }
 
-static void send_opened(struct conn *c, const struct cache_effect *fx, const struct image *img, const struct copy *copy,
+static void send_opened(struct conn *c, const struct cache_effect *fx, const struct holding *img, const struct segment *copy,
 	enum tier_kind kind)
 {
 	struct msg m;
@@ -176,7 +176,7 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	m.u.opened.hit = fx->hit;
 	m.u.opened.digest_hi = img->digest.hi;
 	m.u.opened.digest_lo = img->digest.lo;
-	m.u.opened.image_bytes = image_layout(img)->image_bytes;
+	m.u.opened.image_bytes = holding_layout(img)->image_bytes;
 	struct msg_fds *fds = &m.u.opened.fds;
 	fds->fd[fds->n++] = img->table.fd;
 	fds->fd[fds->n++] = copy->page.fd;
@@ -192,7 +192,7 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 		return;
 	}
 	struct conn *c = server_conn(d->server, fx->owner);
-	struct image *img = image_by_model(d, fx->model);
+	struct holding *img = holding_by_model(d, fx->model);
 	struct fault why;
 	ASSERT(img);
 	if (!c || !conn_end(c, fx->request)) {
@@ -231,19 +231,19 @@ static void fx_accept(struct daemon *d, const struct cache_effect *fx)
 
 static void fx_poison(struct daemon *d, const struct cache_effect *fx)
 {
-	struct image *img = image_by_model(d, fx->model);
-	struct copy *copy = img ? copy_on(d, img, fx->to) : NULL;
+	struct holding *img = holding_by_model(d, fx->model);
+	struct segment *copy = img ? copy_on(d, img, fx->to) : NULL;
 	if (copy && copy->generation == fx->copy)
-		copy_poison(copy, &fx->error);
+		segment_poison(copy, &fx->error);
 }
 
 static void fx_forget(struct daemon *d, const struct cache_effect *fx)
 {
-	struct image *img = idmap_take(&d->images, fx->model);
+	struct holding *img = idmap_take(&d->images, fx->model);
 	if (!img)
 		return;
 	img->model = 0;
-	image_settle(img);
+	holding_settle(img);
 }
 
 static void carry_out(struct daemon *d, const struct cache_effect *fx)
@@ -256,15 +256,15 @@ static void carry_out(struct daemon *d, const struct cache_effect *fx)
 		fx_alloc(d, fx);
 		break;
 	case FX_START:
-		transfer_start(d, fx);
+		haul_start(d, fx);
 		if (d->stopping)
-			transfer_cancel(d, fx->transfer);
+			haul_cancel(d, fx->transfer);
 		break;
 	case FX_RECLASS:
-		transfer_reclass(d, fx->transfer, fx->class, fx->deadline);
+		haul_reclass(d, fx->transfer, fx->class, fx->deadline);
 		break;
 	case FX_CANCEL:
-		transfer_cancel(d, fx->transfer);
+		haul_cancel(d, fx->transfer);
 		break;
 	case FX_FREE:
 		fx_free(d, fx);
@@ -356,8 +356,8 @@ static struct source *source_by_url(struct daemon *d, const char *url)
 static void adopt_image(struct daemon *d, struct disk_image *stored)
 {
 	const struct image_desc *desc = disk_image_desc(stored);
-	struct image *img;
-	int e = image_new(&img, d, desc->fingerprint_hi, desc->fingerprint_lo);
+	struct holding *img;
+	int e = holding_new(&img, d, desc->fingerprint_hi, desc->fingerprint_lo);
 	ASSERT(!e);
 	img->stored = stored;
 	img->source = source_by_url(d, desc->source);
@@ -365,7 +365,7 @@ static void adopt_image(struct daemon *d, struct disk_image *stored)
 	if (desc->in_place)
 		return; /* found again by its fingerprint when somebody asks for it */
 	struct cache_model_info info;
-	image_info(img, &info);
+	holding_info(img, &info);
 	e = cache_adopt(d->cache, clock_now(), NULL, &info, disk_image_bytes(stored), disk_image_complete(stored), 0,
 		&img->model);
 	if (e) {
@@ -373,7 +373,7 @@ static void adopt_image(struct daemon *d, struct disk_image *stored)
 		metrics_add(M_disk_adopted_dropped, 1);
 		img->stored = NULL;
 		disk_image_drop(&stored, NULL);
-		image_settle(img);
+		holding_settle(img);
 		return;
 	}
 	idmap_set(&d->images, img->model, img);
@@ -393,7 +393,7 @@ void engine_adopt(struct daemon *d)
 	const struct disk_name *names;
 	uint32_t n = disk_names(d->disk, &names), known = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		struct image *img = image_by_fingerprint(d, names[i].fingerprint_hi, names[i].fingerprint_lo);
+		struct holding *img = holding_by_fingerprint(d, names[i].fingerprint_hi, names[i].fingerprint_lo);
 		if (img && img->model && !cache_adopt_name(d->cache, clock_now(), names[i].name, img->model))
 			known++;
 	}
@@ -410,9 +410,9 @@ struct names_job {
 	uint32_t n, cap;
 };
 
-static void names_add(struct names_job *j, const char *name, const struct image *img)
+static void names_add(struct names_job *j, const char *name, const struct holding *img)
 {
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	if (j->n == j->cap) {
 		j->cap = j->cap ? j->cap * 2 : 64;
 		j->names = realloc(j->names, j->cap * sizeof *j->names);
@@ -463,7 +463,7 @@ bool engine_names_save(struct daemon *d)
 	ASSERT(j);
 	j->daemon = d;
 	for (uint64_t model = 0; cache_next_model(d->cache, &model);) {
-		struct image *img = image_by_model(d, model);
+		struct holding *img = holding_by_model(d, model);
 		const char *name;
 		for (uint32_t i = 0; img && img->stored && (name = cache_name(d->cache, model, i)); i++)
 			names_add(j, name, img);

@@ -2,7 +2,7 @@
 #ifndef MRM_ENGINE_H
 #define MRM_ENGINE_H
 
-#include "mrm/image.h"
+#include "mrm/holding.h"
 
 struct conn;
 

@@ -1,7 +1,7 @@
 /* files.c - see files.h. */
 #include "mrm/files.h"
 
-#include "mrm/image.h"
+#include "mrm/holding.h"
 #include "shared/check.h"
 #include "shared/own.h"
 
@@ -12,7 +12,7 @@
 struct file_job {
 	struct job job;
 	struct daemon *daemon;
-	struct image *image; /* referenced */
+	struct holding *image; /* referenced */
 	const struct image_desc *desc;
 	struct disk_image *stored;
 	uint64_t conn, request;
@@ -57,20 +57,20 @@ static void done(struct job *job)
 		}
 	}
 	shm_fini(&f->region);
-	image_put(&f->image);
+	holding_put(&f->image);
 	free(f);
 }
 
 void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *path)
 {
 	struct daemon *d = conn_daemon(c);
-	struct image *img = image_by_model(d, cache_lease_model(d->cache, conn_id(c), lease));
+	struct holding *img = holding_by_model(d, cache_lease_model(d->cache, conn_id(c), lease));
 	if (!img) {
 		conn_end(c, request);
 		conn_reply_fault(c, request, TRIMS_E_NO_LEASE, error_text(TRIMS_E_NO_LEASE));
 		return;
 	}
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	uint32_t i = 0;
 	while (i < desc->n_sides && strcmp(desc->sides[i].name, path))
 		i++;
@@ -82,7 +82,7 @@ void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *p
 	struct file_job *f = calloc(1, sizeof *f);
 	ASSERT(f);
 	f->daemon = d;
-	f->image = image_get(img);
+	f->image = holding_get(img);
 	f->desc = desc;
 	f->stored = img->stored;
 	f->conn = conn_id(c);

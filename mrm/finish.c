@@ -17,7 +17,7 @@
 
 struct finish {
 	struct job job;
-	struct transfer *transfer;
+	struct haul *haul;
 	bool good;                  /* every chunk is in */
 	const struct image_desc *desc;
 	const struct source_listing *listing;
@@ -33,8 +33,8 @@ struct finish {
 /* The files must still be what they were when their first byte was read. */
 static int check_files(struct finish *f)
 {
-	for (uint32_t i = 0; i < f->transfer->n_files; i++) {
-		int e = source_check_local(f->listing, i, f->transfer->files[i].fd, &f->why);
+	for (uint32_t i = 0; i < f->haul->n_files; i++) {
+		int e = source_check_local(f->listing, i, f->haul->files[i].fd, &f->why);
 		if (e)
 			return e;
 	}
@@ -46,7 +46,7 @@ static void write_reference(struct finish *f)
 {
 	struct image_desc *copy;
 	struct fault why;
-	int e = image_clone_desc(f->desc, &copy, &why);
+	int e = holding_clone_desc(f->desc, &copy, &why);
 	e = e ? e : disk_image_begin(f->disk, &copy, &f->reference, &why);
 	for (uint32_t i = 0; !e && i < f->desc->layout->n_chunks; i++)
 		e = disk_image_put(f->reference, i, NULL, f->hashes[i], &why);
@@ -65,7 +65,7 @@ static int digest_piece(EVP_MD_CTX *ctx, struct finish *f, const struct layout_p
 {
 	const struct layout *l = f->desc->layout;
 	if (piece->is_gap)
-		return EVP_DigestUpdate(ctx, f->transfer->gaps + piece->offset, piece->bytes) ? 0 : -EIO;
+		return EVP_DigestUpdate(ctx, f->haul->gaps + piece->offset, piece->bytes) ? 0 : -EIO;
 	uint64_t done = 0;
 	while (done < piece->bytes) {
 		uint64_t at = piece->offset + done;
@@ -90,7 +90,7 @@ static int sha_of_file(struct finish *f, uint32_t file, uint8_t *buf, uint8_t ou
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
 	uint32_t have = UINT32_MAX;
 	int e = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) &&
-		EVP_DigestUpdate(ctx, f->transfer->heads[file].data, f->transfer->heads[file].bytes) ? 0 : -EIO;
+		EVP_DigestUpdate(ctx, f->haul->heads[file].data, f->haul->heads[file].bytes) ? 0 : -EIO;
 	struct layout_piece p;
 	for (uint64_t at = l->data_start[file]; !e && layout_next_piece(l, file, at, &p); at += p.bytes)
 		e = digest_piece(ctx, f, &p, buf, &have);
@@ -132,7 +132,7 @@ static void run_disk(struct finish *f)
 			log_warn("disk", "%s: what has landed may not survive a crash: %s", f->desc->name, why.text);
 		return;
 	}
-	if (f->transfer->heads)
+	if (f->haul->heads)
 		f->result = check_disk_files(f);
 	if (!f->result)
 		f->result = disk_image_commit(f->stored, &f->digest, &f->why);
@@ -141,7 +141,7 @@ static void run_disk(struct finish *f)
 static void run(struct job *job, void *worker)
 {
 	struct finish *f = container_of(job, struct finish, job);
-	struct transfer *t = f->transfer;
+	struct haul *t = f->haul;
 	if (t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK) {
 		run_disk(f);
 	} else if (f->good && f->hashes) {
@@ -159,25 +159,25 @@ static void run(struct job *job, void *worker)
 			close(t->files[i].fd);
 }
 
-static void transfer_free(struct transfer *t)
+static void haul_free(struct haul *t)
 {
 	idmap_take(&t->daemon->transfers, t->id);
 	if (t->image->persist == t)
 		t->image->persist = NULL;
 	sha_check_free(&t->sha);
-	for (uint32_t i = 0; t->heads && i < image_desc_of(t->image)->n_files; i++)
+	for (uint32_t i = 0; t->heads && i < holding_desc(t->image)->n_files; i++)
 		free(t->heads[i].data);
 	free(t->heads);
 	source_cancel_free(&t->cancel);
 	free(t->files);
 	free(t->gaps);
 	free(t->stream_hash);
-	image_put(&t->image);
+	holding_put(&t->image);
 	t->magic = 0;
 	free(t);
 }
 
-static enum metric seconds_metric(const struct transfer *t)
+static enum metric seconds_metric(const struct haul *t)
 {
 	switch (t->way) {
 	case WAY_DISK_HOST:
@@ -191,7 +191,7 @@ static enum metric seconds_metric(const struct transfer *t)
 	}
 }
 
-static void record_end(struct transfer *t, const struct fault *error)
+static void record_end(struct haul *t, const struct fault *error)
 {
 	struct trace_load *l = trace_find(&t->image->trace, t->id);
 	if (!l)
@@ -201,30 +201,30 @@ static void record_end(struct transfer *t, const struct fault *error)
 		l->error = *error;
 	else
 		metrics_observe_ns(seconds_metric(t), l->ended_ns - l->started_ns);
-	log_info("load", "%s: %s to %s %s after %.3f s, %.1f MB%s%s", image_label(t->image), tier_kind_name(l->from),
+	log_info("load", "%s: %s to %s %s after %.3f s, %.1f MB%s%s", holding_label(t->image), tier_kind_name(l->from),
 		tier_kind_name(l->to), !error ? "done" : t->cancelled ? "cancelled" : "failed",
 		(double)(l->ended_ns - l->started_ns) / 1e9, (double)l->bytes / 1e6, error ? ": " : "",
 		error ? error->text : "");
 }
 
 /* The model's identity is known: clients see it, and the brain may find that it has the content already. */
-static void identify(struct transfer *t, struct hash128 digest)
+static void identify(struct haul *t, struct hash128 digest)
 {
-	struct image *img = t->image;
+	struct holding *img = t->image;
 	if (!(digest.hi | digest.lo))
 		return;
 	img->digest = digest;
 	cache_identified(t->daemon->cache, clock_now(), img->model, digest.hi, digest.lo);
 }
 
-static void make_ready(struct transfer *t)
+static void make_ready(struct haul *t)
 {
-	struct image *img = t->image;
-	struct copy *c = t->to == t->daemon->tier_disk ? img->disk : img->host;
+	struct holding *img = t->image;
+	struct segment *c = t->to == t->daemon->tier_disk ? img->disk : img->host;
 	if (c)
-		copy_set_ready(c, image_layout(img), img->digest);
+		segment_set_ready(c, holding_layout(img), img->digest);
 	if (img->persist && img->persist != t)
-		transfer_kick(img->persist);
+		haul_kick(img->persist);
 	if (t->to == t->daemon->tier_disk)
 		cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
 }
@@ -232,12 +232,12 @@ static void make_ready(struct transfer *t)
 static void finished(struct job *job)
 {
 	struct finish *f = container_of(job, struct finish, job);
-	struct transfer *t = f->transfer;
+	struct haul *t = f->haul;
 	struct daemon *d = t->daemon;
 	if (f->reference)
 		t->image->stored = f->reference;
 	if (f->result)
-		transfer_fail(t, &f->why);
+		haul_fail(t, &f->why);
 	bool good = f->good && !f->result;
 	if (good) {
 		struct hash128 digest = f->digest.hi | f->digest.lo ? f->digest : t->image->digest;
@@ -253,32 +253,32 @@ static void finished(struct job *job)
 		identify(t, t->image->digest);
 	free(f->hashes);
 	free(f);
-	transfer_free(t);
+	haul_free(t);
 	engine_names_changed(d);
 	engine_pump(d);
 }
 
-static struct hash128 *collect_hashes(const struct image *img)
+static struct hash128 *collect_hashes(const struct holding *img)
 {
-	uint32_t n = image_layout(img)->n_chunks;
+	uint32_t n = holding_layout(img)->n_chunks;
 	struct hash128 *h = calloc(MAX(n, 1u), sizeof *h);
 	ASSERT(h);
 	for (uint32_t i = 0; i < n; i++)
-		if (!image_chunk_hash(img, i, &h[i])) {
+		if (!holding_chunk_hash(img, i, &h[i])) {
 			free(h);
 			return NULL;
 		}
 	return h;
 }
 
-void finish_start(struct transfer *t)
+void finish_start(struct haul *t)
 {
-	struct image *img = t->image;
+	struct holding *img = t->image;
 	struct finish *f = calloc(1, sizeof *f);
 	ASSERT(f);
-	f->transfer = t;
-	f->good = !transfer_is_over(t);
-	f->desc = image_desc_of(img);
+	f->haul = t;
+	f->good = !haul_is_over(t);
+	f->desc = holding_desc(img);
 	f->listing = img->listing;
 	f->disk = t->daemon->disk;
 	f->stored = img->stored;

@@ -3,14 +3,14 @@
 #ifndef MRM_FINISH_H
 #define MRM_FINISH_H
 
-#include "mrm/transfer.h"
+#include "mrm/haul.h"
 
 /* Leads to STAGE_CHUNKS, or to finish_start() when it fails. */
-void prepare_start(struct transfer *t);
+void prepare_start(struct haul *t);
 /* All chunks are in, or the transfer is over: computes the digest, commits or flushes the disk image, answers the brain and
  * frees the transfer. */
-void finish_start(struct transfer *t);
+void finish_start(struct haul *t);
 /* Fetches a damaged chunk of the disk image from the source. */
-void finish_repair(struct transfer *t, uint32_t chunk);
+void finish_repair(struct haul *t, uint32_t chunk);
 
 #endif

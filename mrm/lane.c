@@ -79,7 +79,7 @@ static int submit_files(struct lane *l, struct chunk_job *c, uint64_t tag)
 	const struct layout *layout = c->layout;
 	uint32_t n = layout_spans(layout, c->chunk, l->spans, l->max_spans);
 	for (uint32_t i = 0; i < n; i++) {
-		const struct reader_span *file = &c->transfer->files[l->spans[i].file];
+		const struct reader_span *file = &c->haul->files[l->spans[i].file];
 		l->reads[i] = (struct reader_span){file->fd, file->direct, l->spans[i].off, l->spans[i].bytes};
 		c->moved_bytes += l->spans[i].bytes;
 	}
@@ -104,7 +104,7 @@ static void submit(struct lane *l, struct pool *p, struct chunk_job *c)
 	uint64_t tag = 0;
 	while (l->job[tag])
 		tag++;
-	if (c->transfer->cancel && source_cancel_is_set(c->transfer->cancel)) {
+	if (c->haul->cancel && source_cancel_is_set(c->haul->cancel)) {
 		fault_set(&c->why, TRIMS_E_CANCELLED, "cancelled");
 		c->result = -ECANCELED;
 		pool_finish(p, &c->job);

@@ -17,7 +17,7 @@
 
 struct prepare {
 	struct job job;
-	struct transfer *transfer;
+	struct haul *haul;
 	bool want_listing, want_files, want_heads, want_disk;
 	uint32_t repair_chunk;
 	/* borrowed */
@@ -35,7 +35,7 @@ struct prepare {
 
 static int open_files(struct prepare *p, const struct source_listing *listing)
 {
-	struct transfer *t = p->transfer;
+	struct haul *t = p->haul;
 	for (uint32_t i = 0; i < p->desc->n_files; i++) {
 		int fd;
 		bool direct = true;
@@ -63,7 +63,7 @@ static int read_heads(struct prepare *p, const struct source_listing *listing, s
 		p->heads[i].bytes = bytes;
 		if (!p->heads[i].data)
 			return fault_set(&p->why, TRIMS_E_NO_MEMORY, "no memory for a header"), -ENOMEM;
-		int e = source_read(w, listing, i, 0, bytes, p->heads[i].data, p->transfer->cancel, &p->why);
+		int e = source_read(w, listing, i, 0, bytes, p->heads[i].data, p->haul->cancel, &p->why);
 		if (e)
 			return e;
 	}
@@ -73,7 +73,7 @@ static int read_heads(struct prepare *p, const struct source_listing *listing, s
 static int begin_disk(struct prepare *p)
 {
 	struct image_desc *copy;
-	int e = image_clone_desc(p->desc, &copy, &p->why);
+	int e = holding_clone_desc(p->desc, &copy, &p->why);
 	return e ? e : disk_image_begin(p->disk, &copy, &p->stored, &p->why);
 }
 
@@ -83,7 +83,7 @@ static void run(struct job *job, void *worker)
 	struct source_worker *w = net_source(worker);
 	const struct source_listing *listing = p->listing;
 	if (p->want_listing) {
-		p->result = resolve_again(p->desc, p->source, w, p->transfer->cancel, &p->found, &p->why);
+		p->result = resolve_again(p->desc, p->source, w, p->haul->cancel, &p->found, &p->why);
 		listing = p->found;
 	}
 	if (!p->result && p->want_files)
@@ -105,7 +105,7 @@ static void free_heads(struct prepare *p)
 /* Keeps what the worker found; a listing that came meanwhile by another way stays. */
 static void take_over(struct prepare *p)
 {
-	struct image *img = p->transfer->image;
+	struct holding *img = p->haul->image;
 	if (p->found && !img->listing)
 		img->listing = STEAL(p->found);
 	source_listing_free(&p->found);
@@ -115,22 +115,22 @@ static void take_over(struct prepare *p)
 
 static void begin_sha(struct prepare *p)
 {
-	struct transfer *t = p->transfer;
+	struct haul *t = p->haul;
 	int e = sha_check_new(&t->sha, t, STEAL(p->heads), &p->why);
 	if (e)
-		transfer_fail(t, &p->why);
+		haul_fail(t, &p->why);
 }
 
 static void prepared(struct job *job)
 {
 	struct prepare *p = container_of(job, struct prepare, job);
-	struct transfer *t = p->transfer;
+	struct haul *t = p->haul;
 	struct daemon *d = t->daemon;
 	t->outstanding--;
 	take_over(p);
 	if (p->result)
-		transfer_fail(t, &p->why);
-	else if (p->heads && t->way == WAY_REMOTE_HOST && !transfer_is_over(t))
+		haul_fail(t, &p->why);
+	else if (p->heads && t->way == WAY_REMOTE_HOST && !haul_is_over(t))
 		begin_sha(p);
 	else if (p->heads)
 		t->heads = STEAL(p->heads);
@@ -140,14 +140,14 @@ static void prepared(struct job *job)
 		l->prepared_ns = job->finished_ns;
 	free(p);
 	t->stage = STAGE_CHUNKS;
-	transfer_advance(t);
+	haul_advance(t);
 	engine_pump(d);
 }
 
 static void repair_found(struct job *job)
 {
 	struct prepare *p = container_of(job, struct prepare, job);
-	struct transfer *t = p->transfer;
+	struct haul *t = p->haul;
 	struct daemon *d = t->daemon;
 	struct fault why = p->why;
 	int result = job->withdrawn ? -ECANCELED : p->result;
@@ -159,20 +159,20 @@ static void repair_found(struct job *job)
 		struct fault both;
 		fault_set(&both, TRIMS_E_MISMATCH, "chunk %u is damaged on disk and cannot be fetched again: %s", chunk,
 			why.text);
-		transfer_fail(t, &both);
-	} else if (!transfer_is_over(t)) {
+		haul_fail(t, &both);
+	} else if (!haul_is_over(t)) {
 		chunk_submit(chunk_new(t, chunk, CHUNK_REPAIR));
 	}
-	transfer_advance(t);
+	haul_advance(t);
 	engine_pump(d);
 }
 
-static struct prepare *prepare_new(struct transfer *t)
+static struct prepare *prepare_new(struct haul *t)
 {
 	struct prepare *p = calloc(1, sizeof *p);
 	ASSERT(p);
-	p->transfer = t;
-	p->desc = image_desc_of(t->image);
+	p->haul = t;
+	p->desc = holding_desc(t->image);
 	p->source = t->image->source;
 	p->listing = t->image->listing;
 	p->disk = t->daemon->disk;
@@ -183,13 +183,13 @@ static struct prepare *prepare_new(struct transfer *t)
 static void prepare_submit(struct prepare *p, void (*done)(struct job *))
 {
 	p->job.done = done;
-	p->transfer->outstanding++;
-	pool_submit(p->transfer->daemon->find, &p->job);
+	p->haul->outstanding++;
+	pool_submit(p->haul->daemon->find, &p->job);
 }
 
-static void alloc_scratch(struct transfer *t, bool sha)
+static void alloc_scratch(struct haul *t, bool sha)
 {
-	const struct image_desc *desc = image_desc_of(t->image);
+	const struct image_desc *desc = holding_desc(t->image);
 	if (t->way == WAY_FILES_HOST) {
 		t->n_files = desc->n_files;
 		t->files = calloc(MAX(t->n_files, 1u), sizeof *t->files);
@@ -203,9 +203,9 @@ static void alloc_scratch(struct transfer *t, bool sha)
 	}
 }
 
-void prepare_start(struct transfer *t)
+void prepare_start(struct haul *t)
 {
-	struct image *img = t->image;
+	struct holding *img = t->image;
 	bool remote = t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK || t->way == WAY_FILES_HOST;
 	bool to_disk = t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK;
 	bool sha = (t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK) && sha_check_wanted(img);
@@ -220,7 +220,7 @@ void prepare_start(struct transfer *t)
 	prepare_submit(p, prepared);
 }
 
-void finish_repair(struct transfer *t, uint32_t chunk)
+void finish_repair(struct haul *t, uint32_t chunk)
 {
 	if (!t->cancel && source_cancel_new(&t->cancel) < 0)
 		t->cancel = NULL;

@@ -1,7 +1,7 @@
 /* report.c - see report.h. */
 #include "mrm/report.h"
 
-#include "mrm/image.h"
+#include "mrm/holding.h"
 #include "shared/check.h"
 #include "shared/reports.h"
 
@@ -65,7 +65,7 @@ static json_t *tier_row(const struct cache_copy_view *v)
 static json_t *model_row(struct daemon *d, uint64_t model)
 {
 	struct cache_model_view v;
-	struct image *img = image_by_model(d, model);
+	struct holding *img = holding_by_model(d, model);
 	if (cache_view(d->cache, model, &v) || !img)
 		return NULL;
 	json_t *names = json_array(), *tiers = json_object();
@@ -77,7 +77,7 @@ static json_t *model_row(struct daemon *d, uint64_t model)
 		cache_tier(d->cache, (uint8_t)t, &tv);
 		json_object_set_new(tiers, tier_kind_name(tv.kind), tier_row(&v.copies[t]));
 	}
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:s, s:s, s:b}", "names", names, "model", number(model), "digest",
 		hex_digest(img->digest), "bytes", number(v.info.image_bytes), "tiers", tiers, "source", desc->source,
 		"revision", desc->revision, "in_place", v.info.in_place);
@@ -130,16 +130,16 @@ static json_t *tensor_row(const struct tensor *t)
 		"bytes", number(t->bytes), "extent", (int)t->extent, "offset", number(t->offset));
 }
 
-static double compression_of(const struct image *img)
+static double compression_of(const struct holding *img)
 {
-	return img->stored && disk_image_complete(img->stored) && !image_desc_of(img)->in_place
-		? (double)disk_image_bytes(img->stored) / (double)MAX(image_layout(img)->image_bytes, 1u) : 1.0;
+	return img->stored && disk_image_complete(img->stored) && !holding_desc(img)->in_place
+		? (double)disk_image_bytes(img->stored) / (double)MAX(holding_layout(img)->image_bytes, 1u) : 1.0;
 }
 
-static void answer_show(struct conn *c, uint64_t request, struct image *img, uint64_t cursor)
+static void answer_show(struct conn *c, uint64_t request, struct holding *img, uint64_t cursor)
 {
 	struct daemon *d = conn_daemon(c);
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	const struct layout *l = desc->layout;
 	json_t *page = cursor ? json_object() : model_row(d, img->model);
 	json_t *tensors = json_array();
@@ -186,7 +186,7 @@ static json_t *load_row(const struct trace_load *l)
 		number(moving ? (uint64_t)((double)l->bytes * 1e9 / (double)moving) : 0));
 }
 
-static void answer_trace(struct conn *c, uint64_t request, struct image *img)
+static void answer_trace(struct conn *c, uint64_t request, struct holding *img)
 {
 	json_t *rows = json_array();
 	uint32_t n = MIN(img->trace.n, (uint32_t)TRACE_KEPT);
@@ -221,10 +221,10 @@ static json_t *tiers_report(struct daemon *d)
 	return json_pack("{s:o, s:o}", "tiers", tiers, "links", links);
 }
 
-static struct image *asked_for(struct conn *c, uint64_t request, const char *name)
+static struct holding *asked_for(struct conn *c, uint64_t request, const char *name)
 {
 	struct daemon *d = conn_daemon(c);
-	struct image *img = image_by_model(d, cache_find(d->cache, name));
+	struct holding *img = holding_by_model(d, cache_find(d->cache, name));
 	if (!img)
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is known here; pull or open it first");
 	return img;
@@ -233,7 +233,7 @@ static struct image *asked_for(struct conn *c, uint64_t request, const char *nam
 void report_answer(struct conn *c, uint64_t request, uint32_t report, const char *model, uint64_t cursor)
 {
 	struct daemon *d = conn_daemon(c);
-	struct image *img = NULL;
+	struct holding *img = NULL;
 	if ((report == REPORT_SHOW || report == REPORT_TRACE) && !(img = asked_for(c, request, model)))
 		return;
 	switch (report) {

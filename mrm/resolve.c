@@ -127,7 +127,7 @@ static struct image_desc *describe(const struct source_listing *l, struct source
 
 /* ---- the loop's side ---- */
 
-static void answer(struct search *s, struct image *img)
+static void answer(struct search *s, struct holding *img)
 {
 	struct daemon *d = s->daemon;
 	uint64_t now = clock_now(), model = 0;
@@ -136,15 +136,15 @@ static void answer(struct search *s, struct image *img)
 		img->listing = STEAL(s->listing);
 	img->source = img->listing->source;
 	img->trace.resolve_ns = now - s->started_ns;
-	image_info(img, &info);
-	image_get(img);
+	holding_info(img, &info);
+	holding_get(img);
 	cache_resolved(d->cache, now, s->name_id, &info, &model);
 	if (model && img->model != model) {
 		ASSERT(!img->model);
 		img->model = model;
 		idmap_set(&d->images, model, img);
 	}
-	image_put(&img);
+	holding_put(&img);
 	engine_names_changed(d);
 }
 
@@ -163,12 +163,12 @@ static void described(struct job *job)
 		fail(s);
 	} else {
 		/* Another name may have led to the same files meanwhile. */
-		struct image *img = image_by_fingerprint(d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
+		struct holding *img = holding_by_fingerprint(d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
 		if (!img) {
-			int e = image_new(&img, d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
+			int e = holding_new(&img, d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
 			ASSERT(!e);
 		}
-		if (!image_desc_of(img))
+		if (!holding_desc(img))
 			img->desc = describe(s->listing, s->description);
 		answer(s, img);
 	}
@@ -190,8 +190,8 @@ static void found(struct job *job)
 		fail(s);
 		search_free(s);
 	} else {
-		struct image *img = image_by_fingerprint(d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
-		if (img && image_desc_of(img)) {
+		struct holding *img = holding_by_fingerprint(d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
+		if (img && holding_desc(img)) {
 			answer(s, img);
 			search_free(s);
 		} else {

@@ -3,7 +3,7 @@
 #ifndef MRM_RESOLVE_H
 #define MRM_RESOLVE_H
 
-#include "mrm/image.h"
+#include "mrm/holding.h"
 
 /* Answers with cache_resolved() or cache_resolve_failed() for `name_id`. */
 void resolve_start(struct daemon *d, uint64_t name_id, const char *name);

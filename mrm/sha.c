@@ -27,18 +27,18 @@ struct sha_file {
 };
 
 struct sha_check {
-	struct transfer *transfer;
+	struct haul *haul;
 	const struct layout *layout;
-	const struct copy *host;
+	const struct segment *host;
 	struct source_bytes *heads;
 	uint32_t n_files;
 	struct sha_file *file;
 	uint32_t *next_chunk; /* [n_files] first chunk at or behind the file's contiguous edge */
 };
 
-bool sha_check_wanted(const struct image *img)
+bool sha_check_wanted(const struct holding *img)
 {
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	bool stated = false;
 	for (uint32_t i = 0; i < desc->n_files; i++)
 		stated |= desc->files[i].has_sha256;
@@ -62,12 +62,12 @@ void sha_check_free(struct sha_check **sp)
 	*sp = NULL;
 }
 
-int sha_check_new(struct sha_check **out, struct transfer *t, struct source_bytes *heads, struct fault *why)
+int sha_check_new(struct sha_check **out, struct haul *t, struct source_bytes *heads, struct fault *why)
 {
-	const struct image_desc *desc = image_desc_of(t->image);
+	const struct image_desc *desc = holding_desc(t->image);
 	struct sha_check *s = calloc(1, sizeof *s);
 	ASSERT(s);
-	s->transfer = t;
+	s->haul = t;
 	s->layout = desc->layout;
 	s->host = t->image->host;
 	s->heads = heads;
@@ -98,7 +98,7 @@ int sha_check_new(struct sha_check **out, struct transfer *t, struct source_byte
 static const uint8_t *piece_bytes(const struct sha_check *s, const struct layout_piece *p)
 {
 	if (p->is_gap)
-		return s->transfer->gaps + p->offset;
+		return s->haul->gaps + p->offset;
 	return (const uint8_t *)s->host->extents[p->extent].map + p->offset;
 }
 
@@ -151,50 +151,50 @@ static void done(struct job *job);
 static void go_on(struct sha_file *f)
 {
 	struct sha_check *s = f->check;
-	if (!f->wanted || f->running || f->ended || transfer_is_over(s->transfer))
+	if (!f->wanted || f->running || f->ended || haul_is_over(s->haul))
 		return;
 	uint64_t edge = contiguous_edge(s, f->index), size = s->layout->file_bytes[f->index];
 	if (edge <= f->offset && f->offset < size)
 		return;
 	f->limit = MIN(edge, f->offset + STEP_BYTES);
 	f->running = true;
-	f->job = (struct job){.run = run, .done = done, .class = s->transfer->class, .deadline = s->transfer->deadline};
-	s->transfer->outstanding++;
-	pool_submit(s->transfer->daemon->misc, &f->job);
+	f->job = (struct job){.run = run, .done = done, .class = s->haul->class, .deadline = s->haul->deadline};
+	s->haul->outstanding++;
+	pool_submit(s->haul->daemon->misc, &f->job);
 }
 
 static void judge(struct sha_file *f)
 {
-	struct transfer *t = f->check->transfer;
-	const struct image_file *file = &image_desc_of(t->image)->files[f->index];
+	struct haul *t = f->check->haul;
+	const struct image_file *file = &holding_desc(t->image)->files[f->index];
 	if (memcmp(f->found, file->sha256, sizeof f->found)) {
 		struct fault why;
 		fault_set(&why, TRIMS_E_MISMATCH, "%s: the bytes received do not have the SHA-256 that the source states",
 			file->path);
 		metrics_add(M_verify_failures_remote, 1);
-		transfer_fail(t, &why);
+		haul_fail(t, &why);
 		return;
 	}
 	f->passed = true;
 	for (uint32_t c = 0; c < f->check->layout->n_chunks; c++)
 		if (f->check->host->landed[c] && !f->check->host->readable[c] && sha_check_passed(f->check, c))
-			transfer_chunk_readable(t, c);
+			haul_chunk_readable(t, c);
 }
 
 static void done(struct job *job)
 {
 	struct sha_file *f = container_of(job, struct sha_file, job);
-	struct transfer *t = f->check->transfer;
+	struct haul *t = f->check->haul;
 	f->running = false;
 	t->outstanding--;
 	struct trace_load *l = trace_find(&t->image->trace, t->id);
 	if (l && !job->withdrawn)
 		l->verify_ns += job->finished_ns - job->started_ns;
-	if (f->ended && !transfer_is_over(t))
+	if (f->ended && !haul_is_over(t))
 		judge(f);
 	else
 		go_on(f);
-	transfer_advance(t);
+	haul_advance(t);
 }
 
 void sha_check_landed(struct sha_check *s, uint32_t chunk)

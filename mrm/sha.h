@@ -6,15 +6,15 @@
 #ifndef MRM_SHA_H
 #define MRM_SHA_H
 
-#include "mrm/transfer.h"
+#include "mrm/haul.h"
 
 /* *out NULL: nothing to check (no digests stated, or all chunk hashes are on record from an ingest that checked them).
  * heads: [n_weights] each file's bytes before its data; taken over. */
-int sha_check_new(struct sha_check **out, struct transfer *t, struct source_bytes *heads, struct fault *why);
+int sha_check_new(struct sha_check **out, struct haul *t, struct source_bytes *heads, struct fault *why);
 /* No job of it may be running. */
 void sha_check_free(struct sha_check **s);
 /* Weight files of the transfer's image that have to be checked. */
-bool sha_check_wanted(const struct image *img);
+bool sha_check_wanted(const struct holding *img);
 /* A chunk has landed: hashes go on as far as they can. */
 void sha_check_landed(struct sha_check *s, uint32_t chunk);
 /* True when every file the chunk has bytes of needs no check or has passed. */

@@ -5,7 +5,7 @@
 
 #include "mrm/clock.h"
 #include "mrm/engine.h"
-#include "mrm/image.h"
+#include "mrm/holding.h"
 #include "mrm/report.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -26,10 +26,10 @@ struct verification {
 	int stage; /* 0 disk, 1 host */
 	json_t *copies, *bad;
 	/* the copy being read */
-	struct image *image; /* referenced while there is a job */
+	struct holding *image; /* referenced while there is a job */
 	const struct layout *layout;
 	struct disk_image *stored;
-	struct copy *host;
+	struct segment *host;
 	struct hash128 *want; /* [n_chunks] of the host copy */
 	uint32_t next, n_chunks, n_bad;
 	uint32_t step_bad[CHUNKS_PER_STEP], n_step_bad;
@@ -99,7 +99,7 @@ static bool chunk_is_good(struct verification *v, uint32_t chunk, uint8_t *buf)
 	if (v->stored)
 		return disk_image_read(v->stored, chunk, buf, NULL) == 0;
 	struct layout_chunk k = layout_chunk(v->layout, chunk);
-	return hash_equal(chunk_hash(copy_chunk(v->host, v->layout, chunk), k.bytes), v->want[chunk]);
+	return hash_equal(chunk_hash(segment_chunk(v->host, v->layout, chunk), k.bytes), v->want[chunk]);
 }
 
 static void run(struct job *job, void *worker)
@@ -133,7 +133,7 @@ static void copy_done(struct verification *v)
 		metrics_add(tier == d->tier_disk ? M_verify_failures_disk : M_verify_failures_host, v->n_bad);
 		cache_corrupt(d->cache, clock_now(), v->model, tier);
 	}
-	image_put(&v->image);
+	holding_put(&v->image);
 	free(v->want);
 	v->want = NULL;
 	cache_close(d->cache, clock_now(), v->id, v->lease);
@@ -149,7 +149,7 @@ static void stepped(struct job *job)
 		json_array_append_new(v->bad, json_integer(v->step_bad[i]));
 	v->n_bad += v->n_step_bad;
 	if (job->withdrawn) {
-		image_put(&v->image);
+		holding_put(&v->image);
 		end(v);
 	} else if (v->next < v->n_chunks) {
 		step(v);
@@ -158,13 +158,13 @@ static void stepped(struct job *job)
 	}
 }
 
-static struct hash128 *wanted_hashes(const struct image *img)
+static struct hash128 *wanted_hashes(const struct holding *img)
 {
-	uint32_t n = image_layout(img)->n_chunks;
+	uint32_t n = holding_layout(img)->n_chunks;
 	struct hash128 *want = calloc(MAX(n, 1u), sizeof *want);
 	ASSERT(want);
 	for (uint32_t i = 0; i < n; i++)
-		if (!image_chunk_hash(img, i, &want[i])) {
+		if (!holding_chunk_hash(img, i, &want[i])) {
 			free(want);
 			return NULL;
 		}
@@ -174,7 +174,7 @@ static struct hash128 *wanted_hashes(const struct image *img)
 void verify_granted(struct daemon *d, const struct cache_effect *fx)
 {
 	struct verification *v = find(d, fx->owner);
-	struct image *img = image_by_model(d, fx->model);
+	struct holding *img = holding_by_model(d, fx->model);
 	if (!v || !img || fx->state != COPY_READY) {
 		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
 		if (v)
@@ -183,8 +183,8 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 	}
 	v->model = fx->model;
 	v->lease = fx->lease;
-	v->image = image_get(img);
-	v->layout = image_layout(img);
+	v->image = holding_get(img);
+	v->layout = holding_layout(img);
 	v->stored = stages[v->stage] == TIER_DISK ? img->stored : NULL;
 	v->host = img->host;
 	v->want = v->stored ? NULL : wanted_hashes(img);

@@ -7,7 +7,7 @@
 #define CATALOG_VERSION 1
 #define MIN_NAME_BYTES 36
 
-void names_free(struct disk_name *names, uint32_t n)
+void disk_names_free(struct disk_name *names, uint32_t n)
 {
 	for (uint32_t i = 0; names && i < n; i++) {
 		free(names[i].name);
@@ -73,7 +73,7 @@ int catalog_decode(const uint8_t *bytes, size_t n, struct disk_name **out, uint3
 	while (good && got < total)
 		good = decode_name(&in, &names[got++]);
 	if (!good || in.bad || in.n) {
-		names_free(names, got);
+		disk_names_free(names, got);
 		return fault_set(why, TRIMS_E_DISK_ERROR, "the catalog is malformed or of another version");
 	}
 	*out = names;

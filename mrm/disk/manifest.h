@@ -62,7 +62,7 @@ bool journal_record_decode(const uint8_t in[JOURNAL_RECORD_BYTES], uint64_t seed
 struct disk_name;
 #define CATALOG_MAX_BYTES ((uint64_t)1 << 30)
 
-void names_free(struct disk_name *names, uint32_t n);
+void disk_names_free(struct disk_name *names, uint32_t n);
 int catalog_encode(const struct disk_name *names, uint32_t n, uint8_t **out, size_t *bytes, struct fault *why);
 int catalog_decode(const uint8_t *in, size_t n, struct disk_name **out, uint32_t *count, struct fault *why);
 

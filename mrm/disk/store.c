@@ -510,7 +510,7 @@ void disk_close(struct disk **p)
 		image_free(&img);
 	}
 	free_buffers(d);
-	names_free(d->names, d->n_names);
+	disk_names_free(d->names, d->n_names);
 	own_close_fd(&d->images_fd);
 	own_close_fd(&d->dir_fd);
 	own_close_fd(&d->lock_fd); /* unlocks */

@@ -1,4 +1,4 @@
-/* transfer.c - see transfer.h.
+/* haul.c - see haul.h.
  * Keeps: outstanding counts the jobs that will come home; the transfer ends when it is 0 and nothing is left to submit.
  * Every transfer answers the brain once. */
 #include "mrm/chunk.h"
@@ -17,40 +17,40 @@
 #include <string.h>
 #include <unistd.h>
 
-struct transfer *transfer_find(struct daemon *d, uint64_t id)
+struct haul *haul_find(struct daemon *d, uint64_t id)
 {
 	return idmap_get(&d->transfers, id);
 }
 
-bool transfer_is_over(const struct transfer *t)
+bool haul_is_over(const struct haul *t)
 {
 	return t->cancelled || t->failed;
 }
 
-void transfer_fail(struct transfer *t, const struct fault *why)
+void haul_fail(struct haul *t, const struct fault *why)
 {
-	if (transfer_is_over(t))
+	if (haul_is_over(t))
 		return;
 	t->failed = true;
 	t->error = *why;
 	if (t->cancel)
 		source_cancel_set(t->cancel);
-	log_warn("load", "%s: %s", image_label(t->image), why->text);
+	log_warn("load", "%s: %s", holding_label(t->image), why->text);
 }
 
-static bool fills_host(const struct transfer *t)
+static bool fills_host(const struct haul *t)
 {
 	return t->way == WAY_FILES_HOST || t->way == WAY_REMOTE_HOST || t->way == WAY_DISK_HOST;
 }
 
-static struct trace_load *trace_of(struct transfer *t)
+static struct trace_load *trace_of(struct haul *t)
 {
 	return trace_find(&t->image->trace, t->id);
 }
 
 /* ---- chunks ---- */
 
-static size_t window_of(const struct transfer *t)
+static size_t window_of(const struct haul *t)
 {
 	const struct daemon *d = t->daemon;
 	switch (t->way) {
@@ -66,13 +66,13 @@ static size_t window_of(const struct transfer *t)
 
 static void chunk_done(struct job *job);
 
-struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chunk_how how)
+struct chunk_job *chunk_new(struct haul *t, uint32_t chunk, enum chunk_how how)
 {
-	struct image *img = t->image;
+	struct holding *img = t->image;
 	struct chunk_job *c = calloc(1, sizeof *c);
 	ASSERT(c);
-	c->transfer = t;
-	c->desc = image_desc_of(img);
+	c->haul = t;
+	c->desc = holding_desc(img);
 	c->layout = c->desc->layout;
 	c->stored = img->stored;
 	c->listing = img->listing;
@@ -82,15 +82,15 @@ struct chunk_job *chunk_new(struct transfer *t, uint32_t chunk, enum chunk_how h
 	c->huge = t->daemon->shm.huge;
 	c->how = how;
 	c->chunk = chunk;
-	c->dst = img->host ? copy_chunk(img->host, c->layout, chunk) : NULL;
+	c->dst = img->host ? segment_chunk(img->host, c->layout, chunk) : NULL;
 	if (how != CHUNK_STREAM)
-		c->has_want = image_chunk_hash(img, chunk, &c->want);
+		c->has_want = holding_chunk_hash(img, chunk, &c->want);
 	return c;
 }
 
 void chunk_submit(struct chunk_job *c)
 {
-	struct transfer *t = c->transfer;
+	struct haul *t = c->haul;
 	struct daemon *d = t->daemon;
 	bool lane = c->how == CHUNK_FILES || c->how == CHUNK_DISK;
 	c->job.class = t->class;
@@ -101,7 +101,7 @@ void chunk_submit(struct chunk_job *c)
 	pool_submit(lane ? d->read : c->how == CHUNK_STORE ? d->write : d->net, &c->job);
 }
 
-static enum chunk_how how_for(const struct transfer *t, uint32_t chunk)
+static enum chunk_how how_for(const struct haul *t, uint32_t chunk)
 {
 	switch (t->way) {
 	case WAY_FILES_HOST:
@@ -117,7 +117,7 @@ static enum chunk_how how_for(const struct transfer *t, uint32_t chunk)
 	}
 	/* What an interrupted download has left on disk need not be fetched again, unless bytes between tensors, which the
 	 * disk image does not hold, are needed for a whole file's digest. */
-	if (t->gaps && image_layout(t->image)->gap_bytes)
+	if (t->gaps && holding_layout(t->image)->gap_bytes)
 		return CHUNK_NET;
 	return t->image->stored && disk_image_has(t->image->stored, chunk) ? CHUNK_DISK : CHUNK_NET;
 }
@@ -125,12 +125,12 @@ static enum chunk_how how_for(const struct transfer *t, uint32_t chunk)
 /* Whether the chunk has to be moved at all, and may be now. */
 enum readiness { CHUNK_SKIP, CHUNK_WAIT, CHUNK_GO };
 
-static enum readiness chunk_readiness(const struct transfer *t, uint32_t chunk)
+static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 {
-	const struct image *img = t->image;
+	const struct holding *img = t->image;
 	if (fills_host(t))
 		return img->host->landed[chunk] ? CHUNK_SKIP : CHUNK_GO;
-	bool anew = t->gaps && image_layout(img)->gap_bytes;
+	bool anew = t->gaps && holding_layout(img)->gap_bytes;
 	if (disk_image_has(img->stored, chunk) && !anew)
 		return CHUNK_SKIP;
 	if (t->way == WAY_HOST_DISK && !img->host->readable[chunk])
@@ -138,9 +138,9 @@ static enum readiness chunk_readiness(const struct transfer *t, uint32_t chunk)
 	return CHUNK_GO;
 }
 
-static void submit_window(struct transfer *t)
+static void submit_window(struct haul *t)
 {
-	uint32_t n = image_layout(t->image)->n_chunks;
+	uint32_t n = holding_layout(t->image)->n_chunks;
 	while (t->next < n && t->outstanding < window_of(t)) {
 		enum readiness r = chunk_readiness(t, t->next);
 		if (r == CHUNK_WAIT)
@@ -160,24 +160,24 @@ static void submit_window(struct transfer *t)
 }
 
 /* A server without ranges: one job brings everything. */
-static void submit_stream(struct transfer *t)
+static void submit_stream(struct haul *t)
 {
-	uint32_t n = image_layout(t->image)->n_chunks;
+	uint32_t n = holding_layout(t->image)->n_chunks;
 	t->next = n;
 	t->stream_hash = calloc(MAX(n, 1u), sizeof *t->stream_hash);
 	ASSERT(t->stream_hash);
 	daemon_degraded(t->daemon, "no-ranges", "%s: the server does not do byte ranges; one connection, no cut-through",
-		image_label(t->image));
+		holding_label(t->image));
 	metrics_add(M_fallback_no_ranges, 1);
 	chunk_submit(chunk_new(t, 0, CHUNK_STREAM));
 }
 
-static bool needs_stream(const struct transfer *t)
+static bool needs_stream(const struct haul *t)
 {
 	return t->way == WAY_REMOTE_HOST && t->image->listing && t->image->listing->no_ranges && t->next == 0;
 }
 
-static enum metric bytes_metric(const struct transfer *t)
+static enum metric bytes_metric(const struct haul *t)
 {
 	switch (t->way) {
 	case WAY_DISK_HOST:
@@ -191,15 +191,15 @@ static enum metric bytes_metric(const struct transfer *t)
 	}
 }
 
-void transfer_chunk_readable(struct transfer *t, uint32_t chunk)
+void haul_chunk_readable(struct haul *t, uint32_t chunk)
 {
-	struct image *img = t->image;
-	copy_set_readable(img->host, image_layout(img), chunk);
+	struct holding *img = t->image;
+	segment_set_readable(img->host, holding_layout(img), chunk);
 	if (img->persist)
-		transfer_kick(img->persist);
+		haul_kick(img->persist);
 }
 
-static void account(struct transfer *t, uint64_t image_bytes)
+static void account(struct haul *t, uint64_t image_bytes)
 {
 	struct trace_load *l = trace_of(t);
 	uint64_t now = clock_now();
@@ -215,18 +215,18 @@ static void account(struct transfer *t, uint64_t image_bytes)
 	cache_landed(t->daemon->cache, now, t->id, t->done_bytes);
 }
 
-static void chunk_landed(struct transfer *t, uint32_t chunk, struct hash128 hash)
+static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 {
-	struct image *img = t->image;
-	const struct layout *l = image_layout(img);
-	image_set_chunk_hash(img, chunk, hash);
+	struct holding *img = t->image;
+	const struct layout *l = holding_layout(img);
+	holding_set_chunk_hash(img, chunk, hash);
 	account(t, layout_chunk(l, chunk).bytes);
 	if (!fills_host(t))
 		return;
 	img->host->landed[chunk] = true;
 	img->host->n_landed++;
 	if (!t->sha || sha_check_passed(t->sha, chunk))
-		transfer_chunk_readable(t, chunk);
+		haul_chunk_readable(t, chunk);
 	if (t->sha)
 		sha_check_landed(t->sha, chunk);
 }
@@ -241,27 +241,27 @@ static void count_moved(const struct chunk_job *c)
 /* A damaged chunk of the disk image is fetched again where that is possible; of any other origin it ends the load. */
 static bool try_repair(struct chunk_job *c)
 {
-	struct transfer *t = c->transfer;
+	struct haul *t = c->haul;
 	struct trace_load *l = trace_of(t);
 	if (l)
 		l->chunks_bad++;
 	metrics_add(c->how == CHUNK_DISK ? M_verify_failures_disk : M_verify_failures_remote, 1);
-	if (c->how != CHUNK_DISK || transfer_is_over(t))
+	if (c->how != CHUNK_DISK || haul_is_over(t))
 		return false;
-	log_warn("disk", "%s: %s; fetching it from the source again", image_label(t->image), c->why.text);
+	log_warn("disk", "%s: %s; fetching it from the source again", holding_label(t->image), c->why.text);
 	finish_repair(t, c->chunk);
 	return true;
 }
 
-static void stream_landed(struct transfer *t)
+static void stream_landed(struct haul *t)
 {
-	uint32_t n = image_layout(t->image)->n_chunks;
-	for (uint32_t i = 0; i < n && !transfer_is_over(t); i++) {
+	uint32_t n = holding_layout(t->image)->n_chunks;
+	for (uint32_t i = 0; i < n && !haul_is_over(t); i++) {
 		struct hash128 want;
 		struct fault why;
-		if (image_chunk_hash(t->image, i, &want) && !hash_equal(want, t->stream_hash[i])) {
+		if (holding_chunk_hash(t->image, i, &want) && !hash_equal(want, t->stream_hash[i])) {
 			fault_set(&why, TRIMS_E_MISMATCH, "chunk %u does not match the digest on record", i);
-			transfer_fail(t, &why);
+			haul_fail(t, &why);
 		} else {
 			chunk_landed(t, i, t->stream_hash[i]);
 		}
@@ -271,61 +271,61 @@ static void stream_landed(struct transfer *t)
 static void chunk_done(struct job *job)
 {
 	struct chunk_job *c = container_of(job, struct chunk_job, job);
-	struct transfer *t = c->transfer;
+	struct haul *t = c->haul;
 	t->outstanding--;
 	if (!job->withdrawn) {
 		count_moved(c);
 		if (c->result == -EBADMSG && try_repair(c))
 			;
 		else if (c->result)
-			transfer_fail(t, &c->why);
+			haul_fail(t, &c->why);
 		else if (c->how == CHUNK_STREAM)
 			stream_landed(t);
 		else
 			chunk_landed(t, c->chunk, c->how == CHUNK_STORE ? c->want : c->hash);
 	}
 	free(c);
-	transfer_advance(t);
+	haul_advance(t);
 	engine_pump(t->daemon);
 }
 
 /* ---- the whole ---- */
 
-static bool all_chunks_in(const struct transfer *t)
+static bool all_chunks_in(const struct haul *t)
 {
-	uint32_t n = image_layout(t->image)->n_chunks;
+	uint32_t n = holding_layout(t->image)->n_chunks;
 	if (t->next < n || t->outstanding)
 		return false;
 	return !t->sha || sha_check_complete(t->sha);
 }
 
-void transfer_advance(struct transfer *t)
+void haul_advance(struct haul *t)
 {
 	if (t->in_chunks || t->stage != STAGE_CHUNKS)
 		return;
 	t->in_chunks = true;
-	if (!transfer_is_over(t)) {
+	if (!haul_is_over(t)) {
 		if (needs_stream(t))
 			submit_stream(t);
 		else
 			submit_window(t);
 	}
 	t->in_chunks = false;
-	if (transfer_is_over(t) ? t->outstanding == 0 : all_chunks_in(t)) {
+	if (haul_is_over(t) ? t->outstanding == 0 : all_chunks_in(t)) {
 		t->stage = STAGE_FINISH;
 		finish_start(t);
 	}
 }
 
-void transfer_kick(struct transfer *t)
+void haul_kick(struct haul *t)
 {
-	transfer_advance(t);
+	haul_advance(t);
 }
 
-static enum transfer_way way_for(const struct daemon *d, const struct cache_effect *fx, const struct image *img)
+static enum haul_way way_for(const struct daemon *d, const struct cache_effect *fx, const struct holding *img)
 {
 	if (fx->from == d->tier_remote && fx->to == d->tier_host)
-		return image_desc_of(img)->in_place ? WAY_FILES_HOST : WAY_REMOTE_HOST;
+		return holding_desc(img)->in_place ? WAY_FILES_HOST : WAY_REMOTE_HOST;
 	if (fx->from == d->tier_remote && fx->to == d->tier_disk)
 		return WAY_REMOTE_DISK;
 	if (fx->from == d->tier_disk && fx->to == d->tier_host)
@@ -334,7 +334,7 @@ static enum transfer_way way_for(const struct daemon *d, const struct cache_effe
 	return WAY_HOST_DISK;
 }
 
-static void begin_trace(struct transfer *t, const struct cache_effect *fx)
+static void begin_trace(struct haul *t, const struct cache_effect *fx)
 {
 	struct trace_load *l = trace_begin(&t->image->trace, t->id);
 	struct cache_tier_view v;
@@ -345,15 +345,15 @@ static void begin_trace(struct transfer *t, const struct cache_effect *fx)
 	l->class = fx->class;
 }
 
-void transfer_start(struct daemon *d, const struct cache_effect *fx)
+void haul_start(struct daemon *d, const struct cache_effect *fx)
 {
-	struct image *img = image_by_model(d, fx->model);
+	struct holding *img = holding_by_model(d, fx->model);
 	ASSERT(img);
-	struct transfer *t = calloc(1, sizeof *t);
+	struct haul *t = calloc(1, sizeof *t);
 	ASSERT(t);
-	t->magic = TRANSFER_MAGIC;
+	t->magic = HAUL_MAGIC;
 	t->daemon = d;
-	t->image = image_get(img);
+	t->image = holding_get(img);
 	t->id = fx->transfer;
 	t->copy = fx->copy;
 	t->from = fx->from;
@@ -367,27 +367,27 @@ void transfer_start(struct daemon *d, const struct cache_effect *fx)
 	}
 	idmap_set(&d->transfers, t->id, t);
 	begin_trace(t, fx);
-	log_info("load", "%s: %s to %s (%s)", image_label(img), tier_kind_name(trace_of(t)->from),
+	log_info("load", "%s: %s to %s (%s)", holding_label(img), tier_kind_name(trace_of(t)->from),
 		tier_kind_name(trace_of(t)->to), t->class == CLASS_DEMAND ? "demand" : t->class == CLASS_PREFETCH
 		? "prefetch" : "write-through");
 	prepare_start(t);
 }
 
-void transfer_cancel(struct daemon *d, uint64_t id)
+void haul_cancel(struct daemon *d, uint64_t id)
 {
-	struct transfer *t = transfer_find(d, id);
-	if (!t || transfer_is_over(t))
+	struct haul *t = haul_find(d, id);
+	if (!t || haul_is_over(t))
 		return;
 	t->cancelled = true;
 	fault_set(&t->error, TRIMS_E_CANCELLED, "nobody waits for it any more");
 	if (t->cancel)
 		source_cancel_set(t->cancel);
-	transfer_advance(t);
+	haul_advance(t);
 }
 
-void transfer_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline)
+void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline)
 {
-	struct transfer *t = transfer_find(d, id);
+	struct haul *t = haul_find(d, id);
 	if (!t)
 		return;
 	/* At most a window of chunks is queued with the old rank: what is not submitted yet carries the new one. */
@@ -395,13 +395,13 @@ void transfer_reclass(struct daemon *d, uint64_t id, enum load_class class, uint
 	t->deadline = deadline;
 }
 
-size_t transfer_cancel_all(struct daemon *d)
+size_t haul_cancel_all(struct daemon *d)
 {
 	size_t n = 0;
-	struct transfer *t;
+	struct haul *t;
 	for (size_t at = 0; (t = idmap_next(&d->transfers, &at)); n++)
-		if (!transfer_is_over(t)) {
-			transfer_cancel(d, t->id);
+		if (!haul_is_over(t)) {
+			haul_cancel(d, t->id);
 			at = 0, n = 0;
 		}
 	return n;

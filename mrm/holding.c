@@ -1,6 +1,6 @@
-/* image.c - see image.h.
+/* holding.c - see holding.h.
  * Keeps: an image is in `prints` as long as it lives, and in `images` while model != 0. */
-#include "mrm/image.h"
+#include "mrm/holding.h"
 
 #include "shared/check.h"
 #include "shared/table.h"
@@ -9,21 +9,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IMAGE_MAGIC 0x494d4147u
+#define HOLDING_MAGIC 0x484f4c44u
 
-/* Fingerprints are 128 bits; the map's 64 are compared in full by image_by_fingerprint(). */
+/* Fingerprints are 128 bits; the map's 64 are compared in full by holding_by_fingerprint(). */
 static uint64_t print_key(uint64_t hi, uint64_t lo)
 {
 	uint64_t key = hi ^ (lo << 1 | lo >> 63);
 	return key ? key : 1;
 }
 
-int image_new(struct image **out, struct daemon *d, uint64_t hi, uint64_t lo)
+int holding_new(struct holding **out, struct daemon *d, uint64_t hi, uint64_t lo)
 {
-	struct image *img = calloc(1, sizeof *img);
+	struct holding *img = calloc(1, sizeof *img);
 	if (!img)
 		return -ENOMEM;
-	img->magic = IMAGE_MAGIC;
+	img->magic = HOLDING_MAGIC;
 	img->daemon = d;
 	img->fingerprint_hi = hi;
 	img->fingerprint_lo = lo;
@@ -33,13 +33,13 @@ int image_new(struct image **out, struct daemon *d, uint64_t hi, uint64_t lo)
 	return 0;
 }
 
-static void image_free(struct image *img)
+static void holding_free(struct holding *img)
 {
 	uint64_t key = print_key(img->fingerprint_hi, img->fingerprint_lo);
 	if (idmap_get(&img->daemon->prints, key) == img)
 		idmap_take(&img->daemon->prints, key);
 	ASSERT(!img->host && !img->model && !img->persist);
-	copy_free(&img->disk);
+	segment_free(&img->disk);
 	image_desc_free(&img->desc);
 	source_listing_free(&img->listing);
 	shm_fini(&img->table);
@@ -49,25 +49,25 @@ static void image_free(struct image *img)
 	free(img);
 }
 
-struct image *image_get(struct image *img)
+struct holding *holding_get(struct holding *img)
 {
-	CHECK_OBJ(img, IMAGE_MAGIC);
+	CHECK_OBJ(img, HOLDING_MAGIC);
 	img->refs++;
 	return img;
 }
 
-void image_settle(struct image *img)
+void holding_settle(struct holding *img)
 {
-	CHECK_OBJ(img, IMAGE_MAGIC);
+	CHECK_OBJ(img, HOLDING_MAGIC);
 	if (!img->refs && !img->model && !img->stored)
-		image_free(img);
+		holding_free(img);
 }
 
-void image_put(struct image **img)
+void holding_put(struct holding **img)
 {
-	CHECK_OBJ(*img, IMAGE_MAGIC);
+	CHECK_OBJ(*img, HOLDING_MAGIC);
 	ASSERT((*img)->refs > 0);
-	struct image *i = *img;
+	struct holding *i = *img;
 	if (--i->refs == 0 && i->stored && disk_image_complete(i->stored)) {
 		/* The stored image knows all of this, too, and no job looks at ours any more. */
 		image_desc_free(&i->desc);
@@ -76,35 +76,35 @@ void image_put(struct image **img)
 		i->hashes = NULL;
 		i->has_hash = NULL;
 	}
-	image_settle(i);
+	holding_settle(i);
 	*img = NULL;
 }
 
-struct image *image_by_model(struct daemon *d, uint64_t model)
+struct holding *holding_by_model(struct daemon *d, uint64_t model)
 {
 	return idmap_get(&d->images, model);
 }
 
-struct image *image_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo)
+struct holding *holding_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo)
 {
-	struct image *img = idmap_get(&d->prints, print_key(hi, lo));
+	struct holding *img = idmap_get(&d->prints, print_key(hi, lo));
 	return img && img->fingerprint_hi == hi && img->fingerprint_lo == lo ? img : NULL;
 }
 
-const struct image_desc *image_desc_of(const struct image *img)
+const struct image_desc *holding_desc(const struct holding *img)
 {
 	if (img->desc)
 		return img->desc;
 	return img->stored ? disk_image_desc(img->stored) : NULL;
 }
 
-const struct layout *image_layout(const struct image *img)
+const struct layout *holding_layout(const struct holding *img)
 {
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	return desc ? desc->layout : NULL;
 }
 
-bool image_chunk_hash(const struct image *img, uint32_t chunk, struct hash128 *out)
+bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash128 *out)
 {
 	if (img->has_hash && img->has_hash[chunk]) {
 		*out = img->hashes[chunk];
@@ -117,10 +117,10 @@ bool image_chunk_hash(const struct image *img, uint32_t chunk, struct hash128 *o
 	return true;
 }
 
-void image_set_chunk_hash(struct image *img, uint32_t chunk, struct hash128 hash)
+void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash)
 {
 	if (!img->hashes) {
-		uint32_t n = image_layout(img)->n_chunks;
+		uint32_t n = holding_layout(img)->n_chunks;
 		img->hashes = calloc(n, sizeof *img->hashes);
 		img->has_hash = calloc(n, sizeof *img->has_hash);
 		ASSERT(img->hashes && img->has_hash);
@@ -129,21 +129,21 @@ void image_set_chunk_hash(struct image *img, uint32_t chunk, struct hash128 hash
 	img->has_hash[chunk] = true;
 }
 
-bool image_hashes_complete(const struct image *img)
+bool holding_hashes_complete(const struct holding *img)
 {
-	uint32_t n = image_layout(img)->n_chunks;
+	uint32_t n = holding_layout(img)->n_chunks;
 	struct hash128 ignored;
 	for (uint32_t i = 0; i < n; i++)
-		if (!image_chunk_hash(img, i, &ignored))
+		if (!holding_chunk_hash(img, i, &ignored))
 			return false;
 	return true;
 }
 
-int image_make_table(struct image *img, struct fault *why)
+int holding_make_table(struct holding *img, struct fault *why)
 {
 	if (img->table.fd >= 0)
 		return 0;
-	const struct layout *l = image_layout(img);
+	const struct layout *l = holding_layout(img);
 	uint64_t bytes = table_bytes(l);
 	void *table = aligned_alloc(64, align_up(bytes, 64));
 	if (!table)
@@ -154,7 +154,7 @@ int image_make_table(struct image *img, struct fault *why)
 	return e;
 }
 
-int image_clone_desc(const struct image_desc *from, struct image_desc **out, struct fault *why)
+int holding_clone_desc(const struct image_desc *from, struct image_desc **out, struct fault *why)
 {
 	uint8_t *bytes;
 	size_t n;
@@ -180,16 +180,16 @@ int image_clone_desc(const struct image_desc *from, struct image_desc **out, str
 	return 0;
 }
 
-const char *image_label(const struct image *img)
+const char *holding_label(const struct holding *img)
 {
 	const char *name = img->model ? cache_name(img->daemon->cache, img->model, 0) : NULL;
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	return name ? name : desc && desc->name ? desc->name : "unnamed";
 }
 
-void image_info(const struct image *img, struct cache_model_info *out)
+void holding_info(const struct holding *img, struct cache_model_info *out)
 {
-	const struct image_desc *desc = image_desc_of(img);
+	const struct image_desc *desc = holding_desc(img);
 	*out = (struct cache_model_info){
 		.fingerprint_hi = img->fingerprint_hi,
 		.fingerprint_lo = img->fingerprint_lo,

@@ -1,5 +1,5 @@
-/* copy.c - see copy.h. */
-#include "mrm/copy.h"
+/* segment.c - see segment.h. */
+#include "mrm/segment.h"
 
 #include "shared/check.h"
 
@@ -12,19 +12,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static struct progress_page *page_of(const struct copy *c)
+static struct progress_page *page_of(const struct segment *c)
 {
 	return c->page.map;
 }
 
-static void wake_all(struct copy *c)
+static void wake_all(struct segment *c)
 {
 	struct progress_page *p = page_of(c);
 	atomic_fetch_add_explicit(&p->wake, 1, memory_order_release);
 	syscall(SYS_futex, &p->wake, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-static int new_extents(struct copy *c, const struct layout *l, const char *label, const struct shm_options *options,
+static int new_extents(struct segment *c, const struct layout *l, const char *label, const struct shm_options *options,
 	struct fault *why)
 {
 	c->n_chunks = l->n_chunks;
@@ -44,10 +44,10 @@ static int new_extents(struct copy *c, const struct layout *l, const char *label
 	return 0;
 }
 
-int copy_new(struct copy **out, const struct layout *l, uint64_t generation, bool host, const char *label,
+int segment_new(struct segment **out, const struct layout *l, uint64_t generation, bool host, const char *label,
 	const struct shm_options *options, struct fault *why)
 {
-	struct copy *c = calloc(1, sizeof *c);
+	struct segment *c = calloc(1, sizeof *c);
 	if (!c)
 		return -ENOMEM;
 	c->generation = generation;
@@ -59,7 +59,7 @@ int copy_new(struct copy **out, const struct layout *l, uint64_t generation, boo
 	if (!e && host)
 		e = new_extents(c, l, name, options, why);
 	if (e) {
-		copy_free(&c);
+		segment_free(&c);
 		return e;
 	}
 	struct progress_page *p = page_of(c);
@@ -72,9 +72,9 @@ int copy_new(struct copy **out, const struct layout *l, uint64_t generation, boo
 	return 0;
 }
 
-void copy_free(struct copy **cp)
+void segment_free(struct segment **cp)
 {
-	struct copy *c = *cp;
+	struct segment *c = *cp;
 	if (!c)
 		return;
 	for (uint32_t i = 0; i < c->n_extents; i++)
@@ -88,7 +88,7 @@ void copy_free(struct copy **cp)
 	*cp = NULL;
 }
 
-uint8_t *copy_chunk(const struct copy *c, const struct layout *l, uint32_t chunk)
+uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t chunk)
 {
 	if (!c->n_extents)
 		return NULL;
@@ -96,7 +96,7 @@ uint8_t *copy_chunk(const struct copy *c, const struct layout *l, uint32_t chunk
 	return (uint8_t *)c->extents[k.extent].map + k.offset;
 }
 
-void copy_set_readable(struct copy *c, const struct layout *l, uint32_t chunk)
+void segment_set_readable(struct segment *c, const struct layout *l, uint32_t chunk)
 {
 	ASSERT(c->n_extents && c->landed[chunk]);
 	if (c->readable[chunk])
@@ -117,7 +117,7 @@ void copy_set_readable(struct copy *c, const struct layout *l, uint32_t chunk)
 	wake_all(c);
 }
 
-void copy_set_ready(struct copy *c, const struct layout *l, struct hash128 digest)
+void segment_set_ready(struct segment *c, const struct layout *l, struct hash128 digest)
 {
 	struct progress_page *p = page_of(c);
 	for (uint32_t i = 0; i < c->n_extents; i++)
@@ -129,7 +129,7 @@ void copy_set_ready(struct copy *c, const struct layout *l, struct hash128 diges
 	wake_all(c);
 }
 
-void copy_poison(struct copy *c, const struct fault *why)
+void segment_poison(struct segment *c, const struct fault *why)
 {
 	struct progress_page *p = page_of(c);
 	if (atomic_load_explicit(&p->state, memory_order_relaxed) == PROGRESS_READY)

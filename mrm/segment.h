@@ -1,17 +1,17 @@
-/* copy.h - one copy of a model in memory as clients see it: extents and a progress page; of a copy on disk: the page alone.
+/* segment.h - one copy of a model in memory as clients see it: extents and a progress page; of a copy on disk: the page alone.
  *
  * Thread: loop, except that workers write into extents they were given a chunk of, and that making and freeing (which
  * take long) are done by workers on copies nobody else can see.
  * Keeps: a watermark only ever grows, and covers verified bytes only. */
-#ifndef MRM_COPY_H
-#define MRM_COPY_H
+#ifndef MRM_SEGMENT_H
+#define MRM_SEGMENT_H
 
 #include "mrm/disk/hash.h"
 #include "mrm/shm.h"
 #include "shared/image.h"
 #include "shared/progress.h"
 
-struct copy {
+struct segment {
 	uint64_t generation;
 	struct shm_region page;      /* struct progress_page */
 	uint32_t n_extents;          /* 0: on disk */
@@ -25,17 +25,17 @@ struct copy {
 };
 
 /* host false: a page only.  generation is shown to clients; label names the memory. */
-int copy_new(struct copy **out, const struct layout *l, uint64_t generation, bool host, const char *label,
+int segment_new(struct segment **out, const struct layout *l, uint64_t generation, bool host, const char *label,
 	const struct shm_options *options, struct fault *why);
-void copy_free(struct copy **c);
+void segment_free(struct segment **c);
 
 /* Where the chunk's bytes belong; NULL on disk. */
-uint8_t *copy_chunk(const struct copy *c, const struct layout *l, uint32_t chunk);
+uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t chunk);
 /* The chunk may be read by clients from now on: moves the watermark and wakes whoever waits. */
-void copy_set_readable(struct copy *c, const struct layout *l, uint32_t chunk);
+void segment_set_readable(struct segment *c, const struct layout *l, uint32_t chunk);
 /* A complete copy: all watermarks at their ends. */
-void copy_set_ready(struct copy *c, const struct layout *l, struct hash128 digest);
+void segment_set_ready(struct segment *c, const struct layout *l, struct hash128 digest);
 /* A failed one. */
-void copy_poison(struct copy *c, const struct fault *why);
+void segment_poison(struct segment *c, const struct fault *why);
 
 #endif

@@ -1,22 +1,22 @@
-/* image.h - what the daemon keeps of a model beside the brain's record: its description, where it comes from, what is
+/* holding.h - what the daemon keeps of a model beside the brain's record: its description, where it comes from, what is
  * known of its bytes, and its copies.
  *
  * Thread: loop.  Workers read `desc`, `listing`, `stored` and write into copies through jobs; each such job holds a
- * reference (image_get), and the brain frees no copy that a transfer uses.
+ * reference (holding_get), and the brain frees no copy that a transfer uses.
  * Ownership: the daemon's maps point to images without owning a reference; an image lives while it has a model record, an
  * image on disk, or references. */
-#ifndef MRM_IMAGE_H
-#define MRM_IMAGE_H
+#ifndef MRM_HOLDING_H
+#define MRM_HOLDING_H
 
-#include "mrm/copy.h"
+#include "mrm/segment.h"
 #include "mrm/daemon.h"
 #include "mrm/disk/disk.h"
 #include "mrm/source/source.h"
 #include "mrm/trace.h"
 
-struct transfer;
+struct haul;
 
-struct image {
+struct holding {
 	uint32_t magic;
 	uint32_t refs;
 	struct daemon *daemon;
@@ -30,35 +30,35 @@ struct image {
 	bool *has_hash;
 	struct hash128 digest;        /* {0, 0}: not known */
 	struct shm_region table;
-	struct copy *host, *disk;
-	struct transfer *persist;     /* the host -> disk transfer that follows the loading host copy */
+	struct segment *host, *disk;
+	struct haul *persist;     /* the host -> disk transfer that follows the loading host copy */
 	struct trace trace;
 };
 
 /* The maps learn of it. */
-int image_new(struct image **out, struct daemon *d, uint64_t fingerprint_hi, uint64_t fingerprint_lo);
-struct image *image_get(struct image *img);
-void image_put(struct image **img);
-struct image *image_by_model(struct daemon *d, uint64_t model);
-struct image *image_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo);
+int holding_new(struct holding **out, struct daemon *d, uint64_t fingerprint_hi, uint64_t fingerprint_lo);
+struct holding *holding_get(struct holding *img);
+void holding_put(struct holding **img);
+struct holding *holding_by_model(struct daemon *d, uint64_t model);
+struct holding *holding_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo);
 
 /* What it is made of; never NULL for an image that the brain knows. */
-const struct image_desc *image_desc_of(const struct image *img);
-const struct layout *image_layout(const struct image *img);
+const struct image_desc *holding_desc(const struct holding *img);
+const struct layout *holding_layout(const struct holding *img);
 /* True when the chunk's hash is on record (from this run or from disk). */
-bool image_chunk_hash(const struct image *img, uint32_t chunk, struct hash128 *out);
-void image_set_chunk_hash(struct image *img, uint32_t chunk, struct hash128 hash);
+bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash128 *out);
+void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash);
 /* All hashes are known. */
-bool image_hashes_complete(const struct image *img);
+bool holding_hashes_complete(const struct holding *img);
 /* Makes the tensor table's memory.  A worker may call it while nobody else uses img->table. */
-int image_make_table(struct image *img, struct fault *why);
+int holding_make_table(struct holding *img, struct fault *why);
 /* A deep copy of the description, by way of its encoding; side files' contents come along. */
-int image_clone_desc(const struct image_desc *from, struct image_desc **out, struct fault *why);
+int holding_clone_desc(const struct image_desc *from, struct image_desc **out, struct fault *why);
 /* First name, for labels and logs; borrowed. */
-const char *image_label(const struct image *img);
+const char *holding_label(const struct holding *img);
 /* What the brain wants to know of it. */
-void image_info(const struct image *img, struct cache_model_info *out);
+void holding_info(const struct holding *img, struct cache_model_info *out);
 /* The brain has dropped its record, or the disk image has gone: forget it when nothing holds it. */
-void image_settle(struct image *img);
+void holding_settle(struct holding *img);
 
 #endif

@@ -1,4 +1,4 @@
-/* transfer.h - carries out one transfer of the brain: a model's bytes from one tier to the next, chunk by chunk.
+/* haul.h - carries out one transfer of the brain: a model's bytes from one tier to the next, chunk by chunk.
  *
  * Stages: PREPARE (a worker finds the source again, opens files, begins the disk image), CHUNKS (a window of chunk jobs on
  * the pools), FINISH (a worker computes the digest, commits), then cache_transfer_done().  A chunk becomes readable when
@@ -6,27 +6,27 @@
  * A cancel or a failure lets the jobs under way come home and skips the rest; what has landed stays.
  *
  * Thread: loop; workers see a transfer only through the jobs they were given. */
-#ifndef MRM_TRANSFER_H
-#define MRM_TRANSFER_H
+#ifndef MRM_HAUL_H
+#define MRM_HAUL_H
 
-#include "mrm/image.h"
+#include "mrm/holding.h"
 #include "mrm/io/reader.h"
 
 struct sha_check;
 
-enum transfer_way { WAY_FILES_HOST, WAY_REMOTE_HOST, WAY_DISK_HOST, WAY_HOST_DISK, WAY_REMOTE_DISK };
-enum transfer_stage { STAGE_PREPARE, STAGE_CHUNKS, STAGE_FINISH };
+enum haul_way { WAY_FILES_HOST, WAY_REMOTE_HOST, WAY_DISK_HOST, WAY_HOST_DISK, WAY_REMOTE_DISK };
+enum haul_stage { STAGE_PREPARE, STAGE_CHUNKS, STAGE_FINISH };
 
-#define TRANSFER_MAGIC 0x5452414eu
+#define HAUL_MAGIC 0x4841554cu
 
-struct transfer {
+struct haul {
 	uint32_t magic;
 	struct daemon *daemon;
-	struct image *image;       /* referenced */
+	struct holding *image;       /* referenced */
 	uint64_t id, copy;
 	uint8_t from, to;
-	enum transfer_way way;
-	enum transfer_stage stage;
+	enum haul_way way;
+	enum haul_stage stage;
 	enum load_class class;
 	uint64_t deadline;
 	uint32_t next;             /* first chunk not yet given to a job */
@@ -47,20 +47,20 @@ struct transfer {
 };
 
 /* Starts; failures are reported to the brain like any other end. */
-void transfer_start(struct daemon *d, const struct cache_effect *fx);
-void transfer_cancel(struct daemon *d, uint64_t id);
-void transfer_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline);
-struct transfer *transfer_find(struct daemon *d, uint64_t id);
+void haul_start(struct daemon *d, const struct cache_effect *fx);
+void haul_cancel(struct daemon *d, uint64_t id);
+void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline);
+struct haul *taul_find(struct daemon *d, uint64_t id);
 /* The host copy has more readable chunks (or all): the disk image that follows it goes on. */
-void transfer_kick(struct transfer *t);
+void haul_kick(struct haul *t);
 /* First failure wins; later ones are consequences. */
-void transfer_fail(struct transfer *t, const struct fault *why);
-bool transfer_is_over(const struct transfer *t); /* cancelled or failed */
+void haul_fail(struct haul *t, const struct fault *why);
+bool haul_is_over(const struct haul *t); /* cancelled or failed */
 /* Submits what the window allows, or moves to the next stage. */
-void transfer_advance(struct transfer *t);
+void haul_advance(struct haul *t);
 /* A landed chunk that nothing else has to check. */
-void transfer_chunk_readable(struct transfer *t, uint32_t chunk);
+void haul_chunk_readable(struct haul *t, uint32_t chunk);
 /* All are cancelled; returns how many there are. */
-size_t transfer_cancel_all(struct daemon *d);
+size_t haul_cancel_all(struct daemon *d);
 
 #endif
