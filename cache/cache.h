@@ -223,6 +223,8 @@ const char *cache_name(const struct cache *c, uint64_t model, uint32_t i);
 bool cache_next_model(const struct cache *c, uint64_t *cursor);
 const char *copy_state_name(enum copy_state s);
 const char *tier_kind_name(enum tier_kind k);
+/* The model a lease is on; 0: not a lease of this owner. */
+uint64_t cache_lease_model(const struct cache *c, uint64_t owner, uint64_t lease);
 uint32_t cache_owner_leases(const struct cache *c, uint64_t owner);
 
 /* Counters, monotone since cache_new(). */

@@ -113,6 +113,12 @@ int cache_close(struct cache *c, uint64_t now, uint64_t owner, uint64_t lease_id
 	return 0;
 }
 
+uint64_t cache_lease_model(const struct cache *c, uint64_t owner, uint64_t lease_id)
+{
+	const struct lease *lease = slots_get(&c->leases, lease_id);
+	return lease && lease->owner->id == owner ? lease->copy->model->id : 0;
+}
+
 /* ---- requests ---- */
 
 static struct request *request_find(const struct cache *c, uint64_t owner, uint64_t token)
