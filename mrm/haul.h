@@ -50,7 +50,7 @@ struct haul {
 void haul_start(struct daemon *d, const struct cache_effect *fx);
 void haul_cancel(struct daemon *d, uint64_t id);
 void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline);
-struct haul *taul_find(struct daemon *d, uint64_t id);
+struct haul *haul_find(struct daemon *d, uint64_t id);
 /* The host copy has more readable chunks (or all): the disk image that follows it goes on. */
 void haul_kick(struct haul *t);
 /* First failure wins; later ones are consequences. */
