@@ -1,7 +1,8 @@
-/* error.c - see error.h.  Keeps: a fault's text is always terminated and printable. */
+/* error.c - see error.h.  Keeps: a fault's text is always terminated, printable and valid UTF-8. */
 #include "shared/error.h"
 
 #include "shared/base.h"
+#include "shared/utf8.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -37,11 +38,17 @@ const char *error_scope_name(enum trims_scope scope)
 	return (unsigned)scope < ARRAY_LEN(names) ? names[scope] : "conn";
 }
 
+/* Parts of a text may come from a remote server, and cutting may have gone through a character. */
 static void clean(char *text)
 {
-	for (unsigned char *p = (unsigned char *)text; *p; p++)
-		if (*p < 0x20 || *p == 0x7f)
-			*p = ' ';
+	for (size_t n; *text; text += n) {
+		n = utf8_sequence(text, strnlen(text, 4));
+		if (!n)
+			*text = '?';
+		else if ((unsigned char)*text < 0x20 || *text == 0x7f)
+			*text = ' ';
+		n = n ? n : 1;
+	}
 }
 
 int fault_setv(struct fault *f, enum trims_code code, const char *fmt, va_list ap)

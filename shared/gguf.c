@@ -313,8 +313,12 @@ static int read_shape(struct gguf *g, struct tensor *t)
 	if (!r && rank > RANK_MAX)
 		r = header_tensor_fault(g->h, t->name, "rank %" PRIu64 "; at most %d is possible", rank, RANK_MAX);
 	t->rank = r ? 0 : (uint32_t)rank;
-	for (uint32_t i = 0; i < t->rank && !r; i++)
-		r = take_int(g, 8, &t->shape[t->rank - 1 - i]); /* innermost first in the file */
+	for (uint32_t i = 0; i < t->rank && !r; i++) {
+		uint64_t *dim = &t->shape[t->rank - 1 - i]; /* innermost first in the file */
+		r = take_int(g, 8, dim);
+		if (!r && *dim > INT64_MAX)
+			r = header_tensor_fault(g->h, t->name, "dimension %" PRIu32 " is negative", i);
+	}
 	return r;
 }
 
@@ -334,6 +338,16 @@ static int read_type(struct gguf *g, struct tensor *t)
 	return header_size_tensor(g->h, t);
 }
 
+static char *copy_text(const struct key *s)
+{
+	char *copy = malloc(s->len + 1);
+	if (copy) {
+		memcpy(copy, s->p, s->len);
+		copy[s->len] = '\0';
+	}
+	return copy;
+}
+
 static int read_tensor(struct gguf *g)
 {
 	struct key name;
@@ -345,7 +359,7 @@ static int read_tensor(struct gguf *g)
 	if (name.len > IMAGE_MAX_NAME || !is_plain(&name))
 		return header_fault(g->h, "the tensor name at byte %zu (%zu bytes) is empty, too long or no valid UTF-8 text", at,
 			name.len);
-	r = header_add_tensor(g->h, strndup(name.p, name.len), &t);
+	r = header_add_tensor(g->h, copy_text(&name), &t);
 	if (!r)
 		r = read_shape(g, t);
 	if (!r)

@@ -132,10 +132,15 @@ int header_size_tensor(const struct header *h, struct tensor *t)
 	const struct dtype_row *row = dtype_row(t->dtype);
 	char shape[HEADER_SHAPE_TEXT];
 	uint64_t elems = 1;
-	for (uint32_t i = 0; i < t->rank; i++)
-		if (mul_overflows(elems, t->shape[i], &elems))
+	bool empty = false;
+	for (uint32_t i = 0; i < t->rank; i++) {
+		empty |= !t->shape[i]; /* the other dimensions must make sense all the same, in whatever order they come */
+		if (mul_overflows(elems, MAX(t->shape[i], 1), &elems))
 			return header_tensor_fault(h, t->name, "the element count of shape %s overflows 64 bits",
 				header_shape(t, shape));
+	}
+	if (empty)
+		elems = 0;
 	if (elems % row->elems)
 		return header_tensor_fault(h, t->name, "shape %s of %s ends inside a block of %" PRIu32 " elements",
 			header_shape(t, shape), row->name, row->elems);
@@ -178,10 +183,10 @@ static int cmp_place(const void *va, const void *vb)
 
 int header_check_tensors(const struct header *h, uint32_t first)
 {
-	struct tensor *t = h->out->v + first;
 	uint32_t n = h->out->n - first;
 	if (!n)
 		return 0;
+	struct tensor *t = h->out->v + first;
 	int r = refuse_equal_names(h, t, n);
 	if (r)
 		return r;

@@ -12,12 +12,21 @@
 
 struct blob {
 	uint8_t *p;
-	size_t n;
+	size_t n, cap;
 };
+
+static inline void blob_reserve(struct blob *b, size_t more)
+{
+	if (b->cap - b->n > more)
+		return;
+	b->cap = b->n + more + (b->cap > more ? b->cap : 64);
+	b->p = realloc(b->p, b->cap);
+	ck_assert_ptr_nonnull(b->p);
+}
 
 static inline void blob_put(struct blob *b, const void *p, size_t n)
 {
-	b->p = realloc(b->p, b->n + n + 1);
+	blob_reserve(b, n);
 	memcpy(b->p + b->n, p, n);
 	b->n += n;
 }
@@ -31,7 +40,7 @@ static inline void blob_int(struct blob *b, uint64_t v, unsigned bytes)
 /* n random bytes, none of them zero. */
 static inline void blob_random(struct blob *b, size_t n, uint64_t *seed)
 {
-	b->p = realloc(b->p, b->n + n + 1);
+	blob_reserve(b, n);
 	for (size_t i = 0; i < n; i++)
 		b->p[b->n++] = (uint8_t)(1 + unit_random(seed) % 255);
 }
@@ -53,7 +62,8 @@ static inline int blob_parse(const struct blob *b, const char *name, uint32_t fi
 	do {
 		size_t need = 0;
 		uint8_t *head = malloc(have ? have : 1);
-		memcpy(head, b->p, have);
+		if (have)
+			memcpy(head, b->p, have);
 		r = header_parse(format, name, file, head, have, b->n, &need, data_start, out, why);
 		free(head);
 		if (r == -EAGAIN) {

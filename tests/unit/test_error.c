@@ -36,6 +36,12 @@ START_TEST(a_sentence_is_cut_and_cleaned)
 	ck_assert_int_eq(fault_set(&f, 1, "%s", longer), -EPROTO);
 	ck_assert_uint_eq(strlen(f.text), FAULT_TEXT_MAX - 1);
 	ck_assert_mem_eq(f.text, "xxx  xxx", 8);
+	longer[FAULT_TEXT_MAX - 2] = '\xc3'; /* the cut goes through a character */
+	longer[FAULT_TEXT_MAX - 1] = '\xa9';
+	fault_set(&f, 1, "%s", longer);
+	ck_assert_str_eq(f.text + FAULT_TEXT_MAX - 3, "x?");
+	fault_set(&f, 1, "\xff \xc3\xa9 \xf0\x9f\x98\x80 \xe2\x82");
+	ck_assert_str_eq(f.text, "? \xc3\xa9 \xf0\x9f\x98\x80 ??");
 	fault_set(NULL, 1, "nobody wants to know");
 }
 END_TEST

@@ -152,9 +152,8 @@ START_TEST(a_long_header_is_asked_for_by_doubling)
 	size_t have = 0, need = 0, asks = 0, strings = 400000;
 	put_key(&b, "tokens", ARRAY, STRING, 4);
 	blob_int(&b, strings, 8);
-	b.p = realloc(b.p, b.n + strings * 13 + 4096);
-	for (size_t i = 0; i < strings; i++, b.n += 13)
-		memcpy(b.p + b.n, "\5\0\0\0\0\0\0\0token", 13);
+	for (size_t i = 0; i < strings; i++)
+		blob_put(&b, "\5\0\0\0\0\0\0\0token", 13);
 	put_vector(&b, "w", 0, 2, 0);
 	pad(&b, 32);
 	blob_int(&b, 1, 8);
@@ -244,7 +243,7 @@ START_TEST(every_cut_of_a_file_is_refused)
 	pad(&b, 32);
 	blob_random(&b, 16, &(uint64_t){1});
 	for (size_t n = 0; n < b.n; n++)
-		must_refuse_file(&(struct blob){b.p, n}, NAME, HEAD, n >= b.n - 16 ? "reach beyond" : "ends inside its header");
+		must_refuse_file(&(struct blob){.p = b.p, .n = n}, NAME, HEAD, n >= b.n - 16 ? "reach beyond" : "ends inside its header");
 	blob_free(&b);
 }
 END_TEST

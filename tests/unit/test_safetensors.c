@@ -268,12 +268,9 @@ START_TEST(more_tensors_than_an_image_holds_are_refused)
 	for (uint32_t i = 0; i <= IMAGE_MAX_TENSORS; i++) {
 		int n = snprintf(one, sizeof one, "%c\"%x\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}",
 			i ? ',' : '{', i);
-		if (i % 4096 == 0)
-			json.p = realloc(json.p, json.n + 4096 * sizeof one);
-		memcpy(json.p + json.n, one, (size_t)n);
-		json.n += (size_t)n;
+		blob_put(&json, one, (size_t)n);
 	}
-	json.p[json.n++] = '}';
+	blob_put(&json, "}", 1);
 	refuse_n((char *)json.p, json.n, 0, HEAD, "more than 1048576 tensors");
 	blob_free(&json);
 }
