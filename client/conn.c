@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #define ABANDONED_MAX 1024  /* unanswered requests that were given up, before the connection is */
 #define ROOM_WAIT_MS 1000   /* how long CLOSE may wait for a daemon that does not read */
@@ -58,11 +57,6 @@ uint64_t conn_deadline(uint64_t timeout_ns)
 	if (timeout_ns == TRIMS_FOREVER || add_overflows(conn_now(), timeout_ns, &at))
 		return CONN_NEVER;
 	return at;
-}
-
-bool conn_foreign(const trims_conn *c)
-{
-	return c->pid != getpid();
 }
 
 /* False when the deadline passed first. */
@@ -438,8 +432,6 @@ uint64_t conn_request_deadline(const trims_conn *c)
 
 void conn_close_lease(trims_conn *c, uint32_t epoch, uint64_t lease)
 {
-	if (conn_foreign(c))
-		return;
 	pthread_mutex_lock(&c->lock);
 	if (!c->dead && c->epoch == epoch)
 		post(c, MSG_CLOSE, lease);

@@ -32,7 +32,7 @@ int conn_call(trims_conn *c, struct msg *request, enum msg_type expected, uint64
 	struct conn_life *life);
 /* The deadline of a request that has none of its own. */
 uint64_t conn_request_deadline(const trims_conn *c);
-/* Gives a lease back, unless it went with its epoch. */
+/* Gives a lease back, unless it went with its epoch.  Not for a foreign connection. */
 void conn_close_lease(trims_conn *c, uint32_t epoch, uint64_t lease);
 /* 0 when the connection still lives in that epoch; else its error.  Reads what the daemon has sent if nobody else is
  * reading, so a death is noticed by threads that make no request. */

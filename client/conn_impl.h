@@ -8,13 +8,12 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/types.h>
 
 #define CONN_PROGRAM_MAX 64
 
 struct trims_conn {
 	/* constant */
-	pid_t pid;
+	uint32_t forks; /* as counted when it was made */
 	char *path;
 	char program[CONN_PROGRAM_MAX + 1];
 	uint64_t timeout_ns, request_timeout_ns;

@@ -164,11 +164,11 @@ typedef bool fake_handle_fn(struct fake *f, int fd, struct msg *m);
 
 struct fake {
 	char path[64];
-	fake_handle_fn *handle;
+	fake_handle_fn *_Atomic handle;
 	struct fake_copy *copies; /* "m0", "m1", ... */
 	uint32_t n_copies;
-	bool refuse_welcome;
-	uint32_t version; /* in WELCOME */
+	_Atomic bool refuse_welcome;
+	_Atomic uint32_t version; /* in WELCOME */
 	uint64_t boot;
 	_Atomic int opens, closes, cancels, conns, leases;
 	_Atomic bool mute; /* reads nothing while set */
