@@ -39,7 +39,7 @@ void lab_mkdir(const char *path)
 
 /* ---- processes ---- */
 
-static _Noreturn void exec_child(const char *log, char *const argv[], pid_t parent)
+static _Noreturn void exec_child(const char *log, const char *const argv[], pid_t parent)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
@@ -49,12 +49,12 @@ static _Noreturn void exec_child(const char *log, char *const argv[], pid_t pare
 	dup2(in, STDIN_FILENO);
 	dup2(out, STDOUT_FILENO);
 	dup2(out, STDERR_FILENO);
-	execvp(argv[0], argv);
+	execvp(argv[0], (char *const *)argv);
 	dprintf(STDERR_FILENO, "%s: %s\n", argv[0], strerror(errno));
 	_exit(127);
 }
 
-pid_t lab_spawn(const struct bench_options *o, const char *name, char *const argv[])
+pid_t lab_spawn(const struct bench_options *o, const char *name, const char *const argv[])
 {
 	char log[LAB_PATH];
 	lab_path(o, log, "%s.log", name);
@@ -133,7 +133,7 @@ void mrm_start(const struct bench_options *o, struct mrm *out, const char *const
 	OWN_FD int notify = notify_socket(notify_path);
 	setenv("NOTIFY_SOCKET", notify_path, 1);
 	snprintf(name, sizeof name, "mrm-%d", out->no);
-	out->pid = lab_spawn(o, name, (char *const *)argv);
+	out->pid = lab_spawn(o, name, argv);
 	unsetenv("NOTIFY_SOCKET");
 	wait_ready(o, name, notify, out->pid);
 }
@@ -218,7 +218,7 @@ int nginx_start(const struct bench_options *o, const char *root)
 		fprintf(f, "\t%s_temp_path %s/nginx-%s;\n", temporaries[i], o->lab, temporaries[i]);
 	fprintf(f, "\tserver { listen 127.0.0.1:%d; root %s; }\n}\n", port, root);
 	fclose(f);
-	char *argv[] = {"nginx", "-e", log, "-c", conf, NULL};
+	const char *argv[] = {"nginx", "-e", log, "-c", conf, NULL};
 	pid_t pid = lab_spawn(o, "nginx", argv);
 	wait_connectable(o, port, pid);
 	return port;

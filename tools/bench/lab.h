@@ -17,7 +17,7 @@ void lab_path(const struct bench_options *o, char out[LAB_PATH], const char *fmt
 void lab_mkdir(const char *path);
 
 /* Starts a program whose output goes to NAME.log of the lab. */
-pid_t lab_spawn(const struct bench_options *o, const char *name, char *const argv[]);
+pid_t lab_spawn(const struct bench_options *o, const char *name, const char *const argv[]);
 
 struct mrm {
 	pid_t pid;

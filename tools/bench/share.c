@@ -25,7 +25,7 @@ static void holder_start(const struct bench_options *o, const struct mrm *m, str
 	char path[PATH_MAX];
 	int to[2], from[2];
 	snprintf(path, sizeof path, "%s/trims-bench-client", o->bin_dir);
-	char *argv[] = {path, "hold", (char *)m->socket, "bench", NULL};
+	const char *argv[] = {path, "hold", m->socket, "bench", NULL};
 	if (pipe2(to, O_CLOEXEC) || pipe2(from, O_CLOEXEC))
 		die_errno(errno, "pipe");
 	h->pid = fork();
@@ -35,7 +35,7 @@ static void holder_start(const struct bench_options *o, const struct mrm *m, str
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(to[0], STDIN_FILENO);
 		dup2(from[1], STDOUT_FILENO);
-		execv(path, argv);
+		execv(path, (char *const *)argv);
 		_exit(127);
 	}
 	close(to[0]);

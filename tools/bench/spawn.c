@@ -11,8 +11,8 @@ static json_t *measure(const struct bench_options *o, const struct mrm *m, const
 	struct samples bare = {0}, with = {0};
 	uint32_t rounds = o->rounds ? o->rounds : 500;
 	snprintf(path, sizeof path, "%s/%s", o->bin_dir, program);
-	char *nothing[] = {path, NULL};
-	char *open[] = {path, "open", (char *)m->socket, "bench", NULL};
+	const char *nothing[] = {path, NULL};
+	const char *open[] = {path, "open", m->socket, "bench", NULL};
 	for (uint32_t i = 0; i < rounds + 20; i++) {
 		uint64_t a = yard_run_ns(nothing), b = yard_run_ns(open);
 		if (i >= 20) { /* the first ones warm up */

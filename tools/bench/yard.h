@@ -17,6 +17,6 @@ void yard_fds_stop(struct yard_fds **y);
 uint64_t yard_read_ns(const char *path, uint32_t depth, const char **how);
 
 /* fork, exec, wait for a clean end. */
-uint64_t yard_run_ns(char *const argv[]);
+uint64_t yard_run_ns(const char *const argv[]);
 
 #endif

@@ -120,7 +120,7 @@ uint64_t yard_read_ns(const char *path, uint32_t depth, const char **how)
 	return took;
 }
 
-uint64_t yard_run_ns(char *const argv[])
+uint64_t yard_run_ns(const char *const argv[])
 {
 	int status;
 	uint64_t started = bench_now_ns();
@@ -128,7 +128,7 @@ uint64_t yard_run_ns(char *const argv[])
 	if (pid < 0)
 		die_errno(errno, "fork");
 	if (pid == 0) {
-		execv(argv[0], argv);
+		execv(argv[0], (char *const *)argv);
 		_exit(127);
 	}
 	if (waitpid(pid, &status, 0) != pid)
