@@ -72,7 +72,7 @@ struct source_counters {
 /* ---- cancel ---- */
 
 int source_cancel_new(struct source_cancel **out); /* -EMFILE and the like: it costs one fd */
-void source_cancel_free(struct source_cancel **c); /* nobody may still be waiting on it */
+void source_cancel_free(struct source_cancel **c); /* nobody may still be waiting on or setting it */
 void source_cancel_set(struct source_cancel *c);
 bool source_cancel_is_set(const struct source_cancel *c); /* NULL: false */
 

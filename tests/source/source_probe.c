@@ -23,7 +23,7 @@ static struct source *source;
 static struct source_worker *worker;
 static struct source_listing *listing;
 static struct source_cancel *cancel;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the two below */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the two below, and of setting against replacing `cancel` */
 static json_t *lines, *waits;
 
 static void on_log(void *ctx, enum log_level level, const char *line)
@@ -254,8 +254,11 @@ static json_t *do_report(const char *line)
 
 static json_t *do_uncancel(const char *line)
 {
+	pthread_mutex_lock(&lock);
 	source_cancel_free(&cancel);
-	return outcome(source_cancel_new(&cancel), &(struct fault){0});
+	int r = source_cancel_new(&cancel);
+	pthread_mutex_unlock(&lock);
+	return outcome(r, &(struct fault){0});
 }
 
 static json_t *run(const char *line)
@@ -341,6 +344,13 @@ static bool take_option(struct source_options *o, const char *arg)
 	return true;
 }
 
+static void set_cancel(void)
+{
+	pthread_mutex_lock(&lock);
+	source_cancel_set(cancel);
+	pthread_mutex_unlock(&lock);
+}
+
 static int drive(void)
 {
 	int fds[2];
@@ -353,7 +363,7 @@ static int drive(void)
 		return 1;
 	while (fgets(line, sizeof line, stdin)) {
 		if (!strcmp(line, "cancel\n"))
-			source_cancel_set(cancel);
+			set_cancel();
 		else if (write(fds[1], line, strlen(line)) < 0)
 			return 1;
 	}
@@ -392,5 +402,5 @@ int main(int argc, char **argv)
 	json_decref(lines);
 	json_decref(waits);
 	curl_global_cleanup();
-	return r;
+	return r != 0;
 }

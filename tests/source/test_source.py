@@ -50,7 +50,7 @@ class Probe:
             rest = self.process.stdout.read()
             self.process.stdout.close()
             rc = self.process.wait(60)
-            assert self.hello.get('ok') is not True or rc == 0, f'the probe ended with {rc}: {rest}'
+            assert rc == (0 if self.hello['ok'] else 1), f'the probe ended with {rc}: {rest}'
 
     def say(self, *words):
         self.process.stdin.write(' '.join(str(w) for w in words) + '\n')
