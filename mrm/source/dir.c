@@ -119,7 +119,7 @@ static void take_blob_name(int fd, struct source_file *out)
 static int look(struct finder *f, const char *path, bool weight, struct source_file *out, struct fault *why)
 {
 	OWN_FD int fd = -1;
-	struct stat st;
+	struct stat st = {0};
 	char version[96];
 	int r = open_regular(f->source, path, 0, &fd, &st, why);
 	if (r)
@@ -275,7 +275,7 @@ static int dir_stream(struct source_worker *w, const struct source_listing *l, c
 	uint64_t off, uint64_t end, source_sink_fn sink, void *ctx, struct fault *why)
 {
 	OWN_FD int fd = -1;
-	struct stat st;
+	struct stat st = {0};
 	count(l->source, requests, 1);
 	int r = open_regular(l->source, file->locator, 0, &fd, &st, why);
 	if (r == -ENOENT)
@@ -297,7 +297,7 @@ int source_open_local(const struct source_listing *l, uint32_t file, int flags, 
 {
 	ASSERT(l->in_place && file < l->n_files);
 	OWN_FD int fd = -1;
-	struct stat st;
+	struct stat st = {0};
 	int r = open_regular(l->source, l->files[file].locator, flags, &fd, &st, why);
 	if (r == -ENOENT)
 		r = fail(why, TRIMS_E_CHANGED, "%s is gone since it was listed", l->files[file].locator);
@@ -313,7 +313,7 @@ int source_open_local(const struct source_listing *l, uint32_t file, int flags, 
 int source_check_local(const struct source_listing *l, uint32_t file, int fd, struct fault *why)
 {
 	ASSERT(l->in_place && file < l->n_files);
-	struct stat st;
+	struct stat st = {0};
 	if (fstat(fd, &st))
 		return explain_open(l->source, l->files[file].locator, -errno, why);
 	int r = check_stat(&l->files[file], &st, why);
@@ -326,7 +326,7 @@ int source_check_local(const struct source_listing *l, uint32_t file, int fd, st
 
 static int dir_open(struct source *s, const char *scheme, const char *rest, struct fault *why)
 {
-	struct stat st;
+	struct stat st = {0};
 	size_t n = strlen(rest);
 	while (n > 1 && rest[n - 1] == '/')
 		n--;
