@@ -589,9 +589,9 @@ def requests_to_s3_are_signed(t):
     for token in (None, 'FwoG/token=='):
         store = servers.S3(t, t.models_dir)
         store.token = token
-        t.model('buck.et/pre fix/a+b', 50000)
-        data = (t.models_dir / 'buck.et/pre fix/a+b/model.safetensors').read_bytes()
-        p = Probe(t, 's3://buck.et/pre fix/', env=s3_environment(store))
+        t.model('buck.test/pre fix/a+b', 50000)
+        data = (t.models_dir / 'buck.test/pre fix/a+b/model.safetensors').read_bytes()
+        p = Probe(t, 's3://buck.test/pre fix/', env=s3_environment(store))
         out = p.found('a+b')
         t.equal([f['path'] for f in out['side']], ['config.json'])
         good(t, p, data, 100, 1000)
