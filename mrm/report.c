@@ -250,6 +250,7 @@ void report_answer(struct conn *c, uint64_t request, uint32_t report, const char
 		report_send(c, request, report_doctor(d), 0);
 		break;
 	case REPORT_TIERS:
+		gauges_update(d); /* so that who asked finds the same in the segment */
 		report_send(c, request, tiers_report(d), 0);
 		break;
 	default:

@@ -233,12 +233,13 @@ def compare(path, weights):
     print(f'  {len(wanted)} tensors, {sum(len(d) for _, _, d in wanted.values())} bytes: all equal')
 
 
-def show_sharing(clients):
-    figures = [shared_memory(c.pid) for c in clients]
-    for client, (mapped, pss) in zip(clients, figures):
-        print(f'  process {client.pid}: {mapped / 1e6:.1f} MB of the model mapped, {pss / 1e6:.1f} MB its share (PSS)')
-    print(f'  in all {sum(m for m, _ in figures) / 1e6:.1f} MB are mapped; '
-          f'{sum(p for _, p in figures) / 1e6:.1f} MB of memory are behind them')
+def show_sharing(mrm, clients):
+    figures = {f'client {c.pid}': shared_memory(c.pid) for c in clients}
+    figures[f'mrm    {mrm.pid}'] = shared_memory(mrm.pid)
+    for who, (mapped, pss) in figures.items():
+        print(f'  {who}: {mapped / 1e6:6.1f} MB of the model mapped, {pss / 1e6:6.1f} MB its share (PSS)')
+    print(f'  in all {sum(m for m, _ in figures.values()) / 1e6:10.1f} MB are mapped; '
+          f'{sum(p for _, p in figures.values()) / 1e6:.1f} MB of memory are behind them')
 
 
 def main():
@@ -258,8 +259,8 @@ def main():
         close_clients(third)
         say('Each tensor, as handed out, against the source file as Python reads it')
         compare(path, folder / 'model.safetensors')
-        say('Memory of the two processes')
-        show_sharing(clients)
+        say('Memory: the two clients share one copy, with the daemon that filled it')
+        show_sharing(processes.running[1], clients)
         say('What each tier holds')
         print(ctl(path, 'ls').decode(), end='')
         close_clients(clients)

@@ -103,7 +103,7 @@ class Daemon:
         self.command += [str(a) for a in arguments]
         self.environment = environment or {}
         self.log_path = t.dir / 'mrm.log'
-        self.process = None
+        self.process = self.asker = None
         self.start()
 
     def start(self):
@@ -140,7 +140,11 @@ class Daemon:
         return result.json
 
     def metric(self, name, **labels):
-        """The sum of a metric's series that have these labels; read from shared memory, also after the daemon died."""
+        """The sum of a metric's series that have these labels; read from shared memory, also after the daemon died.
+        While it lives it is asked something first that makes it bring its gauges up to date."""
+        if self.process.poll() is None:
+            self.asker = self.asker or self.client()
+            self.asker.report('tiers')
         result = self.ctl('stat', '--prometheus')
         assert result.rc == 0, result
         found = [float(m[2]) for m in re.finditer(rf'^{name}(?:{{(.*)}})? (\S+)$', result.out, re.M)
@@ -165,11 +169,13 @@ class Daemon:
 
     def kill(self):
         """As a power cut would: no warning.  start() brings it back."""
+        self.asker = None
         self.signal(signal.SIGKILL)
         self.wait()
 
     def stop(self):
         """SIGTERM; it must end by itself, with status 0 and without children."""
+        self.asker = None
         self.signal(signal.SIGTERM)
         rc = self.wait()
         assert rc == 0, f'mrm ended with {rc}:\n{self.log()[-6000:]}'
