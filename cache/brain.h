@@ -63,6 +63,7 @@ struct tier {
 	uint64_t hold_bytes[HOLD_N];
 	uint64_t pinned_bytes, leased_bytes, draining_bytes;
 	uint32_t n_copies, n_pinned, n_leased;
+	uint64_t evicted[CACHE_EVICTED_N];
 	struct heap victims; /* PART and IDLE copies */
 	struct list idle;    /* PART, IDLE and YOUNG copies, used longest ago first */
 	struct list young;   /* READY copies below the minimum residency, oldest first */
@@ -124,7 +125,12 @@ struct model {
 
 /* ---- copies, loads, transfers ---- */
 
-enum doom { DOOM_NONE, DOOM_ROOM, DOOM_TTL, DOOM_ADMIN, DOOM_STALE, DOOM_CORRUPT };
+enum doom {
+	DOOM_NONE,
+#define EVICTION(NAME, name, why) DOOM_##NAME,
+#include "cache/evictions.def"
+#undef EVICTION
+};
 
 /* What a copy contributes to its tier's sums at the moment. */
 struct account {
@@ -228,6 +234,7 @@ enum ask_kind { ASK_OPEN, ASK_PREFETCH, ASK_PIN };
 
 /* A request by value; becomes a struct request only when it has to wait. */
 struct ask {
+	bool joined; /* a load was under way when it came */
 	enum ask_kind kind;
 	uint64_t owner, token, deadline;
 	enum tier_kind tier;
@@ -271,7 +278,7 @@ struct owner {
 struct pending_effect {
 	enum effect_kind kind; /* FX_N: withdrawn */
 	uint8_t from, to, class, state;
-	bool hit;
+	bool hit, joined;
 	uint64_t request, owner, model, copy, transfer, follows, lease, deadline, name;
 	void *text; /* owned: struct fault (REFUSE, POISON) or the name (RESOLVE) */
 };

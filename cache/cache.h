@@ -109,6 +109,7 @@ struct cache_effect {
 	enum copy_state state; /* GRANT: READY (a hit) or LOADING */
 	uint8_t from, to;    /* tier indices; ALLOC FREE GRANT POISON: only `to` */
 	bool hit;            /* GRANT: the copy was READY when the request came in */
+	bool joined;         /* GRANT: a load was under way when the request came in */
 	uint64_t name;       /* RESOLVE: id of the name record, for the answer */
 	char name_text[CACHE_NAME_MAX + 1]; /* RESOLVE */
 	struct fault error;  /* REFUSE POISON */
@@ -202,11 +203,19 @@ struct cache_model_view {
 	struct cache_copy_view copies[CACHE_MAX_TIERS];
 };
 
+enum cache_eviction {
+#define EVICTION(NAME, name, why) CACHE_EVICTED_##NAME,
+#include "cache/evictions.def"
+#undef EVICTION
+	CACHE_EVICTED_N
+};
+
 struct cache_tier_view {
 	enum tier_kind kind;
 	uint32_t device;
 	uint64_t capacity_bytes, used_bytes, pinned_bytes, leased_bytes, draining_bytes;
 	uint32_t copies;
+	uint64_t evicted[CACHE_EVICTED_N]; /* copies dropped so far, by reason */
 };
 
 size_t cache_n_tiers(const struct cache *c);

@@ -97,6 +97,7 @@ static void effect_unfold(const struct pending_effect *fx, struct cache_effect *
 	out->from = fx->from;
 	out->to = fx->to;
 	out->hit = fx->hit;
+	out->joined = fx->joined;
 	out->name = fx->name;
 	out->name_text[0] = '\0';
 	out->error.code = TRIMS_E_NONE;

@@ -82,6 +82,7 @@ static void lease_new(struct cache *c, const struct ask *ask, struct copy *k)
 	fx->to = k->tier;
 	fx->state = k->state;
 	fx->hit = hit;
+	fx->joined = ask->joined;
 }
 
 static void lease_end(struct cache *c, struct lease *lease)
@@ -317,7 +318,9 @@ static void ask_answer(struct cache *c, const struct ask *ask, struct copy *k)
 {
 	if (ask->kind == ASK_OPEN) {
 		++*(k->state == COPY_READY ? &c->stats.opens_hit : &c->stats.opens_coalesced);
-		lease_new(c, ask, k);
+		struct ask granted = *ask;
+		granted.joined = k->state != COPY_READY;
+		lease_new(c, &granted, k);
 		return;
 	}
 	if (ask->kind == ASK_PIN)
@@ -336,6 +339,7 @@ static void ask_wait(struct cache *c, const struct ask *ask, struct model *m, ui
 	struct load *l = load_get(c, copy_get(c, m, tier), &created);
 	if (ask->kind == ASK_OPEN)
 		++*(created ? &c->stats.opens_miss : &c->stats.opens_coalesced);
+	r->ask.joined = !created;
 	request_wait_load(c, r, l);
 }
 

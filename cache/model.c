@@ -211,20 +211,30 @@ bool copy_is_doomed(const struct copy *k)
 
 static void copy_count_drain(struct cache *c, const struct copy *k)
 {
-	uint64_t *const counter[] = {[DOOM_NONE] = NULL, [DOOM_ROOM] = &c->stats.evicted_room,
-		[DOOM_TTL] = &c->stats.evicted_ttl, [DOOM_ADMIN] = &c->stats.evicted_admin,
-		[DOOM_STALE] = &c->stats.evicted_stale, [DOOM_CORRUPT] = &c->stats.evicted_corrupt};
-	if (counter[k->doom])
-		++*counter[k->doom];
+	if (k->doom != DOOM_NONE)
+		c->tiers[k->tier].evicted[k->doom - 1]++;
+	switch (k->doom) {
+#define EVICTION(NAME, name, why)                                                                                     \
+	case DOOM_##NAME:                                                                                             \
+		c->stats.evicted_##name++;                                                                            \
+		break;
+#include "cache/evictions.def"
+#undef EVICTION
+	case DOOM_NONE:
+		break;
+	}
 	if (k->prefetched)
 		c->stats.prefetch_wasted++;
 }
 
 static const char *copy_drain_why(const struct copy *k)
 {
-	static const char *const why[] = {[DOOM_ROOM] = "evicted to make room", [DOOM_TTL] = "evicted: unused for the TTL",
-		[DOOM_ADMIN] = "evicted by request", [DOOM_STALE] = "superseded", [DOOM_CORRUPT] = "its bytes did not match"};
-	return why[k->doom];
+	static const char *const texts[] = {
+#define EVICTION(NAME, name, why) [DOOM_##NAME] = why,
+#include "cache/evictions.def"
+#undef EVICTION
+	};
+	return texts[k->doom];
 }
 
 void copy_doom(struct cache *c, struct copy *k, enum doom doom)

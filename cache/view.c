@@ -28,6 +28,7 @@ void cache_tier(const struct cache *c, uint8_t tier, struct cache_tier_view *out
 		.draining_bytes = t->draining_bytes,
 		.copies = t->n_copies,
 	};
+	memcpy(out->evicted, t->evicted, sizeof out->evicted);
 }
 
 uint64_t cache_link_rate(const struct cache *c, uint8_t from, uint8_t to)

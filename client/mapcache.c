@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #define BUCKETS 256
+#define HUGE_PAGE ((uint64_t)2 << 20)
 #define EAGER_FD 256 /* a process that has this many descriptors open would run out by leaving more of them waiting */
 
 enum { FD_TABLE, FD_PROGRESS, FD_EXTENTS };
@@ -124,6 +125,23 @@ static int map_extent(const struct mapped_image *im, uint32_t i, int fd, char *b
 	return 0;
 }
 
+/* Addresses for the whole image, beginning where a huge page can: the daemon's memory is made of them. */
+static char *reserve(uint64_t bytes)
+{
+	uint64_t room = bytes + (bytes >= HUGE_PAGE ? HUGE_PAGE : 0);
+	char *at = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at == MAP_FAILED)
+		return NULL;
+	if (room == bytes)
+		return at;
+	char *base = (char *)align_up((uintptr_t)at, HUGE_PAGE);
+	if (base > at)
+		munmap(at, (size_t)(base - at));
+	if (at + room > base + bytes)
+		munmap(base + bytes, (size_t)(at + room - (base + bytes)));
+	return base;
+}
+
 /* Lays the extents end to end, so that neighbours in the file are neighbours in memory. */
 static int map_extents(struct mapped_image *im, const struct mapping *m)
 {
@@ -132,8 +150,8 @@ static int map_extents(struct mapped_image *im, const struct mapping *m)
 		return 0;
 	if (m->n_fds - FD_EXTENTS != im->n_extents)
 		return fail(TRIMS_E_PROTOCOL, "the daemon gave %u extents of %u", m->n_fds - FD_EXTENTS, im->n_extents);
-	char *base = mmap(NULL, m->image_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (base == MAP_FAILED)
+	char *base = reserve(m->image_bytes);
+	if (!base)
 		return map_failed();
 	for (uint32_t i = 0; i < im->n_extents && r == 0; i++)
 		if (im->extents[i].bytes)

@@ -47,7 +47,7 @@ struct conn {
 	struct list out;
 	uint32_t n_out;
 	uint32_t n_pending;
-	uint64_t *pending; /* [max_pending] */
+	struct conn_pending *pending;
 	uint32_t cap_pending;
 };
 
@@ -222,15 +222,14 @@ static void flush(struct conn *c)
 		watch(c, EV_READ);
 }
 
-bool conn_begin(struct conn *c, uint64_t request)
+static bool begin(struct conn *c, const struct conn_pending *p)
 {
-	if (!request || conn_is_pending(c, request)) {
+	if (!p->request || conn_is_pending(c, p->request)) {
 		conn_violation(c, "a request id is 0 or in use already");
 		return false;
 	}
-	uint64_t limit = c->server->daemon->config->max_pending;
-	if (c->n_pending >= limit) {
-		conn_reply_fault(c, request, TRIMS_E_LIMIT, "too many unanswered requests on this connection");
+	if (c->n_pending >= c->server->daemon->config->max_pending) {
+		conn_reply_fault(c, p->request, TRIMS_E_LIMIT, "too many unanswered requests on this connection");
 		return false;
 	}
 	if (c->n_pending == c->cap_pending) {
@@ -238,14 +237,25 @@ bool conn_begin(struct conn *c, uint64_t request)
 		c->pending = realloc(c->pending, c->cap_pending * sizeof *c->pending);
 		ASSERT(c->pending);
 	}
-	c->pending[c->n_pending++] = request;
+	c->pending[c->n_pending++] = *p;
 	return true;
+}
+
+bool conn_begin(struct conn *c, uint64_t request)
+{
+	return begin(c, &(struct conn_pending){.request = request});
+}
+
+bool conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier)
+{
+	return begin(c, &(struct conn_pending){
+		.request = request, .since_ns = clock_now(), .is_open = true, .tier = tier});
 }
 
 static uint32_t pending_index(const struct conn *c, uint64_t request)
 {
 	uint32_t i = 0;
-	while (i < c->n_pending && c->pending[i] != request)
+	while (i < c->n_pending && c->pending[i].request != request)
 		i++;
 	return i;
 }
@@ -255,13 +265,20 @@ bool conn_is_pending(const struct conn *c, uint64_t request)
 	return pending_index(c, request) < c->n_pending;
 }
 
-bool conn_end(struct conn *c, uint64_t request)
+bool conn_take(struct conn *c, uint64_t request, struct conn_pending *out)
 {
 	uint32_t i = pending_index(c, request);
 	if (i == c->n_pending)
 		return false;
+	*out = c->pending[i];
 	c->pending[i] = c->pending[--c->n_pending];
 	return true;
+}
+
+bool conn_end(struct conn *c, uint64_t request)
+{
+	struct conn_pending ignored;
+	return conn_take(c, request, &ignored);
 }
 
 bool conn_may_lease(struct conn *c, struct fault *why)

@@ -26,8 +26,16 @@ void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, co
 /* A request that will be answered later.  False (and answered LIMIT or PROTOCOL) when there are too many or the id is in
  * use. */
 bool conn_begin(struct conn *c, uint64_t request);
-/* The answer is being sent: forgets the request.  False when it was not pending. */
+/* As conn_begin() for an OPEN: its time to the answer is measured. */
+bool conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier);
+struct conn_pending {
+	uint64_t request, since_ns;
+	bool is_open;
+	enum tier_kind tier; /* asked for by an OPEN */
+};
+/* The answer is being sent: forgets the request.  False when it was not pending.  out may be NULL. */
 bool conn_end(struct conn *c, uint64_t request);
+bool conn_take(struct conn *c, uint64_t request, struct conn_pending *out);
 bool conn_is_pending(const struct conn *c, uint64_t request);
 /* Books leases for the connection and its user; false when that passes a limit (*why says which). */
 bool conn_may_lease(struct conn *c, struct fault *why);

@@ -56,9 +56,19 @@ void daemon_degraded(struct daemon *d, const char *name, const char *fmt, ...)
 
 /* ---- timers and signals ---- */
 
+/* The last thing before the loop waits. */
 static void on_pump(struct ev_loop *loop, ev_prepare *w, int revents)
 {
-	engine_pump(w->data);
+	struct daemon *d = w->data;
+	engine_pump(d);
+	if (d->woken_ns)
+		metrics_observe_ns(M_loop_busy, clock_now() - d->woken_ns);
+}
+
+static void on_woken(struct ev_loop *loop, ev_check *w, int revents)
+{
+	struct daemon *d = w->data;
+	d->woken_ns = clock_now();
 }
 
 static void on_tick(struct ev_loop *loop, ev_timer *w, int revents)
@@ -161,6 +171,9 @@ static void on_reload_signal(struct ev_loop *loop, ev_signal *w, int revents)
 static void init_watchers(struct daemon *d)
 {
 	ev_prepare_init(&d->pump, on_pump);
+	ev_check_init(&d->woken, on_woken);
+	ev_set_priority(&d->woken, EV_MAXPRI);
+	ev_set_priority(&d->pump, EV_MINPRI);
 	ev_timer_init(&d->tick, on_tick, TICK_MAX_S, TICK_MAX_S);
 	ev_timer_init(&d->gauges, on_gauges, 0, GAUGES_S);
 	ev_timer_init(&d->names_timer, on_names, NAMES_S, NAMES_S);
@@ -170,9 +183,10 @@ static void init_watchers(struct daemon *d)
 	ev_signal_init(&d->sigterm, on_stop_signal, SIGTERM);
 	ev_signal_init(&d->sigint, on_stop_signal, SIGINT);
 	ev_signal_init(&d->sighup, on_reload_signal, SIGHUP);
-	d->pump.data = d->tick.data = d->gauges.data = d->names_timer.data = d->watchdog.data = d->drain.data = d;
+	d->woken.data = d->pump.data = d->tick.data = d->gauges.data = d->names_timer.data = d->watchdog.data = d->drain.data = d;
 	d->sigterm.data = d->sigint.data = d->sighup.data = d;
 	ev_prepare_start(d->loop, &d->pump);
+	ev_check_start(d->loop, &d->woken);
 	ev_timer_start(d->loop, &d->tick);
 	ev_timer_start(d->loop, &d->gauges);
 	ev_timer_start(d->loop, &d->names_timer);
@@ -369,6 +383,7 @@ int daemon_run(struct daemon *d)
 static void stop_watchers(struct daemon *d)
 {
 	ev_prepare_stop(d->loop, &d->pump);
+	ev_check_stop(d->loop, &d->woken);
 	ev_timer_stop(d->loop, &d->tick);
 	ev_timer_stop(d->loop, &d->gauges);
 	ev_timer_stop(d->loop, &d->names_timer);

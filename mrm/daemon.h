@@ -59,6 +59,8 @@ struct daemon {
 	ev_timer tick, watchdog, names_timer, gauges, drain;
 	ev_signal sigterm, sigint, sighup;
 	ev_prepare pump;
+	ev_check woken;
+	uint64_t woken_ns;
 };
 
 /* 0 or -errno with a sentence; on failure daemon_free() cleans up. */

@@ -86,7 +86,9 @@ static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32
 	open_fn ask)
 {
 	struct daemon *d = conn_daemon(c);
-	if (!tier_is_valid(c, request, tier) || !name_is_valid(c, request, name) || !conn_begin(c, request))
+	if (!tier_is_valid(c, request, tier) || !name_is_valid(c, request, name))
+		return;
+	if (!(ask == cache_open ? conn_begin_open(c, request, (enum tier_kind)tier) : conn_begin(c, request)))
 		return;
 	req->name = name;
 	req->owner = conn_id(c);

@@ -185,6 +185,18 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	conn_reply(c, &m);
 }
 
+static void count_open(struct daemon *d, const struct cache_effect *fx, const struct conn_pending *p)
+{
+	bool disk = fx->to == d->tier_disk;
+	if (fx->hit)
+		metrics_add(disk ? M_requests_disk_hit : M_requests_host_hit, 1);
+	else if (fx->joined)
+		metrics_add(disk ? M_requests_disk_coalesced : M_requests_host_coalesced, 1);
+	else
+		metrics_add(disk ? M_requests_disk_miss : M_requests_host_miss, 1);
+	metrics_observe_ns(fx->hit ? M_open_hit : M_open_miss, clock_now() - p->since_ns);
+}
+
 static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 {
 	if (fx->owner & VERIFY_OWNER) {
@@ -195,7 +207,8 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 	struct holding *img = holding_by_model(d, fx->model);
 	struct fault why;
 	ASSERT(img);
-	if (!c || !conn_end(c, fx->request)) {
+	struct conn_pending pending;
+	if (!c || !conn_take(c, fx->request, &pending)) {
 		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
 		return;
 	}
@@ -205,6 +218,7 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 		return;
 	}
 	conn_leases_add(c, 1);
+	count_open(d, fx, &pending);
 	send_opened(c, fx, img, copy_on(d, img, fx->to), fx->to == d->tier_disk ? TIER_DISK : TIER_HOST);
 }
 
@@ -215,8 +229,12 @@ static void fx_refuse(struct daemon *d, const struct cache_effect *fx)
 		return;
 	}
 	struct conn *c = server_conn(d->server, fx->owner);
-	if (c && conn_end(c, fx->request))
-		conn_reply_fault(c, fx->request, fx->error.code, fx->error.text);
+	struct conn_pending pending;
+	if (!c || !conn_take(c, fx->request, &pending))
+		return;
+	if (pending.is_open)
+		metrics_add(pending.tier == TIER_DISK ? M_requests_disk_error : M_requests_host_error, 1);
+	conn_reply_fault(c, fx->request, fx->error.code, fx->error.text);
 }
 
 static void fx_accept(struct daemon *d, const struct cache_effect *fx)

@@ -6,7 +6,7 @@
 #include "mrm/source/source.h"
 #include "shared/metrics.h"
 
-static void tier(struct daemon *d, uint8_t index, const enum metric m[6])
+static void tier(struct daemon *d, uint8_t index, const enum metric m[6], const enum metric evicted[CACHE_EVICTED_N])
 {
 	struct cache_tier_view v;
 	cache_tier(d->cache, index, &v);
@@ -16,6 +16,8 @@ static void tier(struct daemon *d, uint8_t index, const enum metric m[6])
 	metrics_set(m[3], v.leased_bytes);
 	metrics_set(m[4], v.draining_bytes);
 	metrics_set(m[5], v.copies);
+	for (int i = 0; i < CACHE_EVICTED_N; i++)
+		metrics_set(evicted[i], v.evicted[i]);
 }
 
 static void tiers(struct daemon *d)
@@ -24,8 +26,18 @@ static void tiers(struct daemon *d)
 		M_tier_leased_disk, M_tier_draining_disk, M_tier_copies_disk};
 	static const enum metric host[6] = {M_tier_capacity_host, M_tier_used_host, M_tier_pinned_host,
 		M_tier_leased_host, M_tier_draining_host, M_tier_copies_host};
-	tier(d, d->tier_disk, disk);
-	tier(d, d->tier_host, host);
+	static const enum metric disk_evicted[CACHE_EVICTED_N] = {
+#define EVICTION(NAME, name, why) [CACHE_EVICTED_##NAME] = M_evictions_disk_##name,
+#include "cache/evictions.def"
+#undef EVICTION
+	};
+	static const enum metric host_evicted[CACHE_EVICTED_N] = {
+#define EVICTION(NAME, name, why) [CACHE_EVICTED_##NAME] = M_evictions_host_##name,
+#include "cache/evictions.def"
+#undef EVICTION
+	};
+	tier(d, d->tier_disk, disk, disk_evicted);
+	tier(d, d->tier_host, host, host_evicted);
 }
 
 static void brain(struct daemon *d)

@@ -4,8 +4,8 @@
  * (the unit that is allocated, shared and mapped) and those into chunks (the unit that is read, checked and copied).
  * A zero-size tensor is at the place where the next one could begin.  There is at least one extent, of at least a page.
  * A tensor never straddles extents: an extent ends before a tensor that would not fit, and a tensor larger than
- * IMAGE_EXTENT_BYTES has an extent of its own.  Extents are padded with zeros to IMAGE_PAGE; every extent starts a new
- * chunk; all chunks but an extent's last are IMAGE_CHUNK_BYTES.  Padding bytes are zero.  The layout is a pure function
+ * IMAGE_EXTENT_BYTES has an extent of its own.  Extents are padded with zeros, the last one to IMAGE_PAGE and those before
+ * it to IMAGE_HUGE_PAGE, so that laid end to end each begins where a huge page can; every extent starts a new chunk; all chunks but an extent's last are IMAGE_CHUNK_BYTES.  Padding bytes are zero.  The layout is a pure function
  * of the files' headers, so a manifest stores the tensors and not the layout (IMAGE_LAYOUT_VERSION guards the function).
  *
  * Thread: a struct layout is immutable once built and may be read by any thread.  Pure code: no I/O. */
@@ -18,6 +18,7 @@
 #define IMAGE_LAYOUT_VERSION 1
 #define IMAGE_TENSOR_ALIGN 256
 #define IMAGE_PAGE 4096
+#define IMAGE_HUGE_PAGE ((uint64_t)2 << 20)
 #define IMAGE_CHUNK_BYTES ((uint64_t)4 << 20)
 #define IMAGE_EXTENT_BYTES ((uint64_t)1 << 30)
 #define IMAGE_MAX_EXTENTS 128

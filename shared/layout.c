@@ -130,9 +130,9 @@ static int check_tensors(const struct layout *l, const char *const *file_names, 
 }
 
 /* Ends the extent that is being filled; `used` bytes of it are. */
-static void close_extent(struct layout *l, uint64_t used)
+static void close_extent(struct layout *l, uint64_t used, uint64_t align)
 {
-	uint64_t bytes = align_up(MAX(used, 1), IMAGE_PAGE);
+	uint64_t bytes = align_up(MAX(used, 1), align);
 	l->extent_bytes[l->n_extents++] = bytes;
 	l->image_bytes += bytes;
 }
@@ -148,14 +148,14 @@ static int place_tensors(struct layout *l, const char *const *file_names, struct
 				return fault_set(why, TRIMS_E_BAD_MODEL,
 					"%s: tensor \"%.200s\": does not fit into the image's %d extents", file_names[t->file],
 					t->name, IMAGE_MAX_EXTENTS);
-			close_extent(l, used);
+			close_extent(l, used, IMAGE_HUGE_PAGE);
 			at = 0;
 		}
 		t->extent = l->n_extents;
 		t->offset = at;
 		used = at + t->bytes;
 	}
-	close_extent(l, used);
+	close_extent(l, used, IMAGE_PAGE);
 	return 0;
 }
 
