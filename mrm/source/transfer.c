@@ -316,7 +316,7 @@ static int follow_and_judge(struct state *st, const char *start)
 {
 	OWN_MEM char *url = NULL;
 	int r = follow(st, start, &url);
-	if (r == -EAGAIN && is_complete(st)) /* broken behind the last byte: no harm */
+	if (r == -EAGAIN && !st->sink_failed && is_complete(st)) /* broken behind the last byte: no harm */
 		return 0;
 	if (!r)
 		r = judge(st);
@@ -365,7 +365,7 @@ static int run(struct state *st)
 	for (;;) {
 		int r = attempt(st);
 		attempts++;
-		if (r != -EAGAIN)
+		if (r != -EAGAIN || st->sink_failed)
 			return r;
 		if (st->done - mark >= PROGRESS_BYTES) {
 			mark = st->done;

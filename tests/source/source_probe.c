@@ -129,6 +129,8 @@ struct sink {
 static int take(void *ctx, const uint8_t *data, size_t bytes)
 {
 	struct sink *s = ctx;
+	if (!s->stop) /* a failure of the sink's own, under a number that also means "try again" */
+		return -EAGAIN;
 	if (s->bytes + bytes > s->room)
 		return -EOVERFLOW;
 	memcpy(s->data + s->bytes, data, bytes);

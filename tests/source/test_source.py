@@ -13,6 +13,7 @@ import time
 import servers
 from servers import limited, reset, short, stall, status, whole  # also puts tests/sys on the path
 import models  # pylint: disable=wrong-import-order
+import remote
 import trimstest
 from trimstest import Skip, main, test
 
@@ -235,6 +236,31 @@ def a_sink_that_has_enough_ends_the_stream(t):
     assert out['ok'] and 1 <= out['bytes'] < len(data), out
     t.equal(out['sha256'], sha(data[:out['bytes']]))
     good(t, p, data, 7, 70000)
+
+
+@test
+def a_failure_of_the_sink_is_final(t):
+    server, p, _ = probe_on(t)
+    t.equal(p.ask('stream', 0, 0, 0, 0)['r'], -11)
+    t.equal((len(server.log), p.counters['retries']), (1, 0))
+
+
+@test
+def a_real_web_server_is_read(t):
+    t.model('m', 3000000, shards=2)
+    nginx = remote.Nginx(t, t.models_dir)
+    p = Probe(t, nginx.url)
+    out = p.found('m')
+    assert all(f['version'].startswith('etag:"') for f in out['weights'] + out['side']), out
+    file = t.models_dir / 'm' / out['weights'][0]['path']
+    good(t, p, file.read_bytes(), 12345, 1000000)
+    t.equal(p.ask('together', 4, 0, 100000)['sha256'], sha(file.read_bytes()))
+    t.equal(p.ask('describe')['ok'], True)
+    file.write_bytes(file.read_bytes() + b'!')
+    p.refuses(p.read(0, 0, 1000), 'CHANGED', '412')
+    p.refuses(p.resolve('absent'), 'NOT_FOUND', 'absent')
+    counters = p.counters
+    t.equal([k for k in counters if k.startswith('degraded') and counters[k]], [])
 
 
 @test
