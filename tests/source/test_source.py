@@ -384,6 +384,7 @@ def a_refusal_is_not_tried_again(t):
 def answers_that_contradict_themselves_are_refused(t):
     lies = {
         'another range': servers.answer(content_range='bytes 0-{last}/{total}'),
+        'a range of the right length elsewhere': servers.answer(content_range='bytes 20-1019/{total}'),
         'a range in front': servers.answer(content_range='bytes 5-9/{total}'),
         'no Content-Range': servers.answer(content_range='items 3'),
         'unknown total': servers.answer(content_range='bytes {first}-{last}/*'),
