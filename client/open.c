@@ -56,7 +56,7 @@ int trims_open(trims_conn *conn, const char *name, const struct trims_open_optio
 	struct trims_open_options o;
 	struct msg request, reply;
 	struct conn_life life = {0};
-	trims_model *m;
+	trims_model *m = NULL;
 	int r = options_read(&o, sizeof o, options, "trims_open_options");
 	if (r < 0 || (r = fill_request(&request, name, &o)) < 0)
 		return r;
