@@ -127,7 +127,7 @@ START_TEST(a_tensor_never_straddles_extents)
 	ck_assert_uint_eq(l->tensors[1].extent, 1);
 	ck_assert_uint_eq(l->tensors[1].offset, 0);
 	ck_assert_uint_eq(l->tensors[2].extent, 2);
-	ck_assert_uint_eq(l->extent_bytes[2], 3 * IMAGE_EXTENT_BYTES + IMAGE_PAGE);
+	ck_assert_uint_eq(l->extent_bytes[2], 3 * IMAGE_EXTENT_BYTES + IMAGE_HUGE_PAGE);
 	ck_assert_uint_eq(l->tensors[3].extent, 2);
 	ck_assert_uint_eq(l->tensors[4].extent, 3);
 	ck_assert_uint_eq(l->extent_chunk[3] - l->extent_chunk[2], 3 * 256 + 1);
