@@ -26,7 +26,7 @@
 #define IMAGE_MAX_RANK 8
 #define IMAGE_MAX_TENSORS ((uint32_t)1 << 20)
 #define IMAGE_MAX_FILES 1024
-#define IMAGE_MAX_HEADER_BYTES ((uint64_t)100000000) /* safetensors' own bound; used for GGUF metadata too */
+#define IMAGE_MAX_HEADER_BYTES ((uint64_t)100000000) /* safetensors' own bound (of the JSON); also all of a GGUF head */
 #define IMAGE_MAX_NAME 1024                           /* bytes of a tensor name */
 #define IMAGE_MAX_GAP_BYTES ((uint64_t)64 << 20)      /* file bytes in no tensor, of all files together */
 
@@ -78,8 +78,8 @@ enum model_format { FORMAT_SAFETENSORS, FORMAT_GGUF };
 int header_format(const char *file_name, enum model_format *out);
 
 /* Parses the first `have` bytes of a weight file that is file_bytes long and appends its tensors to *out with
- * .file = file.  -EAGAIN: more of the head is needed, *need > have says how much in all (<= file_bytes); *out is as it
- * was.  0: *data_start <= have, so the caller holds all of the head.
+ * .file = file.  -EAGAIN: more of the head is needed, *need > have says how much in all (<= file_bytes, and <=
+ * IMAGE_MAX_HEADER_BYTES + 8); *out is as it was.  0: *data_start <= have, so the caller holds all of the head.
  * -EPROTO: *why names the file and the fault; *out may hold tensors already and is still to be finished by the caller.
  * Nothing in head is trusted.  data_start is the offset of the first byte behind the header. */
 int header_parse(enum model_format format, const char *file_name, uint32_t file, const uint8_t *head, size_t have,
