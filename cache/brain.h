@@ -395,7 +395,7 @@ bool load_is_wanted(const struct load *l);
 bool load_is_wanted_by_others(const struct load *l);
 void load_admitted(struct cache *c, struct load *l); /* by room.c */
 void load_fail(struct cache *c, struct load *l, const struct fault *why);
-/* Its memory is needed for something better. */
+/* Its memory is needed for something better: ends it, and its copy. */
 void load_give_way(struct cache *c, struct load *l);
 void load_wait_drain(struct cache *c, struct load *l);
 void load_copy_gone(struct cache *c, struct load *l);

@@ -166,17 +166,25 @@ static void load_leave_source(struct cache *c, struct load *l)
 	load_unwant(c, &l->source);
 }
 
+/* Those that are being filled have what they need; those that still wait look for another way. */
+static void load_release_dependents(struct cache *c, struct load *l)
+{
+	while (!list_empty(&l->dependents)) {
+		struct load *d = list_first(&l->dependents, struct load, source_node);
+		list_del(&d->source_node);
+		want_unhook(&d->source);
+		if (d->phase == LOAD_SOURCE)
+			load_replan(c, d);
+	}
+}
+
 /* Unhooks the load from everything; its copy has none any more.  The requests that wait for it were answered. */
 static void load_end(struct cache *c, struct load *l)
 {
 	struct copy *k = l->copy;
 	ASSERT(list_empty(&l->waiters) && !l->transfer);
 	load_leave_source(c, l);
-	while (!list_empty(&l->dependents)) {
-		struct load *d = list_first(&l->dependents, struct load, source_node);
-		list_del(&d->source_node);
-		want_unhook(&d->source);
-	}
+	load_release_dependents(c, l);
 	while (heap_top(&l->wants))
 		want_unhook(container_of(heap_top(&l->wants), struct want, node));
 	room_leave(c, l);
@@ -276,13 +284,20 @@ void load_fail(struct cache *c, struct load *l, const struct fault *why)
 
 void load_give_way(struct cache *c, struct load *l)
 {
+	struct copy *k = l->copy;
 	struct fault why;
 	fault_set(&why, TRIMS_E_NO_ROOM, "the prefetch of %s gave way to a demand for the %s tier's memory",
-		model_label(l->copy->model), tier_kind_name(c->tiers[l->copy->tier].kind));
-	load_refuse_waiters(c, l, &why);
-	load_fail_dependents(c, l, &why);
+		model_label(k->model), tier_kind_name(c->tiers[k->tier].kind));
 	if (l->keep & KEEP_PERSIST)
 		c->stats.persist_skipped++;
+	copy_doom(c, k, DOOM_ROOM);
+	if (k->load != l)
+		return; /* nothing but `keep` wanted it */
+	load_refuse_waiters(c, l, &why);
+	load_fail_dependents(c, l, &why);
+	if (!load_is_wanted(l))
+		load_unwanted(c, l);
+	copy_settle(c, k);
 }
 
 /* ---- memory ---- */
@@ -361,23 +376,34 @@ static void load_wake_dependents(struct cache *c, struct load *l)
 	}
 }
 
-/* Wants `from` (NULL: nothing) to be there instead of the source it had before. */
+/* A write-through alone never brings its source back. */
+static bool load_is_follower(const struct load *l)
+{
+	return l->keep == KEEP_PERSIST && !load_is_wanted_by_others(l);
+}
+
+/* Wants `from` (NULL: nothing) to be there instead of the source it had before.  Letting go of the old one must not end
+ * the new one, which it may itself be filled from: so that is wanted first. */
 static void load_set_source(struct cache *c, struct load *l, struct load *from)
 {
+	struct want guard = {0};
 	if (l->source.load == from)
 		return;
+	if (from)
+		load_want(c, from, &guard, l->class, l->deadline);
 	load_leave_source(c, l);
 	if (!from)
 		return;
 	list_add_tail(&l->source_node, &from->dependents);
 	load_want(c, from, &l->source, l->class, l->deadline);
+	load_unwant(c, &guard);
 }
 
 static void load_transfer(struct cache *c, struct load *l, uint8_t from)
 {
 	struct copy *source = from ? l->copy->model->copies[from] : NULL;
 	l->phase = LOAD_TRANSFER;
-	load_set_source(c, l, source && l->keep != KEEP_PERSIST ? source->load : NULL);
+	load_set_source(c, l, source && !load_is_follower(l) ? source->load : NULL);
 	transfer_new(c, l, from);
 	copy_set(c, l->copy, COPY_LOADING, NULL);
 	load_grant_waiters(c, l);
@@ -398,17 +424,13 @@ static void load_no_route(struct cache *c, struct load *l, int r)
 	load_fail(c, l, &why);
 }
 
-/* A write-through alone never brings its source back. */
-static bool load_is_follower(const struct load *l)
-{
-	return l->keep == KEEP_PERSIST && !load_is_wanted_by_others(l);
-}
-
 void load_plan(struct cache *c, struct load *l)
 {
 	ASSERT(l->phase == LOAD_PLAN && l->copy->state == COPY_RESERVED && l->copy->has_memory);
 	struct route route;
 	bool follower = load_is_follower(l);
+	if (follower)
+		load_leave_source(c, l); /* a want from the time when somebody waited for it */
 	int r = route_find(c, l->copy->model, l->copy->tier, follower, &route);
 	list_del(&l->plan_node);
 	if (r < 0 && follower) {
@@ -461,8 +483,11 @@ static void load_done(struct cache *c, struct load *l)
 		c->stats.promotions++;
 	copy_ready(c, k);
 	/* Who asked for a doomed copy was not granted this life; the settling below has them wait for the next. */
+	load_release_dependents(c, l);
 	if (!copy_is_doomed(k) || (list_empty(&l->waiters) && !l->keep))
 		load_end(c, l);
+	else
+		load_reclass(c, l);
 	copy_settle(c, k);
 }
 

@@ -82,7 +82,6 @@ static void room_take_soft(struct cache *c, struct tier *t, uint64_t bytes)
 		struct copy *k = list_entry(t->soft.prev, struct copy, soft_node); /* the youngest has the least to lose */
 		uint64_t had = k->bytes;
 		load_give_way(c, k->load);
-		copy_doom(c, k, DOOM_ROOM);
 		bytes -= MIN(bytes, had);
 	}
 }

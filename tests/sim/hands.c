@@ -1,0 +1,413 @@
+/* hands.c - see hands.h. */
+#include "tests/sim/hands.h"
+
+uint64_t sim_random(struct sim *s)
+{
+	uint64_t z = s->random += 0x9e3779b97f4a7c15u;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+uint64_t sim_below(struct sim *s, uint64_t bound)
+{
+	return bound ? sim_random(s) % bound : 0;
+}
+
+bool sim_chance(struct sim *s, unsigned percent)
+{
+	return sim_below(s, 100) < percent;
+}
+
+/* ---- the books ---- */
+
+static struct sim_copy *book_copy(struct sim *s, uint64_t copy)
+{
+	for (size_t i = 0; i < s->n_copies; i++)
+		if (s->copies[i].copy == copy)
+			return &s->copies[i];
+	return NULL;
+}
+
+static struct sim_copy *book_filled(struct sim *s, uint64_t model, uint8_t tier)
+{
+	for (size_t i = 0; i < s->n_copies; i++)
+		if (s->copies[i].model == model && s->copies[i].tier == tier && s->copies[i].allocated)
+			return &s->copies[i];
+	return NULL;
+}
+
+static size_t book_leases(const struct sim *s, uint64_t copy)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < s->n_leases; i++)
+		n += s->leases[i].copy == copy;
+	return n;
+}
+
+static struct sim_work *book_transfer(struct sim *s, uint64_t transfer)
+{
+	for (size_t i = 0; i < s->n_work; i++)
+		if (s->work[i].fx.kind == FX_START && s->work[i].fx.transfer == transfer)
+			return &s->work[i];
+	return NULL;
+}
+
+static struct sim_request *book_request(struct sim *s, uint64_t owner, uint64_t token)
+{
+	for (size_t i = 0; i < s->n_requests; i++)
+		if (s->requests[i].token == token && s->requests[i].owner == owner)
+			return &s->requests[i];
+	return NULL;
+}
+
+static void book_drop_copy(struct sim *s, struct sim_copy *k)
+{
+	*k = s->copies[--s->n_copies];
+}
+
+static void work_add(struct sim *s, const struct cache_effect *fx)
+{
+	SIM_ASSERT(s, s->n_work < SIM_WORK);
+	s->work[s->n_work++] = (struct sim_work){.fx = *fx};
+}
+
+/* Bytes of a copy on its tier, as the brain has to count them. */
+static uint64_t model_bytes(struct sim *s, uint64_t model, uint8_t tier)
+{
+	struct cache_model_view v;
+	SIM_ASSERT(s, cache_view(s->c, model, &v) == 0);
+	return s->tiers[tier].kind == TIER_DISK ? v.info.disk_bytes : v.info.image_bytes;
+}
+
+/* ---- effects ---- */
+
+static void take_answer(struct sim *s, const struct cache_effect *fx)
+{
+	struct sim_request *r = book_request(s, fx->owner, fx->request);
+	SIM_ASSERT(s, r); /* asked, not answered yet, its owner not gone */
+	*r = s->requests[--s->n_requests];
+	s->answered++;
+	SIM_ASSERT(s, fx->kind != FX_REFUSE || (fx->error.code != TRIMS_E_NONE && fx->error.text[0]));
+	if (fx->kind != FX_GRANT)
+		return;
+	const struct sim_copy *k = book_copy(s, fx->copy);
+	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to && k->model == fx->model);
+	SIM_ASSERT(s, fx->state == COPY_READY || fx->state == COPY_LOADING);
+	SIM_ASSERT(s, s->n_leases < SIM_LEASES);
+	s->leases[s->n_leases++] = (struct sim_lease){fx->lease, fx->owner, fx->model, fx->copy, fx->to};
+}
+
+static void take_alloc(struct sim *s, const struct cache_effect *fx)
+{
+	SIM_ASSERT(s, !book_copy(s, fx->copy) && !book_filled(s, fx->model, fx->to));
+	SIM_ASSERT(s, s->n_copies < SIM_COPIES);
+	s->copies[s->n_copies++] = (struct sim_copy){.model = fx->model, .copy = fx->copy, .tier = fx->to,
+		.bytes = model_bytes(s, fx->model, fx->to)};
+	work_add(s, fx);
+}
+
+static void take_start(struct sim *s, const struct cache_effect *fx)
+{
+	const struct sim_copy *k = book_copy(s, fx->copy);
+	uint32_t running = 0, slots = 0;
+	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to && k->model == fx->model);
+	SIM_ASSERT(s, !book_transfer(s, fx->transfer));
+	for (size_t i = 0; i < s->n_work; i++) {
+		const struct cache_effect *x = &s->work[i].fx;
+		if (x->kind != FX_START)
+			continue;
+		running += x->from == fx->from && x->to == fx->to;
+		SIM_ASSERT(s, x->copy != fx->copy); /* one at a time fills a copy */
+	}
+	for (size_t i = 0; i < s->config.n_links; i++)
+		if (s->links[i].from == fx->from && s->links[i].to == fx->to)
+			slots = s->links[i].max_active;
+	SIM_ASSERT(s, running < slots);
+	if (fx->from) {
+		const struct sim_copy *source = book_filled(s, fx->model, fx->from);
+		SIM_ASSERT(s, source && !source->freeing);
+	}
+	if (fx->follows) {
+		const struct sim_work *leader = book_transfer(s, fx->follows);
+		SIM_ASSERT(s, leader ? leader->fx.model == fx->model && leader->fx.to == fx->from : s->lazy);
+	}
+	work_add(s, fx);
+}
+
+static void take_free(struct sim *s, const struct cache_effect *fx)
+{
+	struct sim_copy *k = book_copy(s, fx->copy);
+	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to);
+	SIM_ASSERT(s, book_leases(s, fx->copy) == 0);
+	for (size_t i = 0; i < s->n_work; i++) {
+		const struct cache_effect *x = &s->work[i].fx;
+		SIM_ASSERT(s, x->kind != FX_START || x->model != fx->model || (x->copy != fx->copy && x->from != fx->to));
+	}
+	k->freeing = true;
+	work_add(s, fx);
+}
+
+/* An order for a transfer that ended with the very event the order came of. */
+static bool just_ended(const struct sim *s, uint64_t transfer)
+{
+	return s->n_past && s->past[(s->n_past - 1) % SIM_PAST].fx.transfer == transfer;
+}
+
+static void take_cancel(struct sim *s, const struct cache_effect *fx)
+{
+	struct sim_work *w = book_transfer(s, fx->transfer);
+	SIM_ASSERT(s, w ? !w->cancelled : s->lazy || just_ended(s, fx->transfer));
+	if (w)
+		w->cancelled = true;
+}
+
+static void take_one(struct sim *s, const struct cache_effect *fx)
+{
+	switch (fx->kind) {
+	case FX_GRANT:
+	case FX_REFUSE:
+	case FX_ACCEPT:
+		take_answer(s, fx);
+		break;
+	case FX_ALLOC:
+		take_alloc(s, fx);
+		break;
+	case FX_START:
+		take_start(s, fx);
+		break;
+	case FX_FREE:
+		take_free(s, fx);
+		break;
+	case FX_RESOLVE:
+		work_add(s, fx);
+		break;
+	case FX_CANCEL:
+		take_cancel(s, fx);
+		break;
+	case FX_RECLASS:
+		SIM_ASSERT(s, s->lazy || book_transfer(s, fx->transfer) || just_ended(s, fx->transfer));
+		break;
+	case FX_POISON:
+		SIM_ASSERT(s, fx->error.code != TRIMS_E_NONE && (s->lazy || book_leases(s, fx->copy) > 0));
+		break;
+	case FX_FORGET:
+		for (size_t i = 0; i < s->n_copies; i++)
+			SIM_ASSERT(s, s->copies[i].model != fx->model);
+		for (size_t i = 0; i < s->n_leases; i++)
+			SIM_ASSERT(s, s->leases[i].model != fx->model);
+		break;
+	case FX_N:
+		SIM_ASSERT(s, false);
+	}
+}
+
+void sim_take(struct sim *s, size_t limit)
+{
+	struct cache_effect fx;
+	while (limit-- && cache_next_effect(s->c, &fx))
+		take_one(s, &fx);
+}
+
+/* ---- events ---- */
+
+void sim_send(struct sim *s, int kind, const struct cache_open *ask)
+{
+	SIM_ASSERT(s, s->n_requests < SIM_REQUESTS);
+	s->requests[s->n_requests++] = (struct sim_request){.token = ask->request, .owner = ask->owner};
+	if (kind == 0)
+		cache_open(s->c, s->now, ask);
+	else if (kind == 1)
+		cache_prefetch(s->c, s->now, ask);
+	else
+		cache_pin(s->c, s->now, ask);
+}
+
+void sim_close(struct sim *s, size_t lease)
+{
+	struct sim_lease x = s->leases[lease];
+	s->leases[lease] = s->leases[--s->n_leases];
+	SIM_ASSERT(s, cache_close(s->c, s->now, x.owner + 1, x.lease) == -ENOENT);
+	SIM_ASSERT(s, cache_close(s->c, s->now, x.owner, x.lease) == 0);
+	SIM_ASSERT(s, cache_close(s->c, s->now, x.owner, x.lease) == -ENOENT);
+}
+
+void sim_owner_gone(struct sim *s, uint64_t owner)
+{
+	cache_owner_gone(s->c, s->now, owner);
+	for (size_t i = s->n_requests; i-- > 0;)
+		if (s->requests[i].owner == owner)
+			s->requests[i] = s->requests[--s->n_requests];
+	for (size_t i = s->n_leases; i-- > 0;)
+		if (s->leases[i].owner == owner)
+			s->leases[i] = s->leases[--s->n_leases];
+	SIM_ASSERT(s, cache_owner_leases(s->c, owner) == 0);
+}
+
+/* ---- answers ---- */
+
+static const struct sim_name *source_of(const struct sim *s, const char *text)
+{
+	for (size_t i = 0; i < s->n_names; i++)
+		if (strcmp(s->names[i].text, text) == 0)
+			return &s->names[i];
+	return NULL;
+}
+
+static void answer_resolve(struct sim *s, const struct cache_effect *fx, bool fail)
+{
+	const struct sim_name *n = source_of(s, fx->name_text);
+	struct fault why;
+	uint64_t model;
+	SIM_ASSERT(s, n);
+	if (fail || n->missing) {
+		fault_set(&why, n->missing ? TRIMS_E_NOT_FOUND : TRIMS_E_UNREACHABLE, "simulated: %s", n->text);
+		cache_resolve_failed(s->c, s->now, fx->name, &why);
+		return;
+	}
+	struct cache_model_info info = {.fingerprint_hi = (uint64_t)(n - s->names) + 1, .fingerprint_lo = n->version,
+		.image_bytes = n->bytes, .disk_bytes = n->bytes + n->bytes / 8, .in_place = n->in_place};
+	cache_resolved(s->c, s->now, fx->name, &info, &model);
+}
+
+static void answer_alloc(struct sim *s, const struct cache_effect *fx, bool fail, bool again)
+{
+	struct sim_copy *k = book_copy(s, fx->copy);
+	struct fault why;
+	fault_set(&why, TRIMS_E_NO_MEMORY, "simulated: no memory");
+	if (!again && fail)
+		book_drop_copy(s, k);
+	else if (!again)
+		k->allocated = true;
+	cache_alloc_done(s->c, s->now, fx->model, fx->to, fx->copy, fail ? &why : NULL);
+}
+
+/* Equal contents have equal digests; the digest is that of the version that was resolved. */
+static void maybe_identify(struct sim *s, uint64_t model)
+{
+	struct cache_model_view v;
+	if (cache_view(s->c, model, &v) < 0 || v.info.fingerprint_hi == 0)
+		return;
+	const struct sim_name *n = &s->names[v.info.fingerprint_hi - 1];
+	cache_identified(s->c, s->now, model, n->content, v.info.fingerprint_lo);
+}
+
+static enum trims_code transfer_fault(struct sim *s)
+{
+	static const enum trims_code codes[] = {TRIMS_E_MISMATCH, TRIMS_E_DISK_ERROR, TRIMS_E_UNREACHABLE, TRIMS_E_DISK_FULL,
+		TRIMS_E_CHANGED, TRIMS_E_CANCELLED};
+	return codes[sim_below(s, ARRAY_LEN(codes))];
+}
+
+static void answer_transfer(struct sim *s, const struct sim_work *w, bool fail)
+{
+	struct fault why;
+	bool cancelled = w->cancelled && !sim_chance(s, 25); /* else it was done before the order came */
+	fault_set(&why, cancelled ? TRIMS_E_CANCELLED : transfer_fault(s), "simulated: the transfer ended");
+	if (!cancelled && !fail && sim_chance(s, 30))
+		maybe_identify(s, w->fx.model);
+	cache_transfer_done(s->c, s->now, w->fx.transfer, cancelled || fail ? &why : NULL);
+	struct sim_copy *k = book_copy(s, w->fx.copy);
+	if (!cancelled && !fail && s->tiers[w->fx.to].kind == TIER_DISK && k && sim_chance(s, 50)) {
+		k->bytes -= k->bytes / 4;
+		cache_disk_size(s->c, w->fx.model, k->bytes);
+	}
+}
+
+static void work_answer(struct sim *s, const struct sim_work *w, bool again)
+{
+	bool fail = sim_chance(s, s->fail_percent);
+	struct sim_copy *k;
+	switch (w->fx.kind) {
+	case FX_RESOLVE:
+		answer_resolve(s, &w->fx, fail);
+		break;
+	case FX_ALLOC:
+		answer_alloc(s, &w->fx, fail, again);
+		break;
+	case FX_START:
+		answer_transfer(s, w, fail);
+		break;
+	case FX_FREE:
+		k = book_copy(s, w->fx.copy);
+		if (!again)
+			book_drop_copy(s, k);
+		cache_freed(s->c, s->now, w->fx.model, w->fx.to, w->fx.copy);
+		break;
+	default:
+		SIM_ASSERT(s, false);
+	}
+}
+
+bool sim_work_one(struct sim *s)
+{
+	if (s->n_work == 0)
+		return false;
+	size_t i = sim_below(s, s->n_work);
+	struct sim_work w = s->work[i];
+	s->work[i] = s->work[--s->n_work];
+	s->past[s->n_past++ % SIM_PAST] = w;
+	work_answer(s, &w, false);
+	if (sim_chance(s, s->twice_percent))
+		sim_answer_twice(s);
+	return true;
+}
+
+static void answer_nonsense(struct sim *s)
+{
+	uint64_t id = sim_random(s);
+	uint8_t tier = (uint8_t)sim_below(s, 256);
+	cache_alloc_done(s->c, s->now, id, tier, id, NULL);
+	cache_freed(s->c, s->now, id, tier, id);
+	cache_landed(s->c, s->now, id, id);
+	cache_transfer_done(s->c, s->now, id, NULL);
+	cache_corrupt(s->c, s->now, id, tier);
+	cache_identified(s->c, s->now, id, 1, 1);
+	cache_disk_size(s->c, id, 1);
+}
+
+/* A name's id lives on, so a second answer to an older RESOLVE is an answer: only what is over can be said again. */
+void sim_answer_twice(struct sim *s)
+{
+	if (s->n_past == 0 || sim_chance(s, 20)) {
+		answer_nonsense(s);
+		return;
+	}
+	const struct sim_work *w = &s->past[sim_below(s, MIN(s->n_past, (size_t)SIM_PAST))];
+	if (w->fx.kind == FX_START && book_transfer(s, w->fx.transfer))
+		return;
+	if (w->fx.kind == FX_START)
+		cache_transfer_done(s->c, s->now, w->fx.transfer, NULL);
+	else
+		work_answer(s, w, true);
+}
+
+void sim_progress(struct sim *s)
+{
+	if (s->n_work == 0)
+		return;
+	const struct cache_effect *fx = &s->work[sim_below(s, s->n_work)].fx;
+	if (fx->kind == FX_START)
+		cache_landed(s->c, s->now, fx->transfer, sim_below(s, 2 * model_bytes(s, fx->model, fx->to)));
+}
+
+/* ---- the books against the brain ---- */
+
+void sim_check(struct sim *s)
+{
+	uint64_t bytes[SIM_MAX_TIERS] = {0};
+	cache_verify(s->c);
+	for (size_t i = 0; i < s->n_copies; i++)
+		bytes[s->copies[i].tier] += s->copies[i].bytes;
+	for (size_t t = 1; t < s->config.n_tiers; t++) {
+		struct cache_tier_view v;
+		cache_tier(s->c, (uint8_t)t, &v);
+		SIM_ASSERT(s, s->over_capacity_ok || v.used_bytes <= v.capacity_bytes);
+		SIM_ASSERT(s, s->over_capacity_ok || bytes[t] <= v.capacity_bytes);
+	}
+	for (size_t i = 0; i < s->n_leases; i++) {
+		struct cache_model_view v;
+		SIM_ASSERT(s, cache_view(s->c, s->leases[i].model, &v) == 0);
+		SIM_ASSERT(s, v.copies[s->leases[i].tier].copy == s->leases[i].copy);
+	}
+}
