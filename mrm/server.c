@@ -5,6 +5,7 @@
 #include "mrm/notify.h"
 #include "shared/check.h"
 #include "shared/log.h"
+#include "shared/metrics.h"
 #include "shared/seqpacket.h"
 
 #include <errno.h>
@@ -171,6 +172,7 @@ void server_stop(struct server *s)
 	struct conn *c;
 	for (size_t at = 0; (c = idmap_next(&s->conns, &at)); at = 0) {
 		conn_reply_fault(c, 0, TRIMS_E_STOPPING, "the daemon is stopping");
+		metrics_add(M_dropped_stopping, 1);
 		conn_free(&c);
 	}
 }
