@@ -19,6 +19,7 @@ struct fixture {
 	char root[64], dir[80];
 	struct disk *disk;
 	struct disk_options options;
+	const char *base; /* where its directory is made; NULL: /tmp */
 	uint8_t *chunk, *back; /* page-aligned, a chunk each */
 };
 
@@ -49,11 +50,11 @@ static inline uint8_t *pages(size_t bytes)
 	return p;
 }
 
-/* fx->options may be set before. */
+/* fx->options and fx->base may be set before. */
 static inline void fixture_init(struct fixture *fx)
 {
 	log_set_level(LOG_ERROR);
-	snprintf(fx->root, sizeof fx->root, "/tmp/test_disk.XXXXXX");
+	snprintf(fx->root, sizeof fx->root, "%s/test_disk.XXXXXX", fx->base ? fx->base : "/tmp");
 	ck_assert_ptr_nonnull(mkdtemp(fx->root));
 	snprintf(fx->dir, sizeof fx->dir, "%s/cache", fx->root);
 	fx->chunk = pages(IMAGE_CHUNK_BYTES + 4096);
