@@ -1,6 +1,7 @@
 /* report.c - see report.h. */
 #include "mrm/report.h"
 
+#include "mrm/gauges.h"
 #include "mrm/holding.h"
 #include "shared/check.h"
 #include "shared/reports.h"
