@@ -4,8 +4,9 @@
  * (the unit that is allocated, shared and mapped) and those into chunks (the unit that is read, checked and copied).
  * A zero-size tensor is at the place where the next one could begin.  There is at least one extent, of at least a page.
  * A tensor never straddles extents: an extent ends before a tensor that would not fit, and a tensor larger than
- * IMAGE_EXTENT_BYTES has an extent of its own.  Extents are padded with zeros, the last one to IMAGE_PAGE and those before
- * it to IMAGE_HUGE_PAGE, so that laid end to end each begins where a huge page can; every extent starts a new chunk; all chunks but an extent's last are IMAGE_CHUNK_BYTES.  Padding bytes are zero.  The layout is a pure function
+ * IMAGE_EXTENT_BYTES has an extent of its own.  Extents are padded with zeros, the last one to IMAGE_PAGE and those
+ * before it to IMAGE_HUGE_PAGE, so that laid end to end each begins where a huge page can; every extent starts a new
+ * chunk; all chunks but an extent's last are IMAGE_CHUNK_BYTES.  Padding bytes are zero.  The layout is a pure function
  * of the files' headers, so a manifest stores the tensors and not the layout (IMAGE_LAYOUT_VERSION guards the function).
  *
  * Thread: a struct layout is immutable once built and may be read by any thread.  Pure code: no I/O. */
@@ -108,7 +109,7 @@ struct layout {
 	struct tensor *tensors; /* in image order */
 	uint32_t n_tensors;
 	uint32_t n_extents, n_chunks, n_files;
-	uint64_t *extent_bytes;     /* [n_extents], multiples of IMAGE_PAGE */
+	uint64_t *extent_bytes;     /* [n_extents], multiples of IMAGE_HUGE_PAGE, the last one of IMAGE_PAGE */
 	uint32_t *extent_chunk;     /* [n_extents + 1], the extent's first chunk */
 	uint64_t *file_bytes;       /* [n_files] */
 	uint64_t *data_start;       /* [n_files] */

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-ALIGN, PAGE, EXTENT, CHUNK = 256, 4096, 1 << 30, 4 << 20
+ALIGN, PAGE, HUGE_PAGE, EXTENT, CHUNK = 256, 4096, 2 << 20, 1 << 30, 4 << 20
 RANK_MAX, NAME_MAX, TENSORS_MAX, GAPS_MAX = 8, 1024, 1 << 20, 64 << 20
 
 ST_BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
@@ -202,7 +202,7 @@ def layout(parts, sizes):
     for t in tensors:
         at = up(used, ALIGN)
         if t["bytes"] and used and at + t["bytes"] > EXTENT:
-            extents.append(up(used, PAGE))
+            extents.append(up(used, HUGE_PAGE))
             at = 0
         t["extent"], t["offset"] = len(extents), at
         used = at + t["bytes"]

@@ -44,6 +44,8 @@ static inline void verify_shape(const struct layout *l)
 		ASSERT(at == l->extent_bytes[extent] || k.bytes == IMAGE_CHUNK_BYTES);
 		total += k.bytes;
 	}
+	for (uint32_t e = 0; e < l->n_extents; e++)
+		ASSERT(l->extent_bytes[e] % (e + 1 < l->n_extents ? IMAGE_HUGE_PAGE : IMAGE_PAGE) == 0);
 	ASSERT(extent == l->n_extents - 1 && at == l->extent_bytes[extent] && total == l->image_bytes);
 	uint64_t used = 0;
 	uint32_t tensors_here = 0;
