@@ -191,7 +191,7 @@ class Nginx:
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
         (self.dir / 'conf').write_text(f'''
-            daemon off; pid {self.dir}/pid; error_log {self.dir}/error.log; worker_processes 1;
+            daemon off; master_process off; pid {self.dir}/pid; error_log {self.dir}/error.log; worker_processes 1;
             {"user root;" if os.getuid() == 0 else ""}
             events {{ worker_connections 256; }}
             http {{ access_log off; sendfile on; types {{ }} default_type application/octet-stream;
