@@ -96,13 +96,6 @@ static void transfer_unhook(struct cache *c, struct transfer *t)
 	}
 }
 
-void transfer_drop(struct cache *c, struct transfer *t)
-{
-	ASSERT(t->state == TRANSFER_PARKED || t->state == TRANSFER_QUEUED);
-	t->load->transfer = NULL;
-	transfer_unhook(c, t);
-}
-
 static struct pending_effect *transfer_effect(struct cache *c, enum effect_kind kind, const struct transfer *t)
 {
 	struct pending_effect *fx = effect_add(c, kind);
@@ -132,6 +125,35 @@ void transfer_reclass(struct cache *c, struct transfer *t)
 	else if (t->state == TRANSFER_ACTIVE)
 		transfer_effect(c, FX_RECLASS, t);
 	link_dirty(c, t->link);
+}
+
+/* ---- giving up ---- */
+
+/* Those that read behind a transfer which did not make it: the running ones are stopped, the others plan again. */
+static void transfer_strand_followers(struct cache *c, struct transfer *t)
+{
+	while (!list_empty(&t->followers)) {
+		struct transfer *f = list_first(&t->followers, struct transfer, follower_node);
+		struct load *l = f->load;
+		list_del(&f->follower_node);
+		f->leader = NULL;
+		if (transfer_is_running(f)) {
+			transfer_stop(c, f);
+			continue;
+		}
+		transfer_drop(c, f);
+		copy_set(c, l->copy, COPY_RESERVED, "its source stopped arriving");
+		load_replan(c, l);
+		copy_settle(c, l->copy);
+	}
+}
+
+void transfer_drop(struct cache *c, struct transfer *t)
+{
+	ASSERT(t->state == TRANSFER_PARKED || t->state == TRANSFER_QUEUED);
+	t->load->transfer = NULL;
+	transfer_unhook(c, t);
+	transfer_strand_followers(c, t);
 }
 
 /* ---- starting ---- */
@@ -215,25 +237,6 @@ static void link_measure(struct cache *c, const struct transfer *t)
 	unsigned __int128 rate = (unsigned __int128)bytes * NS_PER_S / ns;
 	uint64_t measured = rate > BYTES_LIMIT ? BYTES_LIMIT : (uint64_t)rate;
 	link->bytes_per_s = MAX(link->bytes_per_s - link->bytes_per_s / RATE_WEIGHT + measured / RATE_WEIGHT, 1);
-}
-
-/* Those that read behind a transfer which did not make it: the running ones are stopped, the others plan again. */
-static void transfer_strand_followers(struct cache *c, struct transfer *t)
-{
-	while (!list_empty(&t->followers)) {
-		struct transfer *f = list_first(&t->followers, struct transfer, follower_node);
-		struct load *l = f->load;
-		list_del(&f->follower_node);
-		f->leader = NULL;
-		if (transfer_is_running(f)) {
-			transfer_stop(c, f);
-			continue;
-		}
-		transfer_drop(c, f);
-		copy_set(c, l->copy, COPY_RESERVED, "its source stopped arriving");
-		load_replan(c, l);
-		copy_settle(c, l->copy);
-	}
 }
 
 static void transfer_release_followers(struct transfer *t)

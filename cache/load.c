@@ -290,12 +290,12 @@ void load_give_way(struct cache *c, struct load *l)
 		model_label(k->model), tier_kind_name(c->tiers[k->tier].kind));
 	if (l->keep & KEEP_PERSIST)
 		c->stats.persist_skipped++;
-	copy_doom(c, k, DOOM_ROOM);
-	if (k->load != l)
-		return; /* nothing but `keep` wanted it */
 	load_refuse_waiters(c, l, &why);
 	load_fail_dependents(c, l, &why);
-	if (!load_is_wanted(l))
+	k->doom = DOOM_ROOM;
+	if (l->keep)
+		load_unkeep(c, l, UINT8_MAX);
+	else
 		load_unwanted(c, l);
 	copy_settle(c, k);
 }
