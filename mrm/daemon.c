@@ -20,6 +20,7 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <grp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -224,17 +225,22 @@ static int open_disk(struct daemon *d, struct fault *why)
 	return 0;
 }
 
+static void fill_source_options(const struct config *c, struct source_options *o)
+{
+	source_options_init(o);
+	o->max_attempts = (uint32_t)c->retries + 1;
+	o->backoff_base_ns = c->retry_base;
+	o->connect_timeout_ns = c->connect_timeout;
+	o->stall_s = (uint32_t)MAX(c->stall_timeout / NS_PER_S, (uint64_t)1);
+	o->max_side_file_bytes = c->max_file;
+	o->ca_file = *c->ca_file ? c->ca_file : NULL;
+}
+
 static int open_sources(struct daemon *d, struct fault *why)
 {
 	const struct config *c = d->config;
 	struct source_options o;
-	source_options_init(&o);
-	o.max_attempts = (uint32_t)c->retries + 1;
-	o.backoff_base_ns = c->retry_base;
-	o.connect_timeout_ns = c->connect_timeout;
-	o.stall_s = (uint32_t)MAX(c->stall_timeout / NS_PER_S, (uint64_t)1);
-	o.max_side_file_bytes = c->max_file;
-	o.ca_file = *c->ca_file ? c->ca_file : NULL;
+	fill_source_options(c, &o);
 	for (size_t i = 0; i < c->source.n; i++) {
 		int e = source_new(&d->sources[d->n_sources], c->source.v[i], &o, why);
 		if (e)
@@ -326,16 +332,31 @@ static void new_boot_id(struct daemon *d)
 	d->boot_lo = id[1];
 }
 
+static int check_names(const struct config *c, struct fault *why)
+{
+	char *end;
+	unsigned long mode = strtoul(c->socket_mode, &end, 8);
+	if (*end || mode > 0777)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "socket-mode: \"%s\" is not an octal mode", c->socket_mode), -EINVAL;
+	strtoul(c->admin_group, &end, 10);
+	if (*end && !getgrnam(c->admin_group))
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "admin-group: there is no group \"%s\"", c->admin_group), -EINVAL;
+	return *c->metrics ? httpd_check(c->metrics, why) : 0;
+}
+
 static int start(struct daemon *d, struct fault *why)
 {
 	raise_limits();
 	new_boot_id(d);
+	int e = check_names(d->config, why);
+	if (e)
+		return e;
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	d->loop = ev_loop_new(EVFLAG_AUTO | EVFLAG_NOSIGMASK);
 	if (!d->loop)
 		return fault_set(why, TRIMS_E_NO_SYSTEM, "no event loop can be had"), -EIO;
 	probe_machine(d);
-	int e = open_disk(d, why);
+	e = open_disk(d, why);
 	e = e ? e : open_sources(d, why);
 	if (e)
 		return e;
@@ -350,6 +371,24 @@ static int start(struct daemon *d, struct fault *why)
 	engine_adopt(d);
 	init_watchers(d);
 	return server_new(&d->server, d, why);
+}
+
+int daemon_check(const struct config *config, struct fault *why)
+{
+	struct daemon scratch = {0};
+	struct cache_config cc;
+	struct source_options o;
+	int e = check_names(config, why);
+	engine_cache_config(&scratch, config, &cc);
+	e = e ? e : cache_new(&scratch.cache, &cc, why);
+	cache_free(&scratch.cache);
+	fill_source_options(config, &o);
+	for (size_t i = 0; !e && i < config->source.n; i++) {
+		struct source *s = NULL;
+		e = source_new(&s, config->source.v[i], &o, why);
+		source_free(&s);
+	}
+	return e;
 }
 
 int daemon_new(struct daemon **out, struct config *config, int argc, char **argv, struct fault *why)

@@ -65,6 +65,8 @@ struct daemon {
 
 /* 0 or -errno with a sentence; on failure daemon_free() cleans up. */
 int daemon_new(struct daemon **out, struct config *config, int argc, char **argv, struct fault *why);
+/* Whether a daemon could start with these settings, as far as can be told without touching disk or network. */
+int daemon_check(const struct config *config, struct fault *why);
 /* Runs until told to stop; returns the process's exit code. */
 int daemon_run(struct daemon *d);
 void daemon_free(struct daemon **d);

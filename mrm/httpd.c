@@ -83,13 +83,32 @@ static int split_address(const char *address, char *host, size_t host_size, char
 	return 0;
 }
 
-static int listen_on(const char *address, int *out, struct fault *why)
+static struct addrinfo *parse_address(const char *address, struct fault *why)
 {
 	char host[64], port[8];
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE};
 	struct addrinfo *ai = NULL;
-	if (split_address(address, host, sizeof host, port, sizeof port) || getaddrinfo(host, port, &hints, &ai))
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "metrics: \"%s\" is not ADDR:PORT", address), -EINVAL;
+	if (split_address(address, host, sizeof host, port, sizeof port) || getaddrinfo(host, port, &hints, &ai)) {
+		fault_set(why, TRIMS_E_BAD_REQUEST, "metrics: \"%s\" is not ADDR:PORT", address);
+		return NULL;
+	}
+	return ai;
+}
+
+int httpd_check(const char *address, struct fault *why)
+{
+	struct addrinfo *ai = parse_address(address, why);
+	if (!ai)
+		return -EINVAL;
+	freeaddrinfo(ai);
+	return 0;
+}
+
+static int listen_on(const char *address, int *out, struct fault *why)
+{
+	struct addrinfo *ai = parse_address(address, why);
+	if (!ai)
+		return -EINVAL;
 	int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
 	if (fd >= 0)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);

@@ -10,6 +10,8 @@
 struct httpd;
 struct metrics;
 
+/* -EINVAL: not an address this could listen on. */
+int httpd_check(const char *address, struct fault *why);
 /* address: "127.0.0.1:9400", "[::1]:9400"; port 0 picks one, see httpd_port(). */
 int httpd_new(struct httpd **out, const char *address, const struct metrics *metrics, struct fault *why);
 void httpd_free(struct httpd **h);

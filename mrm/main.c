@@ -44,6 +44,7 @@ int main(int argc, char **argv)
 	}
 	if (!log_level_parse(config->log_level, &level))
 		log_set_level(level);
+	int code = 0;
 	switch (action) {
 	case CONFIG_RUN:
 		return run(config, argc, argv);
@@ -57,9 +58,14 @@ int main(int argc, char **argv)
 		puts("mrm " TRIMS_VERSION);
 		break;
 	case CONFIG_CHECK:
-		puts("the settings are fine");
+		if (daemon_check(config, &why)) {
+			fprintf(stderr, "mrm: %s\n", why.text);
+			code = 2;
+		} else {
+			puts("the settings are fine");
+		}
 		break;
 	}
 	config_free(&config);
-	return 0;
+	return code;
 }
