@@ -2,7 +2,7 @@
  *
  * Shortest paths over the links, where a path costs what its slowest hop costs (hops run cut-through) plus a little per
  * hop.  A path starts at the remote tier or at a copy that is READY or arriving; the tiers between get copies of their
- * own.  A copy that itself is fed from the target is no source for it. */
+ * own, where no link leads to the target directly.  A copy that itself is fed from the target is no source for it. */
 #include "cache/brain.h"
 
 /* Follows the chain of who fills whom. */
@@ -79,12 +79,13 @@ static bool search_may_create(struct search *s, uint8_t tier)
 	return !k || !k->load || !s->target || !copy_feeds_on(k, s->target);
 }
 
-static void search_run(struct search *s)
+/* relays: copies may be made on tiers between. */
+static void search_run(struct search *s, bool relays)
 {
 	bool may[CACHE_MAX_TIERS], changed = true;
 	for (uint8_t t = 0; t < s->c->n_tiers; t++) {
 		s->is_source[t] = search_source(s, t, &s->cost[t]);
-		may[t] = !s->is_source[t] && t != 0 && search_may_create(s, t);
+		may[t] = !s->is_source[t] && t != 0 && (relays || t == s->to) && search_may_create(s, t);
 		if (!s->is_source[t])
 			s->cost[t] = UINT64_MAX;
 	}
@@ -108,7 +109,10 @@ static void search_run(struct search *s)
 int route_find(struct cache *c, const struct model *m, uint8_t to, bool local_only, struct route *out)
 {
 	struct search s = {.c = c, .m = m, .target = m->copies[to], .to = to, .local_only = local_only};
-	search_run(&s);
+	/* A direct link wins over any relay: rates are estimates, and a relay's second hop shares what the first one uses. */
+	search_run(&s, false);
+	if (s.cost[to] == UINT64_MAX)
+		search_run(&s, true);
 	if (s.cost[to] == UINT64_MAX)
 		return s.blocked ? -EBUSY : -ENOENT;
 	*out = (struct route){.from = s.via[to], .direct = s.is_source[s.via[to]], .cost_ns = s.cost[to]};

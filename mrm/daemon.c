@@ -112,7 +112,7 @@ static void begin_stop(struct daemon *d)
 /* Some job does not come back (a disk that hangs, say).  The store survives this as it survives any crash. */
 static _Noreturn void leave_now(struct daemon *d, const char *why)
 {
-	log_warn("main", "%s: leaving with %u transfers under way", why, (unsigned)d->transfers.n);
+	log_warn("main", "%s: leaving with %u transfers under way", why, (unsigned)d->hauls.n);
 	_exit(1);
 }
 
@@ -418,7 +418,7 @@ int daemon_run(struct daemon *d)
 	while (!d->stopping)
 		ev_run(d->loop, EVRUN_ONCE);
 	/* Transfers end, then their last jobs. */
-	while (ev_is_active(&d->drain) && (d->transfers.n || jobs_outstanding(d->jobs)))
+	while (ev_is_active(&d->drain) && (d->hauls.n || jobs_outstanding(d->jobs)))
 		ev_run(d->loop, EVRUN_ONCE);
 	return 0;
 }
@@ -468,7 +468,7 @@ static void free_images(struct daemon *d)
 	}
 	idmap_fini(&d->images);
 	idmap_fini(&d->prints);
-	idmap_fini(&d->transfers);
+	idmap_fini(&d->hauls);
 	idmap_fini(&d->verifications);
 }
 

@@ -49,7 +49,7 @@ struct daemon {
 	struct httpd *httpd;
 	struct idmap images;    /* brain's model id -> struct holding */
 	struct idmap prints;    /* fingerprint key -> struct holding */
-	struct idmap transfers; /* brain's transfer id -> struct haul */
+	struct idmap hauls; /* brain's transfer id -> struct haul */
 	struct idmap verifications;
 	uint64_t next_verification;
 	struct degraded degraded[DAEMON_MAX_DEGRADED];

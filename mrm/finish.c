@@ -161,9 +161,8 @@ static void run(struct job *job, void *worker)
 
 static void haul_free(struct haul *t)
 {
-	idmap_take(&t->daemon->transfers, t->id);
-	if (t->image->persist == t)
-		t->image->persist = NULL;
+	idmap_take(&t->daemon->hauls, t->id);
+	haul_kick_followers(t); /* what they read is complete now, or they are told to stop */
 	sha_check_free(&t->sha);
 	for (uint32_t i = 0; t->heads && i < holding_desc(t->image)->n_files; i++)
 		free(t->heads[i].data);
@@ -223,8 +222,6 @@ static void make_ready(struct haul *t)
 	struct segment *c = t->to == t->daemon->tier_disk ? img->disk : img->host;
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
-	if (img->persist && img->persist != t)
-		haul_kick(img->persist);
 	if (t->to == t->daemon->tier_disk)
 		cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
 }

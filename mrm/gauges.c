@@ -79,6 +79,6 @@ void gauges_update(struct daemon *d)
 	metrics_set(M_clients, d->server ? d->server->n_conns : 0);
 	metrics_set(M_leases, d->server ? d->server->n_leases : 0);
 	metrics_set(M_models, d->images.n);
-	metrics_set(M_transfers_active, d->transfers.n);
+	metrics_set(M_transfers_active, d->hauls.n);
 	metrics_touch(d->metrics);
 }

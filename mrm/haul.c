@@ -19,7 +19,7 @@
 
 struct haul *haul_find(struct daemon *d, uint64_t id)
 {
-	return idmap_get(&d->transfers, id);
+	return idmap_get(&d->hauls, id);
 }
 
 bool haul_is_over(const struct haul *t)
@@ -122,14 +122,29 @@ static enum chunk_how how_for(const struct haul *t, uint32_t chunk)
 	return t->image->stored && disk_image_has(t->image->stored, chunk) ? CHUNK_DISK : CHUNK_NET;
 }
 
+/* The haul that still fills the copy this one reads; NULL when that one is complete. */
+static const struct haul *leader_of(const struct haul *t)
+{
+	return t->follows ? haul_find(t->daemon, t->follows) : NULL;
+}
+
 /* Whether the chunk has to be moved at all, and may be now. */
 enum readiness { CHUNK_SKIP, CHUNK_WAIT, CHUNK_GO };
 
 static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 {
 	const struct holding *img = t->image;
+	if (fills_host(t) && img->host->landed[chunk])
+		return CHUNK_SKIP;
+	if (t->way == WAY_DISK_HOST) {
+		/* What is still being downloaded to disk may be read chunk by chunk, unless whole files are checked at its end.
+		 * A chunk that will never come means that the brain is about to cancel this. */
+		const struct haul *leader = leader_of(t);
+		bool there = img->stored && disk_image_has(img->stored, chunk);
+		return there && !(leader && leader->heads) ? CHUNK_GO : CHUNK_WAIT;
+	}
 	if (fills_host(t))
-		return img->host->landed[chunk] ? CHUNK_SKIP : CHUNK_GO;
+		return CHUNK_GO;
 	bool anew = t->gaps && holding_layout(img)->gap_bytes;
 	if (disk_image_has(img->stored, chunk) && !anew)
 		return CHUNK_SKIP;
@@ -191,12 +206,18 @@ static enum metric bytes_metric(const struct haul *t)
 	}
 }
 
+void haul_kick_followers(const struct haul *t)
+{
+	struct haul *f;
+	for (size_t at = 0; (f = idmap_next(&t->daemon->hauls, &at));)
+		if (f->follows == t->id && f->stage == STAGE_CHUNKS)
+			haul_advance(f);
+}
+
 void haul_chunk_readable(struct haul *t, uint32_t chunk)
 {
-	struct holding *img = t->image;
-	segment_set_readable(img->host, holding_layout(img), chunk);
-	if (img->persist)
-		haul_kick(img->persist);
+	segment_set_readable(t->image->host, holding_layout(t->image), chunk);
+	haul_kick_followers(t);
 }
 
 static void account(struct haul *t, uint64_t image_bytes)
@@ -221,8 +242,10 @@ static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 	const struct layout *l = holding_layout(img);
 	holding_set_chunk_hash(img, chunk, hash);
 	account(t, layout_chunk(l, chunk).bytes);
-	if (!fills_host(t))
+	if (!fills_host(t)) {
+		haul_kick_followers(t);
 		return;
+	}
 	img->host->landed[chunk] = true;
 	img->host->n_landed++;
 	if (!t->sha || sha_check_passed(t->sha, chunk))
@@ -317,11 +340,6 @@ void haul_advance(struct haul *t)
 	}
 }
 
-void haul_kick(struct haul *t)
-{
-	haul_advance(t);
-}
-
 static enum haul_way way_for(const struct daemon *d, const struct cache_effect *fx, const struct holding *img)
 {
 	if (fx->from == d->tier_remote && fx->to == d->tier_host)
@@ -361,11 +379,8 @@ void haul_start(struct daemon *d, const struct cache_effect *fx)
 	t->class = fx->class;
 	t->deadline = fx->deadline;
 	t->way = way_for(d, fx, img);
-	if (t->way == WAY_HOST_DISK) {
-		ASSERT(!img->persist);
-		img->persist = t;
-	}
-	idmap_set(&d->transfers, t->id, t);
+	t->follows = fx->follows;
+	idmap_set(&d->hauls, t->id, t);
 	begin_trace(t, fx);
 	log_info("load", "%s: %s to %s (%s)", holding_label(img), tier_kind_name(trace_of(t)->from),
 		tier_kind_name(trace_of(t)->to), t->class == CLASS_DEMAND ? "demand" : t->class == CLASS_PREFETCH
@@ -399,7 +414,7 @@ size_t haul_cancel_all(struct daemon *d)
 {
 	size_t n = 0;
 	struct haul *t;
-	for (size_t at = 0; (t = idmap_next(&d->transfers, &at)); n++)
+	for (size_t at = 0; (t = idmap_next(&d->hauls, &at)); n++)
 		if (!haul_is_over(t)) {
 			haul_cancel(d, t->id);
 			at = 0, n = 0;

@@ -24,6 +24,7 @@ struct haul {
 	struct daemon *daemon;
 	struct holding *image;       /* referenced */
 	uint64_t id, copy;
+	uint64_t follows;          /* the haul that fills the copy this one reads; 0: none did when it began */
 	uint8_t from, to;
 	enum haul_way way;
 	enum haul_stage stage;
@@ -51,8 +52,8 @@ void haul_start(struct daemon *d, const struct cache_effect *fx);
 void haul_cancel(struct daemon *d, uint64_t id);
 void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline);
 struct haul *haul_find(struct daemon *d, uint64_t id);
-/* The host copy has more readable chunks (or all): the disk image that follows it goes on. */
-void haul_kick(struct haul *t);
+/* More of what it brings can be read (or all): hauls that follow it go on. */
+void haul_kick_followers(const struct haul *t);
 /* First failure wins; later ones are consequences. */
 void haul_fail(struct haul *t, const struct fault *why);
 bool haul_is_over(const struct haul *t); /* cancelled or failed */

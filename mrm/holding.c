@@ -38,7 +38,7 @@ static void holding_free(struct holding *img)
 	uint64_t key = print_key(img->fingerprint_hi, img->fingerprint_lo);
 	if (idmap_get(&img->daemon->prints, key) == img)
 		idmap_take(&img->daemon->prints, key);
-	ASSERT(!img->host && !img->model && !img->persist);
+	ASSERT(!img->host && !img->model);
 	segment_free(&img->disk);
 	image_desc_free(&img->desc);
 	source_listing_free(&img->listing);

@@ -14,8 +14,6 @@
 #include "mrm/source/source.h"
 #include "mrm/trace.h"
 
-struct haul;
-
 struct holding {
 	uint32_t magic;
 	uint32_t refs;
@@ -31,7 +29,6 @@ struct holding {
 	struct hash128 digest;        /* {0, 0}: not known */
 	struct shm_region table;
 	struct segment *host, *disk;
-	struct haul *persist;     /* the host -> disk transfer that follows the loading host copy */
 	struct trace trace;
 };
 
