@@ -8,10 +8,12 @@
 #include "shared/image.h"
 #include "shared/own.h"
 
+#include <pthread.h>
 #include <stdio.h>
 
 #define INDEX_NAME "model.safetensors.index.json"
 #define SINGLE_NAME "model.safetensors"
+#define LOOKERS 6 /* requests at once for files that may be there */
 
 static const char *const known[] = {
 #define SIDE_FILE(name) name,
@@ -185,30 +187,88 @@ static bool over_bound(const struct source_listing *l, const struct source_file 
 	       l->n_files - l->n_weights >= o->max_side_files;
 }
 
-static int add_side(struct finder *f, struct source_listing *l, const char *dir, const char *name, struct fault *why)
+/* What looking at a side file gave: result r, and on success the file, which is taken over. */
+static int take_side(struct finder *f, struct source_listing *l, const char *name, int r, struct source_file *file,
+	struct fault *why)
 {
-	struct source_file file;
-	int r = look_at(f, dir, name, false, &file, why);
 	if (r == -EACCES && f->source->ops->in_place)
 		degrade(f->source, DEGRADED_side_cut, "%s: %s may not be read and does not travel with it", l->name, name);
 	if (r == -ENOENT || (r == -EACCES && f->source->ops->refused_is_absent))
 		return 0;
 	if (r)
 		return r;
-	if (over_bound(l, &file)) {
+	if (over_bound(l, file)) {
 		degrade(f->source, DEGRADED_side_cut, "%s: %s (%llu bytes) does not travel with it", l->name, name,
-			(unsigned long long)file.bytes);
-		file_fini(&file);
+			(unsigned long long)file->bytes);
+		file_fini(file);
 		return 0;
 	}
-	return listing_add(l, &file, false, why);
+	return listing_add(l, file, false, why);
+}
+
+static int add_side(struct finder *f, struct source_listing *l, const char *dir, const char *name, struct fault *why)
+{
+	struct source_file file;
+	int r = look_at(f, dir, name, false, &file, why);
+	return take_side(f, l, name, r, &file, why);
+}
+
+/* A source that cannot list is asked for every known name: side by side, or a slow network's round trips add up. */
+struct looks {
+	struct finder *finder;
+	const char *dir;
+	_Atomic size_t next;
+	struct look {
+		struct source_file file;
+		int result;
+		struct fault why;
+	} at[ARRAY_LEN(known)];
+};
+
+static void look_on(struct looks *a, struct source_worker *w)
+{
+	struct finder mine = *a->finder;
+	mine.worker = w;
+	for (size_t i; (i = atomic_fetch_add(&a->next, 1)) < ARRAY_LEN(known);)
+		a->at[i].result = look_at(&mine, a->dir, known[i], false, &a->at[i].file, &a->at[i].why);
+}
+
+static void *look_thread(void *arg)
+{
+	struct looks *a = arg;
+	struct source_worker *w;
+	if (source_worker_new(&w, (uint64_t)(uintptr_t)&w) == 0) { /* else the others do the work */
+		w->cancel = a->finder->worker->cancel;
+		look_on(a, w);
+		source_worker_free(&w);
+	}
+	return NULL;
 }
 
 static int add_known_sides(struct finder *f, struct source_listing *l, const char *dir, struct fault *why)
 {
+	OWN_MEM struct looks *a = calloc(1, sizeof *a);
+	pthread_t thread[LOOKERS - 1];
+	size_t threads = 0;
 	int r = 0;
-	for (size_t i = 0; i < ARRAY_LEN(known) && !r; i++)
-		r = add_side(f, l, dir, known[i], why);
+	if (!a)
+		return fail_memory(why);
+	a->finder = f;
+	a->dir = dir;
+	while (threads < ARRAY_LEN(thread) && !pthread_create(&thread[threads], NULL, look_thread, a))
+		threads++;
+	look_on(a, f->worker);
+	while (threads)
+		pthread_join(thread[--threads], NULL);
+	for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+		if (r && a->at[i].result == 0)
+			file_fini(&a->at[i].file);
+		if (r)
+			continue;
+		if (a->at[i].result && why)
+			*why = a->at[i].why;
+		r = take_side(f, l, known[i], a->at[i].result, &a->at[i].file, why);
+	}
 	return r;
 }
 
