@@ -19,6 +19,9 @@
 #define HUGE_PAGE ((uint64_t)2 << 20)
 #define EAGER_FD 256 /* a process that has this many descriptors open would run out by leaving more of them waiting */
 
+#define HUGE_BYTES (2 * MIB)
+#define IMAGE_BYTES_MAX ((uint64_t)1 << 46) /* more than fits into anybody's address space; keeps sums below from overflowing */
+
 enum { FD_TABLE, FD_PROGRESS, FD_EXTENTS };
 
 struct mapping {
@@ -111,56 +114,55 @@ static bool read_table(struct mapped_image *im, const struct mapping *m, const s
 		if (im->extents[i].image_off != end || im->extents[i].bytes % 4096 ||
 			add_overflows(end, im->extents[i].bytes, &end))
 			return false;
-	return end == h.image_bytes && (m->tier == TRIMS_TIER_DISK || end == m->image_bytes);
+	return end == h.image_bytes && end <= IMAGE_BYTES_MAX && (m->tier == TRIMS_TIER_DISK || end == m->image_bytes);
 }
 
-static int map_extent(const struct mapped_image *im, uint32_t i, int fd, char *base)
+/* Where the extents go in one range of addresses: in order, those that can be mapped by huge pages at a boundary of one. */
+static uint64_t place_extents(const struct mapped_image *im, uint64_t offsets[])
+{
+	uint64_t end = 0;
+	for (uint32_t i = 0; i < im->n_extents; i++) {
+		offsets[i] = im->extents[i].bytes >= HUGE_BYTES ? align_up(end, HUGE_BYTES) : end;
+		end = offsets[i] + im->extents[i].bytes;
+	}
+	return end;
+}
+
+static int map_extent(const struct mapped_image *im, uint32_t i, int fd, char *at)
 {
 	struct stat st;
 	uint64_t bytes = im->extents[i].bytes;
 	if (fstat(fd, &st) || st.st_size < 0 || (uint64_t)st.st_size < bytes)
 		return fail(TRIMS_E_PROTOCOL, "the memory of extent %u is too short", i);
-	if (mmap(base + im->extents[i].image_off, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+	if (bytes && mmap(at, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		return map_failed();
 	return 0;
 }
 
-/* Addresses for the whole image, beginning where a huge page can: the daemon's memory is made of them. */
-static char *reserve(uint64_t bytes)
-{
-	uint64_t room = bytes + (bytes >= HUGE_PAGE ? HUGE_PAGE : 0);
-	char *at = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (at == MAP_FAILED)
-		return NULL;
-	if (room == bytes)
-		return at;
-	char *base = (char *)align_up((uintptr_t)at, HUGE_PAGE);
-	if (base > at)
-		munmap(at, (size_t)(base - at));
-	if (at + room > base + bytes)
-		munmap(base + bytes, (size_t)(at + room - (base + bytes)));
-	return base;
-}
-
-/* Lays the extents end to end, so that neighbours in the file are neighbours in memory. */
 static int map_extents(struct mapped_image *im, const struct mapping *m)
 {
+	uint64_t offsets[PROGRESS_MAX_EXTENTS];
 	int r = 0;
 	if (m->tier == TRIMS_TIER_DISK || m->image_bytes == 0)
 		return 0;
 	if (m->n_fds - FD_EXTENTS != im->n_extents)
 		return fail(TRIMS_E_PROTOCOL, "the daemon gave %u extents of %u", m->n_fds - FD_EXTENTS, im->n_extents);
-	char *base = reserve(m->image_bytes);
-	if (!base)
+	uint64_t bytes = place_extents(im, offsets) + HUGE_BYTES; /* room to align the first one */
+	char *range = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (range == MAP_FAILED)
 		return map_failed();
-	for (uint32_t i = 0; i < im->n_extents && r == 0; i++)
-		if (im->extents[i].bytes)
-			r = map_extent(im, i, m->fd[FD_EXTENTS + i], base);
-	if (r < 0)
-		munmap(base, m->image_bytes);
-	else
-		im->base = base;
-	return r;
+	char *base = (char *)align_up((uintptr_t)range, HUGE_BYTES);
+	for (uint32_t i = 0; i < im->n_extents && r == 0; i++) {
+		r = map_extent(im, i, m->fd[FD_EXTENTS + i], base + offsets[i]);
+		im->extent_at[i] = base + offsets[i];
+	}
+	if (r < 0) {
+		munmap(range, bytes);
+		return r;
+	}
+	im->range = range;
+	im->range_bytes = bytes;
+	return 0;
 }
 
 static int map_image(struct mapping *m)
@@ -266,8 +268,8 @@ static void unmap(struct mapping *m)
 	if (m->progress)
 		munmap(m->progress, PROGRESS_BYTES);
 	if (im) {
-		if (im->base)
-			munmap((void *)im->base, m->image_bytes);
+		if (im->range)
+			munmap(im->range, im->range_bytes);
 		munmap((void *)im->table, im->table_bytes);
 	}
 	free(m);

@@ -25,7 +25,9 @@ struct mapped_image {
 	const uint32_t *by_name;
 	const char *names;
 	uint64_t names_bytes;
-	const char *base; /* all extents in a row; NULL on tier disk */
+	const char *extent_at[PROGRESS_MAX_EXTENTS]; /* all NULL on tier disk */
+	void *range;          /* the addresses that hold them all, in order */
+	uint64_t range_bytes;
 };
 
 /* Finds the mapping of the copy that *opened describes, or makes one.  Takes the message's descriptors. */

@@ -68,8 +68,8 @@ int trims_tensor(trims_model *m, uint32_t index, struct trims_tensor *out)
 	*out = (struct trims_tensor){.name = record_name(im, &t), .index = index, .dtype = t.dtype, .rank = t.rank,
 		.bytes = t.bytes};
 	memcpy(out->shape, t.shape, t.rank * sizeof t.shape[0]);
-	if (im->base)
-		out->data = im->base + im->extents[t.extent].image_off + t.offset;
+	if (im->extent_at[t.extent])
+		out->data = im->extent_at[t.extent] + t.offset;
 	return 0;
 }
 

@@ -81,8 +81,6 @@ int seqpacket_connect(const char *path, uint64_t timeout_ns, int *out)
 	do
 		r = connect(fd, (struct sockaddr *)&addr, len) ? -errno : 0;
 	while (r == -EINTR);
-	if (r == 0 && timeout_ns)
-		r = set_send_timeout(fd, 0);
 	if (r < 0)
 		return r;
 	*out = steal_fd(&fd);

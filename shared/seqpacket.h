@@ -14,7 +14,7 @@ int seqpacket_listen(const char *path, int backlog, int *out);
 /* Takes the next connection, non-blocking as well.  -EAGAIN: none is waiting. */
 int seqpacket_accept(int listener, int *out);
 /* Connects; waits at most timeout_ns (0: for ever) for room in the listener's backlog, -EAGAIN when there was none.
- * The socket is blocking. */
+ * The socket is blocking; what it sends keeps that bound. */
 int seqpacket_connect(const char *path, uint64_t timeout_ns, int *out);
 /* Two connected ends, blocking. */
 int seqpacket_pair(int out[2]);

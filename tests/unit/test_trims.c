@@ -172,6 +172,26 @@ START_TEST(memory_is_unmapped_before_the_lease_goes_back)
 }
 END_TEST
 
+START_TEST(large_extents_lie_where_huge_pages_can)
+{
+	struct table_extent *e = (void *)((char *)copies[0].t + copies[0].t->extents_off);
+	uint64_t bytes = 2 * MIB + 4096;
+	for (uint32_t i = 0; i < 3; i++) {
+		e[i] = (struct table_extent){.bytes = bytes, .image_off = i * bytes};
+		ck_assert_int_eq(ftruncate(copies[0].extent[i], (off_t)bytes), 0);
+	}
+	copies[0].t->image_bytes = copies[0].image_bytes = 3 * bytes;
+	trims_model *m = opened("m0", 0);
+	for (uint32_t i = 0; i < 12; i++) {
+		struct trims_tensor t;
+		ck_assert_int_eq(trims_tensor(m, i, &t), 0);
+		check_tensor(&t, i, 12);
+		ck_assert_uint_eq((uintptr_t)t.data % (2 * MIB), i % 4 * FAKE_TENSOR_STRIDE);
+	}
+	trims_close(&m);
+}
+END_TEST
+
 START_TEST(info_says_where_the_copy_is)
 {
 	trims_model *m = opened("m0", 0), *loading = opened("m1", TRIMS_OPEN_NO_WAIT);
@@ -498,6 +518,7 @@ static void library(Suite *s)
 	tcase_add_test(c, an_open_and_close_maps_nothing_and_leaks_nothing);
 	tcase_add_test(c, the_same_copy_is_mapped_once);
 	tcase_add_test(c, memory_is_unmapped_before_the_lease_goes_back);
+	tcase_add_test(c, large_extents_lie_where_huge_pages_can);
 	tcase_add_test(c, info_says_where_the_copy_is);
 	tcase_add_test(c, a_tensor_is_there_when_its_watermark_is);
 	tcase_add_test(c, open_returns_when_every_byte_is_there);
