@@ -1,0 +1,276 @@
+/* test_cache_link.c - ways through the tiers and who may use a link: GPUs, dependent loads, preemption, rates. */
+#include "tests/unit/brain_fixture.h"
+
+static void start_gpus(struct fixture *f)
+{
+	fix_prepare(f);
+	fix_gpus(f);
+	fix_start(f);
+}
+
+static struct cache_open ask_gpu(uint64_t request, const char *name, uint32_t device)
+{
+	struct cache_open ask = fix_ask(request, name);
+	ask.tier = TIER_GPU;
+	ask.device = device;
+	return ask;
+}
+
+START_TEST(a_gpu_load_goes_through_the_host_and_follows_it)
+{
+	struct fixture f;
+	start_gpus(&f);
+	f.hands &= ~HAND_TRANSFER;
+	const struct fix_answer *a = fix_open_as(&f, ask_gpu(1, "a:100!", 0));
+	ck_assert_granted(a, COPY_LOADING);
+	ck_assert_int_eq(a->tier, GPU0);
+	struct cache_effect up = fix_take(&f, FX_START), on = fix_take(&f, FX_START);
+	ck_assert_int_eq(up.to, HOST);
+	ck_assert_int_eq(up.class, CLASS_DEMAND);
+	ck_assert_int_eq(on.to, GPU0);
+	ck_assert_uint_eq(on.follows, up.transfer);
+	fix_answer_one(&f, &up, TRIMS_E_NONE);
+	fix_answer_one(&f, &on, TRIMS_E_NONE);
+	ck_assert_state(&f, "a:100!", HOST, COPY_READY);
+	ck_assert_state(&f, "a:100!", GPU0, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(leaving_a_gpu_load_cancels_the_host_load_it_needed)
+{
+	struct fixture f;
+	start_gpus(&f);
+	f.hands &= ~HAND_TRANSFER;
+	fix_open_as(&f, ask_gpu(1, "a:100!", 0));
+	struct cache_effect up = fix_take(&f, FX_START), on = fix_take(&f, FX_START);
+	fix_close(&f, 1);
+	ck_assert_uint_eq(fix_take(&f, FX_CANCEL).transfer, on.transfer);
+	ck_assert_uint_eq(fix_held(&f, FX_CANCEL), 0); /* the follower first: it reads the other */
+	fix_answer_one(&f, &on, TRIMS_E_CANCELLED);
+	fix_run(&f);
+	ck_assert_uint_eq(fix_take(&f, FX_CANCEL).transfer, up.transfer);
+	fix_answer_one(&f, &up, TRIMS_E_CANCELLED);
+	ck_assert_state(&f, "a:100!", HOST, COPY_RESERVED);
+	ck_assert_state(&f, "a:100!", GPU0, COPY_RESERVED);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_failed_host_load_fails_the_gpu_load_with_its_reason)
+{
+	struct fixture f;
+	start_gpus(&f);
+	f.hands &= ~HAND_TRANSFER;
+	fix_open_as(&f, ask_gpu(1, "a:100!", 0));
+	struct cache_effect up = fix_take(&f, FX_START), on = fix_take(&f, FX_START);
+	fix_answer_one(&f, &up, TRIMS_E_UNREACHABLE);
+	fix_run(&f);
+	fix_take(&f, FX_CANCEL);
+	fix_answer_one(&f, &on, TRIMS_E_CANCELLED);
+	fix_run(&f);
+	struct cache_effect poison = fix_take(&f, FX_POISON);
+	ck_assert_int_eq(poison.to, GPU0);
+	ck_assert_int_eq(poison.error.code, TRIMS_E_UNREACHABLE);
+	ck_assert_state(&f, "a:100!", GPU0, COPY_FAILED);
+	ck_assert_uint_eq(fix_held(&f, FX_START), 0);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_full_host_refuses_the_gpu_load_that_needs_it)
+{
+	struct fixture f;
+	start_gpus(&f);
+	fix_open(&f, 1, "fat:950!");
+	ck_assert_refused(fix_open_as(&f, ask_gpu(2, "a:100!", 0)), TRIMS_E_NO_ROOM);
+	ck_assert_uint_eq(fix_used(&f, GPU0), 0);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(two_gpus_share_one_load_of_the_host)
+{
+	struct fixture f;
+	start_gpus(&f);
+	f.hands &= ~HAND_TRANSFER;
+	fix_open_as(&f, ask_gpu(1, "a:100!", 0));
+	fix_open_as(&f, ask_gpu(2, "a:100!", 1));
+	ck_assert_uint_eq(fix_held(&f, FX_START), 3);
+	ck_assert_uint_eq(fix_copy(&f, "a:100!", HOST).readers, 2);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	ck_assert_int_eq(f.answers[1].tier, GPU0);
+	ck_assert_int_eq(f.answers[2].tier, GPU1);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(any_device_is_the_one_where_it_is_or_the_emptiest)
+{
+	struct fixture f;
+	start_gpus(&f);
+	ck_assert_int_eq(fix_open_as(&f, ask_gpu(1, "a:300!", UINT32_MAX))->tier, GPU0);
+	ck_assert_int_eq(fix_open_as(&f, ask_gpu(2, "b:300!", UINT32_MAX))->tier, GPU1);
+	ck_assert_int_eq(fix_open_as(&f, ask_gpu(3, "b:300!", UINT32_MAX))->tier, GPU1);
+	ck_assert(f.answers[3].hit);
+	ck_assert_refused(fix_open_as(&f, ask_gpu(4, "c:300!", UINT32_MAX)), TRIMS_E_NO_ROOM);
+	ck_assert_refused(fix_open_as(&f, ask_gpu(5, "c:100!", 2)), TRIMS_E_NO_TIER);
+	ck_assert_int_eq(fix_open(&f, 6, "d:50!")->tier, HOST); /* the best that any client can map */
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(the_faster_way_is_taken)
+{
+	struct fixture f;
+	fix_prepare(&f);
+	f.config.n_links = 4;
+	f.links[3] = (struct cache_link_config){REMOTE, DISK, 1, 1 << 10}; /* slower than by way of the host */
+	fix_start(&f);
+	f.hands &= ~HAND_TRANSFER;
+	struct cache_open ask = fix_ask(1, "a:900");
+	ask.tier = TIER_DISK;
+	ck_assert_int_eq(fix_open_as(&f, ask)->tier, DISK);
+	struct cache_effect up = fix_take(&f, FX_START), through = fix_take(&f, FX_START);
+	ck_assert_int_eq(up.to, HOST);
+	ck_assert_int_eq(through.from, HOST);
+	ck_assert_int_eq(through.to, DISK);
+	ck_assert_int_eq(through.class, CLASS_DEMAND);
+	fix_answer_one(&f, &up, TRIMS_E_NONE);
+	fix_answer_one(&f, &through, TRIMS_E_NONE);
+	ck_assert_state(&f, "a:900", DISK, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
+static void start_narrow(struct fixture *f)
+{
+	fix_prepare(f);
+	f->config.n_tiers = 3;
+	f->links[0].max_active = 1;
+	fix_start(f);
+	f->hands &= ~HAND_TRANSFER;
+}
+
+START_TEST(a_busy_link_serves_demands_by_deadline)
+{
+	struct fixture f;
+	start_narrow(&f);
+	struct cache_open soon = fix_ask(3, "soon:100!");
+	soon.deadline = f.now + NS_PER_S;
+	fix_open(&f, 1, "first:100!");
+	fix_open(&f, 2, "late:100!");
+	fix_open_as(&f, soon);
+	ck_assert_granted(&f.answers[3], COPY_LOADING); /* the memory is there, the link is not */
+	ck_assert_uint_eq(fix_held(&f, FX_START), 1);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	ck_assert_uint_eq(f.held[0].model, f.answers[3].model);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	ck_assert_uint_eq(f.held[0].model, f.answers[2].model);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_demand_preempts_a_prefetch_which_goes_on_later)
+{
+	struct fixture f;
+	start_narrow(&f);
+	struct cache_open soft = fix_ask(1, "soft:100!");
+	cache_prefetch(f.c, f.now, &soft);
+	fix_run(&f);
+	struct cache_effect first = fix_take(&f, FX_START);
+	cache_landed(f.c, f.now, first.transfer, 30);
+	fix_open(&f, 2, "hard:100!");
+	ck_assert_uint_eq(fix_take(&f, FX_CANCEL).transfer, first.transfer);
+	ck_assert_uint_eq(cache_stats(f.c)->loads_preempted, 1);
+	fix_answer_one(&f, &first, TRIMS_E_CANCELLED);
+	fix_run(&f);
+	ck_assert_uint_eq(f.held[0].model, f.answers[2].model);
+	ck_assert_uint_eq(fix_copy(&f, "soft:100!", HOST).landed_bytes, 30);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	struct cache_effect again = fix_done(&f, FX_START, TRIMS_E_NONE);
+	ck_assert_int_eq(again.class, CLASS_PREFETCH);
+	ck_assert_uint_eq(again.copy, first.copy);
+	ck_assert_state(&f, "soft:100!", HOST, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_preempted_load_takes_its_write_through_along)
+{
+	struct fixture f;
+	start_narrow(&f);
+	struct cache_open soft = fix_ask(1, "soft:100");
+	cache_prefetch(f.c, f.now, &soft);
+	fix_run(&f);
+	struct cache_effect up = fix_take(&f, FX_START), through = fix_take(&f, FX_START);
+	fix_open(&f, 2, "hard:100!");
+	fix_take(&f, FX_CANCEL);
+	fix_answer_one(&f, &up, TRIMS_E_CANCELLED);
+	fix_run(&f);
+	ck_assert_uint_eq(fix_take(&f, FX_CANCEL).transfer, through.transfer);
+	fix_answer_one(&f, &through, TRIMS_E_CANCELLED);
+	fix_run(&f);
+	ck_assert_uint_eq(fix_held(&f, FX_START), 1); /* hard's; the write-through waits for its leader */
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	struct cache_effect again = fix_take(&f, FX_START), behind = fix_take(&f, FX_START);
+	ck_assert_uint_eq(behind.follows, again.transfer);
+	fix_answer_one(&f, &again, TRIMS_E_NONE);
+	fix_answer_one(&f, &behind, TRIMS_E_NONE);
+	ck_assert_state(&f, "soft:100", DISK, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_demand_does_not_preempt_a_demand)
+{
+	struct fixture f;
+	start_narrow(&f);
+	fix_open(&f, 1, "a:100!");
+	struct cache_open soon = fix_ask(2, "b:100!");
+	soon.deadline = f.now + 1;
+	fix_open_as(&f, soon);
+	ck_assert_uint_eq(f.count[FX_CANCEL], 0);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_link_is_measured_by_what_it_moved)
+{
+	struct fixture f;
+	start_narrow(&f);
+	uint64_t before = cache_link_rate(f.c, REMOTE, HOST);
+	for (uint64_t r = 0; r < 40; r++) {
+		char name[16];
+		snprintf(name, sizeof(name), "m%u:100!", (unsigned)r);
+		fix_open(&f, r, name);
+		f.now += NS_PER_S / 10; /* 1000 bytes a second */
+		fix_done(&f, FX_START, TRIMS_E_NONE);
+		fix_close(&f, r);
+	}
+	ck_assert_uint_gt(before, 100000);
+	ck_assert_uint_ge(cache_link_rate(f.c, REMOTE, HOST), 990);
+	ck_assert_uint_le(cache_link_rate(f.c, REMOTE, HOST), 1100);
+	ck_assert_uint_eq(cache_link_rate(f.c, HOST, REMOTE), 0);
+	fix_fini(&f);
+}
+END_TEST
+
+static void ways(Suite *s)
+{
+	UNIT_CASE(s, "ways", a_gpu_load_goes_through_the_host_and_follows_it,
+		leaving_a_gpu_load_cancels_the_host_load_it_needed, a_failed_host_load_fails_the_gpu_load_with_its_reason,
+		a_full_host_refuses_the_gpu_load_that_needs_it, two_gpus_share_one_load_of_the_host,
+		any_device_is_the_one_where_it_is_or_the_emptiest, the_faster_way_is_taken);
+}
+
+static void links(Suite *s)
+{
+	UNIT_CASE(s, "links", a_busy_link_serves_demands_by_deadline, a_demand_preempts_a_prefetch_which_goes_on_later,
+		a_preempted_load_takes_its_write_through_along, a_demand_does_not_preempt_a_demand,
+		a_link_is_measured_by_what_it_moved);
+}
+
+UNIT_MAIN("cache_link", ways, links)
