@@ -34,7 +34,8 @@ int catalog_encode(const struct disk_name *names, uint32_t n, uint8_t **out, siz
 		const struct disk_name *e = &names[i];
 		if (!fits(e->name) || !fits(e->source) || !fits(e->revision) || o.n > CATALOG_MAX_BYTES / 2) {
 			free(o.p);
-			return fault_set(why, TRIMS_E_LIMIT, "a name, source or revision is too long to be kept on disk");
+			return fault_set(why, TRIMS_E_LIMIT,
+				"a name, source or revision is too long to be kept on disk");
 		}
 		out_text(&o, e->name);
 		out_text(&o, e->source);

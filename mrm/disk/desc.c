@@ -1,6 +1,6 @@
 /* desc.c - see desc.h and README.md ("description").
- * Keeps: one encoding per description.  Tensors are written in image order and refused in any other; the layout is never
- * written, but built again by the same function. */
+ * Keeps: one encoding per description.  Tensors are written in image order and refused in any other; the layout is
+ * never written, but built again by the same function. */
 #include "mrm/disk/desc.h"
 
 #include "mrm/disk/bytes.h"
@@ -62,8 +62,8 @@ static int check_sides(const struct image_desc *d, struct fault *why)
 {
 	uint64_t total = 0;
 	if (d->n_sides > DESC_MAX_SIDES)
-		return fault_set(why, TRIMS_E_BAD_MODEL, "%u small files beside the weights, at most %d are kept", d->n_sides,
-			DESC_MAX_SIDES);
+		return fault_set(why, TRIMS_E_BAD_MODEL, "%u small files beside the weights, at most %d are kept",
+			d->n_sides, DESC_MAX_SIDES);
 	for (uint32_t i = 0; i < d->n_sides; i++) {
 		int r = check_text(d->sides[i].name, "name of a side file", why);
 		if (r < 0)
@@ -71,11 +71,12 @@ static int check_sides(const struct image_desc *d, struct fault *why)
 		total += MIN(d->sides[i].bytes, DESC_MAX_SIDE_BYTES + 1);
 		for (uint32_t j = 0; j < i; j++)
 			if (!strcmp(d->sides[i].name, d->sides[j].name))
-				return fault_set(why, TRIMS_E_BAD_MODEL, "side file %.200s is there twice", d->sides[i].name);
+				return fault_set(why, TRIMS_E_BAD_MODEL, "side file %.200s is there twice",
+					d->sides[i].name);
 	}
 	if (total > DESC_MAX_SIDE_BYTES)
-		return fault_set(why, TRIMS_E_BAD_MODEL, "the small files beside the weights take more than %" PRIu64 " bytes",
-			DESC_MAX_SIDE_BYTES);
+		return fault_set(why, TRIMS_E_BAD_MODEL,
+			"the small files beside the weights take more than %" PRIu64 " bytes", DESC_MAX_SIDE_BYTES);
 	return 0;
 }
 
@@ -86,7 +87,8 @@ int image_desc_check(const struct image_desc *d, struct fault *why)
 		r = check_text(d->name, "model name", why);
 	if (r == 0)
 		r = check_text(d->revision, "revision", why);
-	if (r == 0 && (!d->layout || d->n_files == 0 || d->n_files > IMAGE_MAX_FILES || d->layout->n_files != d->n_files))
+	if (r == 0 && (!d->layout || d->n_files == 0 || d->n_files > IMAGE_MAX_FILES ||
+		d->layout->n_files != d->n_files))
 		r = fault_set(why, TRIMS_E_BAD_MODEL, "%u weight files, or they do not match the layout", d->n_files);
 	for (uint32_t i = 0; r == 0 && i < d->n_files; i++) {
 		r = check_text(d->files[i].path, "path of a weight file", why);
@@ -274,8 +276,8 @@ int image_desc_decode(const uint8_t *bytes, size_t n, struct image_desc **out, s
 	image_desc_new(&d);
 	if (!decode_top(&in, d) || !decode_files(&in, d, &sizes) || !decode_sides(&in, d) ||
 		!decode_tensors(&in, &list) || in.n)
-		r = fault_set(why, TRIMS_E_DISK_ERROR, "a description is cut short, too long or malformed at its byte %zu",
-			n - in.n);
+		r = fault_set(why, TRIMS_E_DISK_ERROR,
+			"a description is cut short, too long or malformed at its byte %zu", n - in.n);
 	if (r == 0)
 		r = build(d, &list, &sizes, why);
 	if (r == 0)

@@ -56,8 +56,8 @@ int image_desc_encode(const struct image_desc *d, uint8_t **out, size_t *bytes, 
  * trusted, no allocation exceeds a small multiple of n, and the layout is built anew from the tensors. */
 int image_desc_decode(const uint8_t *in, size_t n, struct image_desc **out, struct fault *why);
 
-/* At most this many bytes does the image take on disk, however its chunks are coded.  A chunk that is put twice or repaired
- * at a new place comes on top. */
+/* At most this many bytes does the image take on disk, however its chunks are coded.  A chunk that is put twice or
+ * repaired at a new place comes on top. */
 uint64_t image_desc_disk_bytes(const struct image_desc *d);
 
 #endif

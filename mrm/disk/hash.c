@@ -1,4 +1,5 @@
-/* hash.c - see hash.h.  The digest's input is written field by field, lengths first, so that no two models share one. */
+/* hash.c - see hash.h.  The digest's input is written field by field, lengths first, so that no two models share
+ * one. */
 #include "mrm/disk/hash.h"
 
 #include "mrm/disk/bytes.h"

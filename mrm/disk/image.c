@@ -3,7 +3,8 @@
  * Keeps:
  *   - a record reaches the journal only after a data sync that began when its data had been written: a journal never
  *     promises what a crash could take back;
- *   - a manifest gets its name only after data and side files are synced; the journal goes after the manifest is durable;
+ *   - a manifest gets its name only after data and side files are synced; the journal goes after the manifest is
+ *     durable;
  *   - a failed write leaves the chunk as it was: had or not had. */
 #include "mrm/disk/store.h"
 
@@ -101,7 +102,8 @@ static int check_sides(const struct image_desc *d, struct fault *why)
 	for (uint32_t i = 0; i < d->n_sides; i++) {
 		const struct image_side *s = &d->sides[i];
 		if ((s->bytes && !s->data) || !hash_equal(s->hash, chunk_hash(s->data, s->bytes))) {
-			fault_set(why, TRIMS_E_INTERNAL, "side file %.200s came without its bytes or with another's hash", s->name);
+			fault_set(why, TRIMS_E_INTERNAL,
+				"side file %.200s came without its bytes or with another's hash", s->name);
 			return -EINVAL;
 		}
 	}
@@ -329,7 +331,8 @@ static int append_records(struct disk_image *img, const struct batch *b)
 	OWN_MEM uint8_t *out = malloc(bytes + 1);
 	ASSERT(out);
 	for (uint32_t i = 0; i < b->n; i++)
-		journal_record_encode(b->v[i].chunk, &b->v[i].record, img->seed, out + (size_t)i * JOURNAL_RECORD_BYTES);
+		journal_record_encode(b->v[i].chunk, &b->v[i].record, img->seed,
+			out + (size_t)i * JOURNAL_RECORD_BYTES);
 	size_t half = bytes / 2;
 	int r = file_write_at(img->journal_fd, out, half, img->journal_off);
 	if (r == 0)
@@ -341,7 +344,8 @@ static int append_records(struct disk_image *img, const struct batch *b)
 	if (r == 0)
 		img->journal_off += bytes;
 	else if (ftruncate(img->journal_fd, (off_t)img->journal_off) < 0)
-		log_warn("disk", "%s: a half-written journal record stays; it ends the journal when it is read", img->path);
+		log_warn("disk", "%s: a half-written journal record stays; it ends the journal when it is read",
+			img->path);
 	return r;
 }
 
@@ -393,7 +397,8 @@ static void add_pending(struct disk_image *img, uint32_t chunk, const struct chu
 	img->pending_bytes += chunk_room(record);
 }
 
-static int store_chunk(struct disk_image *img, uint32_t chunk, const uint8_t *bytes, struct hash128 hash, struct buffer *b)
+static int store_chunk(struct disk_image *img, uint32_t chunk, const uint8_t *bytes, struct hash128 hash,
+	struct buffer *b)
 {
 	size_t n = layout_chunk(img->desc->layout, chunk).bytes;
 	struct chunk_record record = {.hash = hash};

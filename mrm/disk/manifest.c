@@ -101,7 +101,8 @@ static int decode_body(const uint8_t *bytes, size_t n, struct manifest *m, struc
 		return malformed(why, "is none");
 	uint32_t version = in_u32(&in), layout_version = in_u32(&in);
 	if (version != MANIFEST_VERSION || layout_version != IMAGE_LAYOUT_VERSION)
-		return fault_set(why, TRIMS_E_DISK_ERROR, "the manifest is of version %u, layout %u; this daemon reads %u and %u",
+		return fault_set(why, TRIMS_E_DISK_ERROR,
+			"the manifest is of version %u, layout %u; this daemon reads %u and %u",
 			version, layout_version, MANIFEST_VERSION, IMAGE_LAYOUT_VERSION);
 	uint64_t total = in_u64(&in);
 	m->data_bytes = in_u64(&in);
@@ -139,7 +140,9 @@ static int check_digest(const struct manifest *m, struct fault *why)
 	ASSERT(hashes);
 	for (uint32_t i = 0; i < n; i++)
 		hashes[i] = m->chunks[i].hash;
-	return hash_equal(image_digest(m->desc, hashes), m->digest) ? 0 : malformed(why, "states a digest that is not its own");
+	if (!hash_equal(image_digest(m->desc, hashes), m->digest))
+		return malformed(why, "states a digest that is not its own");
+	return 0;
 }
 
 int manifest_decode(const uint8_t *in, size_t n, struct manifest *out, struct fault *why)

@@ -1,6 +1,6 @@
 /* read.c - looking at an image, checking its bytes, and repairing what does not match.
- * Keeps: bytes that do not match their hash are counted and never returned as good; a repair changes where a chunk is and how
- * it is coded, never what it is. */
+ * Keeps: bytes that do not match their hash are counted and never returned as good; a repair changes where a chunk is
+ * and how it is coded, never what it is. */
 #include "mrm/disk/store.h"
 
 #include "shared/check.h"
@@ -57,8 +57,8 @@ int disk_image_check(struct disk_image *img, uint32_t chunk, const uint8_t *byte
 	return disk_image_check_hash(img, chunk, &hash, why);
 }
 
-static int read_extent(struct disk_image *img, uint32_t chunk, const struct disk_extent *e, struct buffer *b, uint8_t *dst,
-	struct fault *why)
+static int read_extent(struct disk_image *img, uint32_t chunk, const struct disk_extent *e, struct buffer *b,
+	uint8_t *dst, struct fault *why)
 {
 	int r = file_read_at(e->fd, b->bytes, align_up(e->stored_bytes, DISK_ALIGN), e->off);
 	if (r < 0) {
@@ -181,7 +181,8 @@ int disk_image_rewrite(struct disk_image *img, uint32_t chunk, const uint8_t *by
 	if (r < 0)
 		return image_fault(img, r, "cannot open the data", why);
 	if (img->desc->in_place || !hash_equal(e.hash, hash)) {
-		fault_set(why, TRIMS_E_MISMATCH, "%s: the bytes offered for chunk %u are not the chunk's", img->path, chunk);
+		fault_set(why, TRIMS_E_MISMATCH, "%s: the bytes offered for chunk %u are not the chunk's", img->path,
+			chunk);
 		return -EINVAL;
 	}
 	struct buffer *b = buffer_take(img->disk);

@@ -158,8 +158,8 @@ static int expect_size(struct disk_image *img, const char *kind, uint64_t least,
 	if (r < 0)
 		return fault_errno(why, TRIMS_E_DISK_ERROR, -r, "its %s file", kind);
 	if (bytes < least || bytes > most)
-		return fault_set(why, TRIMS_E_DISK_ERROR, "its %s file has %" PRIu64 " bytes instead of %" PRIu64, kind, bytes,
-			least);
+		return fault_set(why, TRIMS_E_DISK_ERROR, "its %s file has %" PRIu64 " bytes instead of %" PRIu64, kind,
+			bytes, least);
 	return 0;
 }
 

@@ -1,8 +1,8 @@
 /* store.h - the disk store's insides, shared by its files; private to mrm/disk.
  *
- * Locks: disk->lock guards the list of images and the pool of buffers; image->lock guards the chunk records, the pending
- * records and where the next bytes go; image->repair_lock makes manifest rewrites one at a time.  Order: repair_lock, then
- * image->lock; disk->lock is taken last and alone.  Nothing blocks on the disk under disk->lock. */
+ * Locks: disk->lock guards the list of images and the pool of buffers; image->lock guards the chunk records, the
+ * pending records and where the next bytes go; image->repair_lock makes manifest rewrites one at a time.  Order:
+ * repair_lock, then image->lock; disk->lock is taken last and alone.  Nothing blocks on the disk under disk->lock. */
 #ifndef MRM_DISK_STORE_H
 #define MRM_DISK_STORE_H
 
@@ -68,7 +68,8 @@ struct disk_image {
 	struct pending *pending;     /* written, not yet in the journal */
 	uint32_t n_pending, cap_pending;
 	uint64_t pending_bytes;
-	_Atomic uint32_t misses, skipped; /* compress auto: chunks in a row that did not shrink; since the last sample */
+	/* compress auto: chunks in a row that did not shrink; since the last sample */
+	_Atomic uint32_t misses, skipped;
 };
 
 #define DISK_MAGIC 0x6469736bu
@@ -107,7 +108,8 @@ int file_read_at(int fd, uint8_t *bytes, size_t n, uint64_t off);
 struct replace_points {
 	enum disk_point written, synced, renamed;
 };
-/* Writes a temporary file, syncs it, gives it its name; syncing the directory is the caller's.  The old file stays on failure. */
+/* Writes a temporary file, syncs it, gives it its name; syncing the directory is the caller's.  The old file stays on
+ * failure. */
 int file_replace(int dir_fd, const char *name, const uint8_t *bytes, size_t n, struct replace_points points);
 
 /* ---- image.c ---- */

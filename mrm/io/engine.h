@@ -28,7 +28,8 @@ struct engine_buffer {
 };
 
 struct engine_ops {
-	/* -ENOSYS, -EPERM, -EACCES: this machine does not have it.  Registers the buffers where it can (mode->fixed_buffers). */
+	/* -ENOSYS, -EPERM, -EACCES: this machine does not have it.  Registers the buffers where it can
+	 * (mode->fixed_buffers). */
 	int (*open)(void **engine, uint32_t depth, const struct engine_buffer *buffers, struct reader_mode *mode);
 	void (*close)(void *engine); /* nothing is in flight */
 	/* Queues piece->want - piece->got bytes; false: full, reap first. */
@@ -42,8 +43,7 @@ struct engine_ops {
 
 extern const struct engine_ops engine_uring, engine_pread;
 
-/* The memory and file range of the piece's next attempt: what was got already is not read again, except for the last partial
- * block of a direct read. */
+/* The memory and file range of the piece's next attempt: what was got already is not read again. */
 struct attempt {
 	uint8_t *dst;
 	uint64_t off;

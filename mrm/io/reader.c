@@ -1,8 +1,8 @@
 /* reader.c - slots, spans and pieces; see reader.h.
  *
- * Keeps: a slot is FREE, RUNNING (its pieces are queued here or with the engine), DONE (in the ready queue) or TAKEN (its
- * owner looks at the bytes).  slot->pending counts pieces that have not ended; the slot becomes DONE when it reaches zero.
- * A direct piece's offset, address and length are multiples of READER_ALIGN at every attempt. */
+ * Keeps: a slot is FREE, RUNNING (its pieces are queued here or with the engine), DONE (in the ready queue) or TAKEN
+ * (its owner looks at the bytes).  slot->pending counts pieces that have not ended; the slot becomes DONE when it
+ * reaches zero.  A direct piece's offset, address and length are multiples of READER_ALIGN at every attempt. */
 #include "mrm/io/reader.h"
 
 #include "mrm/io/engine.h"

@@ -48,8 +48,8 @@ struct reader_done {
 	uint32_t slot;
 };
 
-/* buffer_bytes: what a slot holds without further ado; a larger submission gets a buffer of its own for its lifetime, so
- * size this for the usual chunk.  Widening is added by the reader.  depth 0: READER_DEPTH. */
+/* buffer_bytes: what a slot holds without further ado; a larger submission gets a buffer of its own for its lifetime,
+ * so size this for the usual chunk.  Widening is added by the reader.  depth 0: READER_DEPTH. */
 int reader_new(struct reader **out, uint32_t depth, uint64_t buffer_bytes, const struct reader_options *options,
 	struct fault *why);
 void reader_free(struct reader **r);

@@ -47,7 +47,8 @@ static void register_buffers(struct uring *u, uint32_t depth, const struct engin
 	int r = io_uring_register_buffers(&u->ring, v, depth);
 	u->fixed = mode->fixed_buffers = r == 0;
 	if (r == -ENOMEM)
-		snprintf(mode->why, sizeof mode->why, "buffers are not registered: the limit on locked memory is too low");
+		snprintf(mode->why, sizeof mode->why,
+			"buffers are not registered: the limit on locked memory is too low");
 	else if (r < 0)
 		snprintf(mode->why, sizeof mode->why, "buffers are not registered: errno %d", -r);
 }

@@ -1,6 +1,6 @@
 /* fuzz_manifest.c - the disk store's own files.  The first byte says which: a manifest, a journal's head, a catalog.
- * Checksums are made to match, so that what is tested is what lies behind them: whatever is accepted encodes to the same
- * bytes. */
+ * Checksums are made to match, so that what is tested is what lies behind them: whatever is accepted encodes to the
+ * same bytes. */
 #include "mrm/disk/bytes.h"
 #include "mrm/disk/disk.h"
 #include "mrm/disk/manifest.h"

@@ -1,6 +1,6 @@
 /* disk_fixture.h - a cache directory and small models for the tests of mrm/disk.
- * A model of n chunks has one file, one big tensor of n - 1 full chunks and a small one; bytes come from a seed, so that
- * any process can say what a chunk must hold.  Thread: the test's.  The fixture owns its directory and buffers. */
+ * A model of n chunks has one file, one big tensor of n - 1 full chunks and a small one; bytes come from a seed, so
+ * that any process can say what a chunk must hold.  Thread: the test's.  The fixture owns its directory and buffers. */
 #ifndef TESTS_UNIT_DISK_FIXTURE_H
 #define TESTS_UNIT_DISK_FIXTURE_H
 

@@ -391,8 +391,8 @@ static void images(Suite *suite)
 
 static void directory(Suite *suite)
 {
-	UNIT_CASE(suite, "directory", a_second_daemon_is_refused_with_the_first_ones_pid, leftovers_go_and_strangers_stay,
-		names_are_kept, a_directory_that_cannot_be_made_is_refused_by_name);
+	UNIT_CASE(suite, "directory", a_second_daemon_is_refused_with_the_first_ones_pid,
+		leftovers_go_and_strangers_stay, names_are_kept, a_directory_that_cannot_be_made_is_refused_by_name);
 }
 
 UNIT_MAIN("disk", images, directory)

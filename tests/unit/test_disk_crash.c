@@ -1,9 +1,9 @@
 /* test_disk_crash.c - mrm/disk: a process that dies, or a step that fails, at every step of everything that writes.
  *
  * One script does all of it (two models stored, one dropped, one repaired at a new place, names saved).  It is run once
- * for each step and each time the step is reached, and ended there: by _exit() in a child, by _exit() with every byte of
- * data that had not been synced taken away (what a power cut may do), or by an error.  Afterwards the store must open
- * without finding damage, hold nothing wrong, and hold at least what the steps passed had promised. */
+ * for each step and each time the step is reached, and ended there: by _exit() in a child, by _exit() with every byte
+ * of data that had not been synced taken away (what a power cut may do), or by an error.  Afterwards the store must
+ * open without finding damage, hold nothing wrong, and hold at least what the steps passed had promised. */
 #include "tests/unit/disk_fixture.h"
 
 #include <sys/wait.h>
@@ -303,7 +303,8 @@ static int note(void *ctx, enum disk_point p)
 START_TEST(the_order_of_steps_is_the_one_the_argument_needs)
 {
 	static const enum disk_point expected[] = {DISK_POINT_SIDES_WRITTEN, DISK_POINT_DATA_CREATED,
-		DISK_POINT_JOURNAL_WRITTEN, DISK_POINT_JOURNAL_SYNCED, DISK_POINT_JOURNAL_RENAMED, DISK_POINT_CHUNK_WRITE,
+		DISK_POINT_JOURNAL_WRITTEN, DISK_POINT_JOURNAL_SYNCED, DISK_POINT_JOURNAL_RENAMED,
+		DISK_POINT_CHUNK_WRITE,
 		DISK_POINT_CHUNK_WRITTEN, DISK_POINT_DATA_SYNCED, DISK_POINT_RECORD_TORN, DISK_POINT_RECORDS_WRITTEN,
 		DISK_POINT_CHUNK_WRITE, DISK_POINT_CHUNK_WRITTEN, DISK_POINT_COMMIT_SYNCED, DISK_POINT_MANIFEST_WRITTEN,
 		DISK_POINT_MANIFEST_SYNCED, DISK_POINT_MANIFEST_RENAMED, DISK_POINT_MANIFEST_DURABLE,

@@ -1,5 +1,5 @@
-/* test_disk_damage.c - mrm/disk: a byte flipped or a file cut, in each kind of file, is noticed, counted and never served;
- * damaged chunks are replaced; full disks and failing writes leave the store as it was. */
+/* test_disk_damage.c - mrm/disk: a byte flipped or a file cut, in each kind of file, is noticed, counted and never
+ * served; damaged chunks are replaced; full disks and failing writes leave the store as it was. */
 #include "tests/unit/disk_fixture.h"
 
 #include <sched.h>
@@ -145,8 +145,8 @@ START_TEST(a_flipped_byte_in_a_journals_head_starts_over)
 }
 END_TEST
 
-/* A flipped byte of LZ4 may say the same thing in another way (a match in a run of zeros taken from elsewhere in it): then
- * the chunk is still right, and it is another byte's turn. */
+/* A flipped byte of LZ4 may say the same thing in another way (a match in a run of zeros taken from elsewhere in it):
+ * then the chunk is still right, and it is another byte's turn. */
 static void damage_and_repair(struct fixture *fx, struct disk_image *img, uint32_t chunk, uint64_t at)
 {
 	struct disk_extent e;
@@ -319,7 +319,8 @@ END_TEST
 
 static void damage(Suite *suite)
 {
-	UNIT_CASE(suite, "damage", a_flipped_byte_in_a_manifest_removes_the_image, files_of_the_wrong_size_remove_the_image,
+	UNIT_CASE(suite, "damage", a_flipped_byte_in_a_manifest_removes_the_image,
+		files_of_the_wrong_size_remove_the_image,
 		a_manifest_under_another_name_is_refused, a_flipped_byte_in_a_journal_loses_what_comes_after_it,
 		a_flipped_byte_in_a_journals_head_starts_over, a_chunk_that_cannot_be_rewritten_in_place_moves,
 		a_repair_with_other_bytes_is_refused, a_flipped_byte_in_a_side_file_is_noticed_and_repaired,
