@@ -119,6 +119,7 @@ struct model {
 	uint32_t n_names, n_prints, n_copies;
 	uint16_t pins;                 /* bit per tier */
 	bool retired;                  /* superseded or merged: every copy drains */
+	bool suspect;                  /* its source had changed when it was read: names are resolved before they serve */
 	int64_t rate;
 	struct copy *copies[];         /* per tier; NULL: ABSENT and unwanted */
 };

@@ -136,7 +136,7 @@ struct name *name_open(struct cache *c, const char *text, size_t length, bool on
 		}
 		n = name_new(c, text, length);
 	}
-	bool due = !n->model || !n->checked || c->now - n->checked_at >= c->config.revalidate_ns;
+	bool due = !n->model || n->model->suspect || !n->checked || c->now - n->checked_at >= c->config.revalidate_ns;
 	if (due && !n->resolving)
 		name_resolve(c, n);
 	name_spare(c, n);
@@ -321,6 +321,7 @@ bool cache_resolved(struct cache *c, uint64_t now, uint64_t name, const struct c
 		return false;
 	}
 	*model = m->id;
+	m->suspect = false;
 	n->resolving = false;
 	n->checked = true;
 	n->checked_at = now;

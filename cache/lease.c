@@ -399,7 +399,7 @@ static void ask_on_name(struct cache *c, const struct ask *ask, const char *text
 	struct name *n = name_open(c, text, length, ask->only_resident, &why);
 	if (!n) {
 		effect_refuse(c, ask, &why);
-	} else if (n->model) {
+	} else if (n->model && !n->model->suspect) {
 		ask_on_model(c, ask, n->model);
 	} else {
 		struct request *r = request_new(c, ask);

@@ -506,6 +506,8 @@ void load_transfer_ended(struct cache *c, struct load *l, uint8_t from, enum loa
 		load_resume(c, l, NULL);
 	} else {
 		c->stats.loads_failed++;
+		if (from == 0 && why->code == TRIMS_E_CHANGED)
+			l->copy->model->suspect = true;
 		if (!inherited && load_source_is_bad(c, l, from, why))
 			load_resume(c, l, "its source is damaged; it comes from elsewhere");
 		else

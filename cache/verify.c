@@ -274,7 +274,7 @@ static void verify_names(const struct cache *c, struct tally *n)
 		bool waited = !list_empty(&name->waiters);
 		bool forgettable = !name->resolving && !waited && (!name->model || model_is_empty(name->model));
 		ASSERT(list_hooked(&name->spare_node) == forgettable);
-		ASSERT(!waited || (name->resolving && !name->model));
+		ASSERT(!waited || name->resolving);
 		ASSERT(name->model || name->resolving || name->negative);
 		ASSERT(!name->model || !name->negative);
 		ASSERT(name_get(c, name->text, name->length) == name);

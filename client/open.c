@@ -51,26 +51,35 @@ static int model_new(trims_conn *conn, const struct conn_life *life, struct msg_
 	return 0;
 }
 
-int trims_open(trims_conn *conn, const char *name, const struct trims_open_options *options, trims_model **out)
+static int open_once(trims_conn *conn, struct msg *request, uint64_t deadline, bool wait, trims_model **out)
 {
-	struct trims_open_options o;
-	struct msg request, reply;
+	struct msg reply;
 	struct conn_life life = {0};
 	trims_model *m = NULL;
-	int r = options_read(&o, sizeof o, options, "trims_open_options");
-	if (r < 0 || (r = fill_request(&request, name, &o)) < 0)
-		return r;
-	uint64_t deadline = o.timeout_ns ? conn_deadline(o.timeout_ns) : CONN_NEVER;
-	r = conn_call(conn, &request, MSG_OPENED, deadline, &reply, &life);
+	int r = conn_call(conn, request, MSG_OPENED, deadline, &reply, &life);
 	if (r < 0 || (r = model_new(conn, &life, &reply.u.opened, &m)) < 0)
 		return r;
-	if (!m->hit && !(o.flags & TRIMS_OPEN_NO_WAIT))
+	if (!m->hit && wait)
 		r = model_wait(m, NULL, deadline);
 	if (r < 0)
 		trims_close(&m);
 	else
 		*out = m;
 	return r;
+}
+
+int trims_open(trims_conn *conn, const char *name, const struct trims_open_options *options, trims_model **out)
+{
+	struct trims_open_options o;
+	struct msg request;
+	int r = options_read(&o, sizeof o, options, "trims_open_options");
+	if (r < 0 || (r = fill_request(&request, name, &o)) < 0)
+		return r;
+	uint64_t deadline = o.timeout_ns ? conn_deadline(o.timeout_ns) : CONN_NEVER;
+	bool wait = !(o.flags & TRIMS_OPEN_NO_WAIT);
+	r = open_once(conn, &request, deadline, wait, out);
+	/* The model was replaced at its source while it was read.  The caller has seen none of it: open what is there now. */
+	return r == -TRIMS_E_CHANGED && wait ? open_once(conn, &request, deadline, wait, out) : r;
 }
 
 void trims_close(trims_model **model)

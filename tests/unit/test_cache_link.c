@@ -122,12 +122,11 @@ START_TEST(any_device_is_the_one_where_it_is_or_the_emptiest)
 }
 END_TEST
 
-START_TEST(the_faster_way_is_taken)
+START_TEST(a_relay_is_taken_where_no_link_leads)
 {
 	struct fixture f;
 	fix_prepare(&f);
-	f.config.n_links = 4;
-	f.links[3] = (struct cache_link_config){REMOTE, DISK, 1, 1 << 10}; /* slower than by way of the host */
+	f.config.n_links = 3; /* none from remote to disk */
 	fix_start(&f);
 	f.hands &= ~HAND_TRANSFER;
 	struct cache_open ask = fix_ask(1, "a:900");
@@ -141,6 +140,26 @@ START_TEST(the_faster_way_is_taken)
 	fix_answer_one(&f, &up, TRIMS_E_NONE);
 	fix_answer_one(&f, &through, TRIMS_E_NONE);
 	ck_assert_state(&f, "a:900", DISK, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_direct_link_is_taken_even_when_a_relay_seems_faster)
+{
+	struct fixture f;
+	fix_prepare(&f);
+	f.config.n_links = 4;
+	f.links[3] = (struct cache_link_config){REMOTE, DISK, 1, 1 << 10};
+	fix_start(&f);
+	f.hands &= ~HAND_TRANSFER;
+	struct cache_open ask = fix_ask(1, "a:900");
+	ask.tier = TIER_DISK;
+	ck_assert_int_eq(fix_open_as(&f, ask)->tier, DISK);
+	struct cache_effect only = fix_take(&f, FX_START);
+	ck_assert_int_eq(only.from, REMOTE);
+	ck_assert_int_eq(only.to, DISK);
+	fix_answer_one(&f, &only, TRIMS_E_NONE);
+	ck_assert_state(&f, "a:900", HOST, COPY_ABSENT);
 	fix_fini(&f);
 }
 END_TEST
@@ -263,7 +282,8 @@ static void ways(Suite *s)
 	UNIT_CASE(s, "ways", a_gpu_load_goes_through_the_host_and_follows_it,
 		leaving_a_gpu_load_cancels_the_host_load_it_needed, a_failed_host_load_fails_the_gpu_load_with_its_reason,
 		a_full_host_refuses_the_gpu_load_that_needs_it, two_gpus_share_one_load_of_the_host,
-		any_device_is_the_one_where_it_is_or_the_emptiest, the_faster_way_is_taken);
+		any_device_is_the_one_where_it_is_or_the_emptiest, a_relay_is_taken_where_no_link_leads,
+		a_direct_link_is_taken_even_when_a_relay_seems_faster);
 }
 
 static void links(Suite *s)
