@@ -18,7 +18,7 @@
 
 void dispatch(struct conn *c, struct msg *m)
 {
-	if (conn_daemon(c)->stopping && m->type != MSG_CLOSE) {
+	if (conn_daemon(c)->stopping && m->type != MSG_CLOSE && m->type != MSG_CANCEL) {
 		conn_reply_fault(c, m->request, TRIMS_E_STOPPING, "the daemon is stopping");
 		return;
 	}

@@ -86,6 +86,18 @@ static void draw(struct meter *m, const struct trims_progress *p)
 	m->drawn = true;
 }
 
+#define CTL_AGAIN (-1) /* inside this file: open the model once more */
+
+/* The model was replaced at its source while it was read: what is there now can be opened. */
+static int fail_or_again(struct ctl *c)
+{
+	if (!c->tried_again && trims_last_error()->code == TRIMS_E_CHANGED) {
+		c->tried_again = true;
+		return CTL_AGAIN;
+	}
+	return ctl_fail_trims(c);
+}
+
 static int wait_and_draw(struct ctl *c, trims_model *model)
 {
 	struct trims_progress p;
@@ -99,7 +111,7 @@ static int wait_and_draw(struct ctl *c, trims_model *model)
 			draw(&m, &p);
 	if (m.bar && m.drawn)
 		fputs("\r\033[K", stderr);
-	return r ? ctl_fail_trims(c) : CTL_DONE;
+	return r ? fail_or_again(c) : CTL_DONE;
 }
 
 /* One line, or JSON, about a model that is open. */
@@ -128,13 +140,16 @@ int ctl_pull(struct ctl *c)
 {
 	trims_model *model;
 	uint64_t started = monotonic_ns();
-	int r = open_model(c, TRIMS_OPEN_NO_WAIT, &model);
-	if (r != CTL_DONE)
-		return r;
-	r = wait_and_draw(c, model);
-	if (r == CTL_DONE)
-		say_open(c, model, monotonic_ns() - started);
-	trims_close(&model);
+	int r;
+	do {
+		r = open_model(c, TRIMS_OPEN_NO_WAIT, &model);
+		if (r != CTL_DONE)
+			return r;
+		r = wait_and_draw(c, model);
+		if (r == CTL_DONE)
+			say_open(c, model, monotonic_ns() - started);
+		trims_close(&model);
+	} while (r == CTL_AGAIN);
 	return r;
 }
 
@@ -219,7 +234,7 @@ static int put_tensor(struct ctl *c, trims_model *model)
 {
 	struct trims_tensor t;
 	if (trims_tensor_by_name(model, c->args[1], &t) || trims_wait_tensor(model, t.index, TRIMS_FOREVER))
-		return ctl_fail_trims(c);
+		return fail_or_again(c);
 	json_t *shape = json_array();
 	for (uint32_t i = 0; i < t.rank; i++)
 		json_array_append_new(shape, json_integer((json_int_t)t.shape[i]));
@@ -240,11 +255,14 @@ static int put_file(struct ctl *c, trims_model *model)
 static int with_model(struct ctl *c, int (*fn)(struct ctl *, trims_model *))
 {
 	trims_model *model;
-	int r = open_model(c, TRIMS_OPEN_NO_WAIT, &model);
-	if (r != CTL_DONE)
-		return r;
-	r = fn(c, model);
-	trims_close(&model);
+	int r;
+	do {
+		r = open_model(c, TRIMS_OPEN_NO_WAIT, &model);
+		if (r != CTL_DONE)
+			return r;
+		r = fn(c, model);
+		trims_close(&model);
+	} while (r == CTL_AGAIN);
 	return r;
 }
 

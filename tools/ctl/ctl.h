@@ -34,6 +34,7 @@ struct ctl {
 	char *const *args;      /* the command's own; as many as its row allows */
 	int n_args;
 	struct trims_conn *trims; /* made by the first that needs it */
+	bool tried_again;         /* after a model changed at its source while it was read */
 };
 
 #define COMMAND(name, fewest, most, arguments, options, help) int ctl_##name(struct ctl *c);
