@@ -293,7 +293,8 @@ struct cache {
 	struct cache_config config; /* tiers and links point nowhere: they are in the arrays below */
 	const struct evict_ops *policy;
 	uint64_t now;
-	size_t n_tiers, n_links;
+	uint8_t n_tiers;
+	size_t n_links;
 	struct tier tiers[CACHE_MAX_TIERS];
 	struct link links[CACHE_MAX_LINKS];
 	struct link *link_at[CACHE_MAX_TIERS][CACHE_MAX_TIERS];

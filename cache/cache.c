@@ -107,7 +107,7 @@ int cache_new(struct cache **out, const struct cache_config *config, struct faul
 	if (r < 0)
 		return r;
 	struct cache *c = memory_new(sizeof(*c));
-	c->n_tiers = config->n_tiers;
+	c->n_tiers = (uint8_t)config->n_tiers;
 	c->n_links = config->n_links;
 	cache_init_tables(c);
 	for (size_t i = 0; i < c->n_tiers; i++) {

@@ -50,6 +50,7 @@ static void name_unlink(struct cache *c, struct name *n)
 static void name_link(struct cache *c, struct name *n, struct model *m)
 {
 	ASSERT(!n->model);
+	m->retired = false; /* a source may go back to an earlier version */
 	n->model = m;
 	m->n_names++;
 	list_add_tail(&n->model_node, &m->names);
@@ -257,7 +258,6 @@ static void name_point(struct cache *c, struct name *n, struct model *m)
 	if (old == m)
 		return;
 	name_unlink(c, n);
-	m->retired = false;
 	name_link(c, n, m);
 	if (old && old->n_names == 0)
 		model_retire(c, old, m);
@@ -403,6 +403,7 @@ int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct ca
 	if (!m)
 		return -ENOSPC;
 	*model = m->id;
+	m->retired = false;
 	adopt_copy(c, m, disk, disk_bytes_used, complete, (int64_t)now - (int64_t)MIN(last_use_age_ns, (uint64_t)INT64_MAX));
 	if (name)
 		adopt_name(c, name, m); /* a name that is taken stays where it is */

@@ -3,6 +3,7 @@
 #ifndef CACHE_MEMORY_H
 #define CACHE_MEMORY_H
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
