@@ -56,7 +56,7 @@ def nothing_that_is_handed_out_can_be_written(t):
     t.model('a')
     lease = t.daemon().client().open('a')
     for fd in lease.fds:
-        for act in (lambda fd=fd: mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE),
+        for act in (lambda fd=fd: mmap.mmap(fd, os.fstat(fd).st_size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE),
                     lambda fd=fd: os.pwrite(fd, b'x', 0), lambda fd=fd: os.ftruncate(fd, 0),
                     lambda fd=fd: os.pwrite(os.open(f'/proc/self/fd/{fd}', os.O_RDWR), b'x', 0)):
             try:

@@ -76,7 +76,8 @@ def a_restart_finds_the_disk_tier_without_the_network(t):
         t.equal(daemon.metric('trims_disk_adopted_total', state='complete'), 2)
         for name, tensors in made.items():
             same(t, daemon.client().open(name), tensors)
-        t.equal(server.asked('model.safetensors'), [], 'bytes of weights asked again')
+        asked = [last - first for first, last in filter(None, server.asked('model.safetensors'))]
+        assert sum(asked) < 1000, f'bytes of weights are asked again, not only whether they changed: {asked}'
 
 
 @test
@@ -225,7 +226,7 @@ def pread_threads_serve_where_io_uring_is_refused(t):
 def a_waiter_that_gives_up_leaves_what_has_landed(t):
     t.model('a', 24 << 20)
     server = remote.Server(t, t.models_dir)
-    server.fault = remote.stall(after=1 << 20)
+    server.fault = remote.stall(after=1 << 20, beyond=1)
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')
     client = daemon.client()
     lease = client.open('a', wait=False)

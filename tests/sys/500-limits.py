@@ -21,7 +21,9 @@ def code_of(function):
 
 
 def unharmed(t, daemon):
-    daemon.client().open('a').close()
+    client = daemon.client()
+    client.open('a')
+    client.close()
     t.eventually(lambda: daemon.metric('trims_leases') == 0, 'leases are back')
 
 
@@ -122,7 +124,7 @@ def replayed_and_invented_numbers_are_refused(t):
         assert got == 'NO_LEASE', f'{what}: {got}'
     mine.close()
     client.send('close', lease=number)  # a second time: counted or ignored, never another's lease
-    assert code_of(lambda: client.call('query', report=1, model='', cursor=0)) in ('', 'GONE')
+    assert code_of(lambda: client.call('query', report=1, model='', cursor=0)) in ('', 'GONE', 'PROTOCOL')
     unharmed(t, daemon)
 
 
@@ -166,6 +168,7 @@ def a_client_that_never_reads_is_dropped_and_delays_nobody(t):
     t.model('a')
     daemon = t.daemon()
     unharmed(t, daemon)
+    before = daemon.metric('trims_clients')
     deaf, other = daemon.client(), daemon.client()
     deaf.socket.setblocking(False)
     dropped = False
@@ -182,7 +185,7 @@ def a_client_that_never_reads_is_dropped_and_delays_nobody(t):
     other.open('a').close()
     assert dropped or deaf.request > 10, 'nothing was sent'
     deaf.close()
-    t.eventually(lambda: daemon.metric('trims_clients') <= 2, 'it is gone')
+    t.eventually(lambda: daemon.metric('trims_clients') <= before + 1, 'it is gone')
     unharmed(t, daemon)
 
 
@@ -226,7 +229,7 @@ def only_those_who_may_change_things_do(t):
     t.model('a')
     t.dir.chmod(0o755)
     daemon = t.daemon(socket_mode='0666')
-    daemon.client().open('a')
+    unharmed(t, daemon)
     pid = os.fork()
     if pid == 0:
         try:

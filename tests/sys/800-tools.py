@@ -32,6 +32,7 @@ def exit_codes_are_the_documented_ones(t):
 def every_command_works_and_prints_JSON_when_asked(t):
     t.model('a')
     daemon = t.daemon()
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
     arguments = {'cat': None, 'file': None, 'top': ['--count', '1', '--interval', '0.01']}
     for command in COMMANDS:
         if arguments.get(command, []) is None:
@@ -39,6 +40,8 @@ def every_command_works_and_prints_JSON_when_asked(t):
         takes_model = command not in ('ls', 'stat', 'top', 'doctor')
         got = daemon.ctl(command, *(['a'] if takes_model else []), *arguments.get(command, []))
         t.equal(got.rc, 0, got)
+        if command == 'unpin':
+            t.equal(daemon.ctl('pin', 'a').rc, 0)
         got = daemon.ctl(command, *(['a'] if takes_model else []), *arguments.get(command, []), '--json')
         t.equal(got.rc, 0, got)
         for line in [got.out] if command != 'top' else got.out.splitlines():
@@ -100,8 +103,7 @@ def counters_are_read_after_the_daemon_died(t):
 def prometheus_text_is_served_where_asked(t):
     t.model('a')
     daemon = t.daemon(metrics='127.0.0.1:0')
-    t.eventually(lambda: re.search(r'127\.0\.0\.1:[1-9]\d*', daemon.log()), 'the port is logged')
-    where = re.search(r'127\.0\.0\.1:[1-9]\d*', daemon.log())[0]
+    where = '127.0.0.1:' + re.search(r'metrics: serving on port (\d+)', daemon.log())[1]
     daemon.client().open('a')
     served = urllib.request.urlopen(f'http://{where}/metrics', timeout=PATIENCE).read().decode()
     mine = daemon.ctl('stat', '--prometheus').out

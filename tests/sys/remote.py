@@ -29,8 +29,13 @@ class Request(http.server.BaseHTTPRequestHandler):
         path = self.server.owner.root / self.path.split('?')[0].lstrip('/')
         if not path.is_file():
             return None
-        data = path.read_bytes()
-        return data, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+        stat = path.stat()
+        key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        cache = self.server.owner.cache
+        if key not in cache:
+            data = path.read_bytes()
+            cache[key] = data, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+        return cache[key]
 
     def range(self, size):
         m = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range', ''))
@@ -88,13 +93,21 @@ class Request(http.server.BaseHTTPRequestHandler):
         return self.command == 'GET' and '.safetensors' in self.path and 'json' not in self.path
 
 
+class Quiet(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request, client_address):
+        """Clients that vanish are what the tests are about."""
+
+
 class Server:
     def __init__(self, t, root):
         self.root, self.log, self.fault, self.lock = pathlib.Path(root), [], None, threading.Lock()
+        self.cache = {}  # what a file holds does not change without its time doing so
         self.released = threading.Event()  # what a stalled answer waits for
         self.reached = threading.Event()   # set when a fault of ours is at work
-        self.httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Request)
-        self.httpd.daemon_threads = True
+        self.httpd = Quiet(('127.0.0.1', 0), Request)
         self.httpd.owner = self
         self.url = f'http://127.0.0.1:{self.httpd.server_port}'
         threading.Thread(target=self.httpd.serve_forever, kwargs={'poll_interval': 0.05}, daemon=True).start()
@@ -113,12 +126,13 @@ class Server:
 
 # ---- ways to misbehave: each returns a function for server.fault; `times` of them, then all is well
 
-def limited(times, act):
+def limited(times, act, beyond=0):
     left = [times]
 
     def fault(request):
         with request.server.owner.lock:
-            if left[0] <= 0 or not request.is_weights:
+            first = (request.range(1 << 60) or (0, 0))[0]
+            if left[0] <= 0 or not request.is_weights or first < beyond:
                 return False
             left[0] -= 1
         request.server.owner.reached.set()
@@ -131,15 +145,16 @@ def status(code, times=1 << 30, headers=None):
     return limited(times, lambda request: request.begin(code, headers or {}, 0))
 
 
-def stall(after=1000, times=1 << 30):
-    """Sends some bytes, then nothing until server.released is set (or the client has gone)."""
+def stall(after=1000, times=1 << 30, beyond=0):
+    """Sends some bytes, then nothing until server.released is set (or the client has gone).  beyond=1: not when the head
+    of a file is asked for, which is how a model is looked up."""
     def act(request):
         body = request.begin_file()
         request.wfile.write(body[:after])
         request.wfile.flush()
         request.server.owner.released.wait(120)
         request.wfile.write(body[after:])
-    return limited(times, act)
+    return limited(times, act, beyond)
 
 
 def reset(after=100000, times=1):

@@ -6,8 +6,10 @@ import mmap
 import os
 import pathlib
 import re
+import select
 import socket
 import struct
+import time
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
 HEADER = struct.Struct('<HHIQ')
@@ -88,6 +90,7 @@ class Client:
     def __init__(self, path, patience=60, hello=True):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(patience)
+        self.patience = patience
         self.socket.connect(path)
         self.request, self.welcome, self.leases = 0, None, []
         if hello:
@@ -114,8 +117,9 @@ class Client:
         """(name, request, fields, fds)"""
         try:
             data, control, _, _ = self.socket.recvmsg(1 << 17, socket.CMSG_SPACE(4 * MAX_FDS))
-        except ConnectionResetError as e:
-            raise Gone from e
+        except ConnectionResetError:
+            # The daemon closed with something of ours unread; what it said before that is behind the error.
+            data, control, _, _ = self.socket.recvmsg(1 << 17, socket.CMSG_SPACE(4 * MAX_FDS))
         fds = array.array('i')
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -136,7 +140,11 @@ class Client:
                 os.close(fd)
 
     def call(self, name, **fields):
-        return self.answer(self.send(name, **fields))
+        try:
+            request = self.send(name, **fields)
+        except Gone:
+            request = 0  # the daemon has hung up; it may have said why
+        return self.answer(request)
 
     def open_send(self, model, tier='best', **fields):
         return self.send('open', model=model, tier=TIERS[tier], **fields)
@@ -162,6 +170,12 @@ class Client:
             cursor = got['next']
             if not cursor:
                 return pages
+
+    def hung_up(self):
+        """True when the daemon has ended this connection, whatever it said before; does not wait."""
+        poll = select.poll()
+        poll.register(self.socket, 0)
+        return bool(poll.poll(0))
 
     def gone(self):
         """True when the daemon has ended this connection; waits for it."""
@@ -210,18 +224,20 @@ class Lease:
         _, _, wake, state, error, _, _, _, landed = struct.unpack_from('<6I3Q', head)
         return wake, state, ERRORS[error], landed, head[1088:1600].split(b'\0')[0].decode()
 
-    def wait(self, seconds=60):
-        """Until all bytes are there; raises Fault when they never will be."""
-        while True:
+    def wait(self):
+        """Until all bytes are there; raises Fault or Gone when they never will be."""
+        began = time.monotonic()
+        while time.monotonic() < began + self.client.patience:
             wake, state, error, _, text = self.progress()
             if state == READY:
                 return self
             if state == POISONED:
                 raise Fault(error, text)
-            limit = Timespec(seconds, 0)
-            if LIBC.syscall(SYS_FUTEX, ctypes.c_void_p(self.page + 8), FUTEX_WAIT, wake, ctypes.byref(limit), 0, 0) \
-                    and ctypes.get_errno() == 110:
-                raise TimeoutError('no progress')
+            if self.client.hung_up():
+                raise Gone
+            limit = Timespec(0, 200000000)  # a dead daemon wakes nobody: look at the connection now and then
+            LIBC.syscall(SYS_FUTEX, ctypes.c_void_p(self.page + 8), FUTEX_WAIT, wake, ctypes.byref(limit), 0, 0)
+        raise TimeoutError(f'the model does not come: {self.progress()}')
 
     def tensors(self):
         """{name: (dtype, shape, bytes)}, as models.py has them."""
