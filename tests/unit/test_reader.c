@@ -351,9 +351,30 @@ START_TEST(a_kernel_that_refuses_io_uring_gets_the_named_fallback)
 }
 END_TEST
 
+START_TEST(a_file_system_without_direct_reads_is_read_through_the_page_cache)
+{
+	struct fixture fx;
+	int fd;
+	bool direct = true;
+	fixture_init(&fx, NULL, 2, false);
+	ck_assert_int_eq(reader_open_file("/proc/version", &fd, &direct), 0);
+	ck_assert(!direct);
+	struct reader_span s = {fd, direct, 3, 9};
+	ck_assert_int_eq(reader_submit(fx.r, 0, &s, 1), 0);
+	struct reader_done d = wait_done(&fx);
+	ck_assert_int_eq(d.result, 0);
+	ck_assert_mem_eq(d.data[0], "ux versio", 9);
+	reader_release(fx.r, &d);
+	close(fd);
+	ck_assert_int_eq(reader_open_file("/no/such/file", &fd, &direct), -ENOENT);
+	fixture_fini(&fx);
+}
+END_TEST
+
 static void degraded(Suite *suite)
 {
-	UNIT_CASE(suite, "degraded", a_kernel_that_refuses_io_uring_gets_the_named_fallback);
+	UNIT_CASE(suite, "degraded", a_kernel_that_refuses_io_uring_gets_the_named_fallback,
+		a_file_system_without_direct_reads_is_read_through_the_page_cache);
 }
 
 static void each_engine(Suite *suite)
