@@ -285,7 +285,7 @@ bool conn_may_lease(struct conn *c, struct fault *why)
 {
 	const struct config *cfg = c->server->daemon->config;
 	/* Pending opens count: each of them may become a lease. */
-	if (c->leases + c->n_pending > cfg->max_leases) {
+	if (c->leases + c->n_pending >= cfg->max_leases) {
 		fault_set(why, TRIMS_E_LIMIT, "this connection has %u leases; max-leases-per-conn is %" PRIu64, c->leases,
 			cfg->max_leases);
 		return false;

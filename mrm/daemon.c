@@ -459,7 +459,11 @@ static void settle(struct daemon *d)
 static void free_images(struct daemon *d)
 {
 	struct holding *img;
+	struct fault stopping;
+	fault_set(&stopping, TRIMS_E_STOPPING, "the daemon is stopping");
 	for (size_t at = 0; (img = idmap_next(&d->prints, &at)); at = 0) {
+		if (img->host)
+			segment_poison(img->host, &stopping); /* whoever waits for more bytes hears that none will come */
 		segment_free(&img->host);
 		img->model = 0;
 		img->stored = NULL;

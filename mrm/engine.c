@@ -26,8 +26,8 @@ struct copy_job {
 	uint8_t tier;
 	struct segment *copy;
 	struct disk_image *stored;
-	struct image_desc *rescued; /* of an image whose only description was the one being dropped */
-	bool rescue;
+	const struct image_desc *desc;
+	uint8_t **side_data; /* rescued from the image that is being dropped */
 	char label[128];
 	int result;
 	struct fault why;
@@ -44,6 +44,7 @@ static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect
 	j->model = fx->model;
 	j->generation = fx->copy;
 	j->tier = fx->to;
+	j->desc = img->desc;
 	snprintf(j->label, sizeof j->label, "%s", holding_label(img));
 	return j;
 }
@@ -95,16 +96,14 @@ static void fx_alloc(struct daemon *d, const struct cache_effect *fx)
 	submit(copy_job_new(d, fx), run_alloc, allocated);
 }
 
-/* The side files' contents live in the stored image only: they are needed to write it again. */
-static void rescue_desc(struct copy_job *j)
+/* The side files' contents may live in the stored image only: they are needed to write it again. */
+static void rescue_sides(struct copy_job *j)
 {
-	if (holding_clone_desc(disk_image_desc(j->stored), &j->rescued, NULL))
-		return;
-	for (uint32_t i = 0; i < j->rescued->n_sides; i++)
-		if (disk_image_side(j->stored, i, &j->rescued->sides[i].data, NULL)) {
-			image_desc_free(&j->rescued);
-			return;
-		}
+	j->side_data = calloc(MAX(j->desc->n_sides, 1u), sizeof *j->side_data);
+	ASSERT(j->side_data);
+	for (uint32_t i = 0; i < j->desc->n_sides; i++)
+		if (!j->desc->sides[i].data && disk_image_side(j->stored, i, &j->side_data[i], &j->why))
+			log_warn("disk", "%s: %s", j->label, j->why.text);
 }
 
 static void run_free(struct job *job, void *worker)
@@ -113,10 +112,16 @@ static void run_free(struct job *job, void *worker)
 	segment_free(&j->copy);
 	if (!j->stored)
 		return;
-	if (j->rescue)
-		rescue_desc(j);
+	rescue_sides(j);
 	if (disk_image_drop(&j->stored, &j->why))
 		log_warn("disk", "%s: %s", j->label, j->why.text);
+}
+
+/* One descriptor per known model would be too many: the table goes with the last copy; clients have their own mappings. */
+static void drop_table(struct holding *img)
+{
+	if (!img->host && !img->disk)
+		shm_fini(&img->table);
 }
 
 static void freed(struct job *job)
@@ -125,9 +130,9 @@ static void freed(struct job *job)
 	struct daemon *d = j->daemon;
 	if (job->withdrawn)
 		run_free(job, NULL);
-	if (j->rescued && !j->image->desc)
-		j->image->desc = STEAL(j->rescued);
-	image_desc_free(&j->rescued);
+	if (j->side_data)
+		holding_take_sides(j->image, STEAL(j->side_data));
+	drop_table(j->image);
 	cache_freed(d->cache, clock_now(), j->model, j->tier, j->generation);
 	engine_names_changed(d);
 	copy_job_end(j);
@@ -139,7 +144,6 @@ static void fx_free(struct daemon *d, const struct cache_effect *fx)
 	if (fx->to == d->tier_disk) {
 		j->copy = STEAL(j->image->disk);
 		j->stored = STEAL(j->image->stored);
-		j->rescue = !j->image->desc;
 	} else {
 		j->copy = STEAL(j->image->host);
 	}
@@ -153,15 +157,13 @@ static struct segment *copy_on(struct daemon *d, struct holding *img, uint8_t ti
 	return tier == d->tier_disk ? img->disk : img->host;
 }
 
-/* A copy that was found on disk at start has no page, and no table was needed so far. */
-static int ensure_page(struct daemon *d, struct holding *img, uint64_t generation, struct fault *why)
+/* A complete copy on disk keeps no page and no table: they are made for the answer. */
+static int make_page(struct daemon *d, struct holding *img, uint64_t generation, struct segment **out, struct fault *why)
 {
 	int e = holding_make_table(img, why);
-	if (e || img->disk)
-		return e;
-	e = segment_new(&img->disk, holding_layout(img), generation, false, holding_label(img), &d->shm, why);
+	e = e ? e : segment_new(out, holding_layout(img), generation, false, holding_label(img), &d->shm, why);
 	if (!e)
-		segment_set_ready(img->disk, holding_layout(img), img->digest);
+		segment_set_ready(*out, holding_layout(img), img->digest);
 	return e;
 }
 
@@ -212,14 +214,19 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
 		return;
 	}
-	if (fx->to == d->tier_disk && ensure_page(d, img, fx->copy, &why)) {
+	struct segment *made = NULL, *copy = copy_on(d, img, fx->to);
+	if (!copy && make_page(d, img, fx->copy, &made, &why)) {
 		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
 		conn_reply_fault(c, fx->request, why.code, why.text);
 		return;
 	}
 	conn_leases_add(c, 1);
 	count_open(d, fx, &pending);
-	send_opened(c, fx, img, copy_on(d, img, fx->to), fx->to == d->tier_disk ? TIER_DISK : TIER_HOST);
+	send_opened(c, fx, img, copy ? copy : made, fx->to == d->tier_disk ? TIER_DISK : TIER_HOST);
+	if (made) {
+		segment_free(&made);
+		drop_table(img);
+	}
 }
 
 static void fx_refuse(struct daemon *d, const struct cache_effect *fx)
@@ -378,6 +385,7 @@ static void adopt_image(struct daemon *d, struct disk_image *stored)
 	int e = holding_new(&img, d, desc->fingerprint_hi, desc->fingerprint_lo);
 	ASSERT(!e);
 	img->stored = stored;
+	img->desc = image_desc_ref(desc);
 	img->source = source_by_url(d, desc->source);
 	img->digest = disk_image_digest(stored);
 	if (desc->in_place)

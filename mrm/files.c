@@ -14,6 +14,7 @@ struct file_job {
 	struct daemon *daemon;
 	struct holding *image; /* referenced */
 	const struct image_desc *desc;
+	uint8_t *const *side_data;
 	struct disk_image *stored;
 	uint64_t conn, request;
 	uint32_t side;
@@ -27,16 +28,22 @@ static void run(struct job *job, void *worker)
 {
 	struct file_job *f = container_of(job, struct file_job, job);
 	const struct image_side *side = &f->desc->sides[f->side];
+	const uint8_t *data = side->data ? side->data : f->side_data ? f->side_data[f->side] : NULL;
 	OWN_MEM uint8_t *read = NULL;
 	f->bytes = side->bytes;
-	if (!side->data) {
+	if (!data && !f->stored) {
+		f->result = -EBUSY;
+		fault_set(&f->why, TRIMS_E_BUSY, "%s: the copy on disk that had this file is being dropped; try again", side->name);
+		return;
+	}
+	if (!data) {
 		f->result = disk_image_side(f->stored, f->side, &read, &f->why);
 		if (f->result)
 			return;
 	}
 	char name[200];
 	snprintf(name, sizeof name, "mrm:%s:%s", f->desc->name, side->name);
-	f->result = shm_new_filled(&f->region, name, side->data ? side->data : read, side->bytes, &f->daemon->shm, &f->why);
+	f->result = shm_new_filled(&f->region, name, data ? data : read, side->bytes, &f->daemon->shm, &f->why);
 }
 
 static void done(struct job *job)
@@ -84,6 +91,7 @@ void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *p
 	f->daemon = d;
 	f->image = holding_get(img);
 	f->desc = desc;
+	f->side_data = img->side_data;
 	f->stored = img->stored;
 	f->conn = conn_id(c);
 	f->request = request;

@@ -21,6 +21,7 @@ struct finish {
 	bool good;                  /* every chunk is in */
 	const struct image_desc *desc;
 	const struct source_listing *listing;
+	uint8_t *const *side_data;
 	struct disk *disk;
 	struct disk_image *stored;
 	struct hash128 *hashes;     /* [n_chunks], when the digest is to be computed */
@@ -46,7 +47,7 @@ static void write_reference(struct finish *f)
 {
 	struct image_desc *copy;
 	struct fault why;
-	int e = holding_clone_desc(f->desc, &copy, &why);
+	int e = holding_clone_desc(f->desc, f->side_data, &copy, &why);
 	e = e ? e : disk_image_begin(f->disk, &copy, &f->reference, &why);
 	for (uint32_t i = 0; !e && i < f->desc->layout->n_chunks; i++)
 		e = disk_image_put(f->reference, i, NULL, f->hashes[i], &why);
@@ -223,6 +224,8 @@ static void make_ready(struct haul *t)
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
 	if (t->to == t->daemon->tier_disk)
+		segment_free(&img->disk); /* later opens get a page of their own */
+	if (t->to == t->daemon->tier_disk)
 		cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
 }
 
@@ -277,6 +280,7 @@ void finish_start(struct haul *t)
 	f->good = !haul_is_over(t);
 	f->desc = holding_desc(img);
 	f->listing = img->listing;
+	f->side_data = img->side_data;
 	f->disk = t->daemon->disk;
 	f->stored = img->stored;
 	bool to_host = t->way != WAY_HOST_DISK && t->way != WAY_REMOTE_DISK;

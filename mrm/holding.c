@@ -33,6 +33,14 @@ int holding_new(struct holding **out, struct daemon *d, uint64_t hi, uint64_t lo
 	return 0;
 }
 
+static void free_sides(struct holding *img)
+{
+	for (uint32_t i = 0; img->side_data && i < img->desc->n_sides; i++)
+		free(img->side_data[i]);
+	free(img->side_data);
+	img->side_data = NULL;
+}
+
 static void holding_free(struct holding *img)
 {
 	uint64_t key = print_key(img->fingerprint_hi, img->fingerprint_lo);
@@ -40,6 +48,7 @@ static void holding_free(struct holding *img)
 		idmap_take(&img->daemon->prints, key);
 	ASSERT(!img->host && !img->model);
 	segment_free(&img->disk);
+	free_sides(img);
 	image_desc_free(&img->desc);
 	source_listing_free(&img->listing);
 	shm_fini(&img->table);
@@ -63,19 +72,30 @@ void holding_settle(struct holding *img)
 		holding_free(img);
 }
 
+/* No job looks at it: what the stored image knows, too, need not be kept twice, nor its files be kept open. */
+static void rest(struct holding *img)
+{
+	if (!img->stored || !disk_image_complete(img->stored))
+		return;
+	if (img->desc != disk_image_desc(img->stored)) {
+		image_desc_free(&img->desc);
+		img->desc = image_desc_ref(disk_image_desc(img->stored));
+	}
+	free_sides(img);
+	free(img->hashes);
+	free(img->has_hash);
+	img->hashes = NULL;
+	img->has_hash = NULL;
+	disk_image_rest(img->stored);
+}
+
 void holding_put(struct holding **img)
 {
 	CHECK_OBJ(*img, HOLDING_MAGIC);
 	ASSERT((*img)->refs > 0);
 	struct holding *i = *img;
-	if (--i->refs == 0 && i->stored && disk_image_complete(i->stored)) {
-		/* The stored image knows all of this, too, and no job looks at ours any more. */
-		image_desc_free(&i->desc);
-		free(i->hashes);
-		free(i->has_hash);
-		i->hashes = NULL;
-		i->has_hash = NULL;
-	}
+	if (--i->refs == 0)
+		rest(i);
 	holding_settle(i);
 	*img = NULL;
 }
@@ -93,9 +113,7 @@ struct holding *holding_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t l
 
 const struct image_desc *holding_desc(const struct holding *img)
 {
-	if (img->desc)
-		return img->desc;
-	return img->stored ? disk_image_desc(img->stored) : NULL;
+	return img->desc;
 }
 
 const struct layout *holding_layout(const struct holding *img)
@@ -154,7 +172,8 @@ int holding_make_table(struct holding *img, struct fault *why)
 	return e;
 }
 
-int holding_clone_desc(const struct image_desc *from, struct image_desc **out, struct fault *why)
+int holding_clone_desc(const struct image_desc *from, uint8_t *const *side_data, struct image_desc **out,
+	struct fault *why)
 {
 	uint8_t *bytes;
 	size_t n;
@@ -167,17 +186,30 @@ int holding_clone_desc(const struct image_desc *from, struct image_desc **out, s
 	if (e)
 		return e;
 	for (uint32_t i = 0; i < copy->n_sides; i++) {
-		if (!from->sides[i].data)
+		const uint8_t *data = from->sides[i].data ? from->sides[i].data : side_data ? side_data[i] : NULL;
+		if (!data)
 			continue;
 		copy->sides[i].data = malloc(from->sides[i].bytes ? from->sides[i].bytes : 1);
 		if (!copy->sides[i].data) {
 			image_desc_free(&copy);
 			return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for side files"), -ENOMEM;
 		}
-		memcpy(copy->sides[i].data, from->sides[i].data, from->sides[i].bytes);
+		memcpy(copy->sides[i].data, data, from->sides[i].bytes);
 	}
 	*out = copy;
 	return 0;
+}
+
+void holding_take_sides(struct holding *img, uint8_t **side_data)
+{
+	if (!img->side_data) {
+		img->side_data = side_data;
+		return;
+	}
+	/* A worker may be reading the ones that are there. */
+	for (uint32_t i = 0; i < img->desc->n_sides; i++)
+		free(side_data[i]);
+	free(side_data);
 }
 
 const char *holding_label(const struct holding *img)

@@ -20,7 +20,8 @@ struct holding {
 	struct daemon *daemon;
 	uint64_t model;               /* the brain's id; 0: the brain does not know it now */
 	uint64_t fingerprint_hi, fingerprint_lo;
-	struct image_desc *desc;      /* NULL: the stored image's is used */
+	struct image_desc *desc;      /* a reference of its own; the stored image's when that is complete and at rest */
+	uint8_t **side_data;          /* [n_sides] rescued from a stored image that was dropped; NULL: none were */
 	struct source *source;        /* NULL: its source is not configured any more */
 	struct source_listing *listing; /* NULL: not looked at in this run */
 	struct disk_image *stored;    /* complete, partial, or in place (hashes only) */
@@ -39,7 +40,7 @@ void holding_put(struct holding **img);
 struct holding *holding_by_model(struct daemon *d, uint64_t model);
 struct holding *holding_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo);
 
-/* What it is made of; never NULL for an image that the brain knows. */
+/* What it is made of. */
 const struct image_desc *holding_desc(const struct holding *img);
 const struct layout *holding_layout(const struct holding *img);
 /* True when the chunk's hash is on record (from this run or from disk). */
@@ -49,10 +50,14 @@ void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 
 bool holding_hashes_complete(const struct holding *img);
 /* Makes the tensor table's memory.  A worker may call it while nobody else uses img->table. */
 int holding_make_table(struct holding *img, struct fault *why);
-/* A deep copy of the description, by way of its encoding; side files' contents come along. */
-int holding_clone_desc(const struct image_desc *from, struct image_desc **out, struct fault *why);
+/* A deep copy of a description, by way of its encoding.  Side files' contents come along, from side_data where the
+ * description has none. */
+int holding_clone_desc(const struct image_desc *from, uint8_t *const *side_data, struct image_desc **out,
+	struct fault *why);
 /* First name, for labels and logs; borrowed. */
 const char *holding_label(const struct holding *img);
+/* Keeps side files' contents that only the dropped stored image had; takes the array over. */
+void holding_take_sides(struct holding *img, uint8_t **side_data);
 /* What the brain wants to know of it. */
 void holding_info(const struct holding *img, struct cache_model_info *out);
 /* The brain has dropped its record, or the disk image has gone: forget it when nothing holds it. */

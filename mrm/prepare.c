@@ -22,6 +22,7 @@ struct prepare {
 	uint32_t repair_chunk;
 	/* borrowed */
 	const struct image_desc *desc;
+	uint8_t *const *side_data;
 	struct source *source;
 	const struct source_listing *listing;
 	struct disk *disk;
@@ -73,7 +74,7 @@ static int read_heads(struct prepare *p, const struct source_listing *listing, s
 static int begin_disk(struct prepare *p)
 {
 	struct image_desc *copy;
-	int e = holding_clone_desc(p->desc, &copy, &p->why);
+	int e = holding_clone_desc(p->desc, p->side_data, &copy, &p->why);
 	return e ? e : disk_image_begin(p->disk, &copy, &p->stored, &p->why);
 }
 
@@ -173,6 +174,7 @@ static struct prepare *prepare_new(struct haul *t)
 	ASSERT(p);
 	p->haul = t;
 	p->desc = holding_desc(t->image);
+	p->side_data = t->image->side_data;
 	p->source = t->image->source;
 	p->listing = t->image->listing;
 	p->disk = t->daemon->disk;

@@ -22,13 +22,21 @@ void image_desc_new(struct image_desc **out)
 {
 	*out = calloc(1, sizeof **out);
 	ASSERT(*out);
+	(*out)->refs = 1;
+}
+
+struct image_desc *image_desc_ref(const struct image_desc *shared)
+{
+	struct image_desc *d = (struct image_desc *)shared; /* the count is not part of what is described */
+	d->refs++;
+	return d;
 }
 
 void image_desc_free(struct image_desc **p)
 {
 	struct image_desc *d = *p;
 	*p = NULL;
-	if (!d)
+	if (!d || --d->refs)
 		return;
 	for (uint32_t i = 0; d->files && i < d->n_files; i++) {
 		free(d->files[i].path);

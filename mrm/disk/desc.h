@@ -31,6 +31,7 @@ struct image_side {
 };
 
 struct image_desc {
+	_Atomic uint32_t refs; /* image_desc_ref() */
 	uint64_t fingerprint_hi, fingerprint_lo; /* of the source's files and versions: the image's key on disk */
 	bool in_place;     /* the bytes stay at the source (dir:); only hashes and side files are kept */
 	char *source;      /* the address it came from */
@@ -45,6 +46,8 @@ struct image_desc {
 
 /* Zeroed; the caller fills it with heap memory. */
 void image_desc_new(struct image_desc **out);
+/* One more owner of a description that nobody changes any more; each ends with image_desc_free().  Any thread. */
+struct image_desc *image_desc_ref(const struct image_desc *d);
 /* NULL and half-filled ones are fine. */
 void image_desc_free(struct image_desc **d);
 /* -EPROTO: a part is missing, too long or repeated (*why says which).  Encoding wants a description that passes. */

@@ -110,6 +110,10 @@ int disk_image_rewrite(struct disk_image *img, uint32_t chunk, const uint8_t *by
 /* Likewise for side file i; bytes must match its hash (-EINVAL). */
 int disk_image_rewrite_side(struct disk_image *img, uint32_t i, const uint8_t *bytes, struct fault *why);
 
+/* Closes what it keeps open between reads of a complete image; the next read opens it again.  Must be alone, and no
+ * descriptor handed out by disk_image_chunk() may be in use any more. */
+void disk_image_rest(struct disk_image *img);
+
 /* ---- inspection (mem) ---- */
 
 bool disk_image_complete(const struct disk_image *img);

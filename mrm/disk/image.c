@@ -95,6 +95,12 @@ int image_open_data(struct disk_image *img)
 	return 0;
 }
 
+void disk_image_rest(struct disk_image *img)
+{
+	if (img->complete)
+		own_close_fd(&img->data_fd);
+}
+
 /* ---- beginning ---- */
 
 static int check_sides(const struct image_desc *d, struct fault *why)
