@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_TRIES 1000
+
 struct file_job {
 	struct job job;
 	struct daemon *daemon;
@@ -17,7 +19,7 @@ struct file_job {
 	uint8_t *const *side_data;
 	struct disk_image *stored;
 	uint64_t conn, request;
-	uint32_t side;
+	uint32_t side, tries;
 	struct shm_region region;
 	uint64_t bytes;
 	int result;
@@ -46,10 +48,25 @@ static void run(struct job *job, void *worker)
 	f->result = shm_new_filled(&f->region, name, data ? data : read, side->bytes, &f->daemon->shm, &f->why);
 }
 
+static void done(struct job *job);
+
+static void submit(struct file_job *f, enum load_class class)
+{
+	f->side_data = f->image->side_data;
+	f->stored = f->image->stored;
+	f->result = 0;
+	f->job = (struct job){.run = run, .done = done, .class = class, .deadline = 0};
+	pool_submit(f->daemon->misc, &f->job);
+}
+
 static void done(struct job *job)
 {
 	struct file_job *f = container_of(job, struct file_job, job);
 	struct conn *c = server_conn(f->daemon->server, f->conn);
+	if (c && !job->withdrawn && f->result == -EBUSY && f->tries++ < MAX_TRIES) {
+		submit(f, CLASS_PERSIST); /* behind the job that is rescuing the file */
+		return;
+	}
 	if (c && conn_end(c, f->request)) {
 		if (job->withdrawn || f->result) {
 			conn_reply_fault(c, f->request, job->withdrawn ? TRIMS_E_STOPPING : f->why.code,
@@ -91,12 +108,9 @@ void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *p
 	f->daemon = d;
 	f->image = holding_get(img);
 	f->desc = desc;
-	f->side_data = img->side_data;
-	f->stored = img->stored;
 	f->conn = conn_id(c);
 	f->request = request;
 	f->side = i;
 	f->region.fd = -1;
-	f->job = (struct job){.run = run, .done = done, .class = CLASS_DEMAND, .deadline = 0};
-	pool_submit(d->misc, &f->job);
+	submit(f, CLASS_DEMAND);
 }

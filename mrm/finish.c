@@ -247,6 +247,10 @@ static void finished(struct job *job)
 		t->image->digest = digest;
 		make_ready(t);
 	}
+	if (t->failed && t->way == WAY_HOST_DISK) {
+		daemon_degraded(d, "disk-write-failed", "%s", t->error.text);
+		metrics_add(M_fallback_disk_write_failed, 1);
+	}
 	record_end(t, good ? NULL : &t->error);
 	cache_transfer_done(d->cache, clock_now(), t->id, good ? NULL : &t->error);
 	if (good && t->image->model)

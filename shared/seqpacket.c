@@ -146,11 +146,13 @@ ssize_t seqpacket_recv(int fd, void *buf, size_t cap, int *fds, uint32_t max, ui
 
 	*n = 0;
 	max = MIN(max, SEQPACKET_MAX_FDS);
+	bool reset = false;
 	do {
 		/* Exact, not CMSG_SPACE: its padding would let the kernel hand over one more than asked for. */
 		h.msg_controllen = max ? CMSG_LEN(sizeof(int) * max) : 0;
 		got = recvmsg(fd, &h, flags | MSG_CMSG_CLOEXEC);
-	} while (got < 0 && errno == EINTR);
+		/* A peer that left with our datagrams unread resets the connection; what it said before is still behind that. */
+	} while (got < 0 && (errno == EINTR || (errno == ECONNRESET && !reset && (reset = true))));
 	if (got < 0)
 		return -errno;
 	bool fits = collect(&h, fds, max, n);
