@@ -14,6 +14,7 @@ enum bench_exit { BENCH_OK = 0, BENCH_BEYOND = 1, BENCH_USAGE = 2, BENCH_FAILED 
 
 struct bench_options {
 	bool json;
+	bool keep;            /* leave the temporary directory, with the daemons' logs, to be looked at */
 	const char *mrm;      /* the daemon's program */
 	const char *bin_dir;  /* where this program lies, for its helpers */
 	const char *lab;      /* the temporary directory */

@@ -177,7 +177,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 	return remove(path);
 }
 
-static void clean_up(const char *lab)
+static void clean_up(const char *lab, bool keep)
 {
 	/* The worker's children were handed to this process (subreaper) and are being killed: wait until all are gone. */
 	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
@@ -187,7 +187,10 @@ static void clean_up(const char *lab)
 		snprintf(socket, sizeof socket, "%s/mrm-%d.sock", lab, i);
 		metrics_unlink(socket);
 	}
-	nftw(lab, remove_one, 32, FTW_DEPTH | FTW_PHYS);
+	if (keep)
+		fprintf(stderr, "trims-bench: kept %s\n", lab);
+	else
+		nftw(lab, remove_one, 32, FTW_DEPTH | FTW_PHYS);
 }
 
 static int supervise(struct bench_options *o, const struct bench *b)
@@ -216,7 +219,7 @@ static int supervise(struct bench_options *o, const struct bench *b)
 	sigaction(SIGTERM, &pass, NULL);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	clean_up(lab);
+	clean_up(lab, o->keep);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : BENCH_FAILED;
 }
 
@@ -270,7 +273,7 @@ static int table(const struct bench_options *o)
 static void print_help(FILE *out)
 {
 	struct grid *g = grid_new("ll");
-	fputs("usage: trims-bench BENCH [--json] [--mrm PROGRAM] [--bytes SIZE] [--rounds N] [--only CASE]\n\nbenches:\n", out);
+	fputs("usage: trims-bench BENCH [--json] [--mrm PROGRAM] [--bytes SIZE] [--rounds N] [--only CASE] [--keep]\n\nbenches:\n", out);
 	for (size_t i = 0; i < ARRAY_LEN(benches); i++) {
 		grid_add(g, "  %s", benches[i].name);
 		grid_add(g, "%s", benches[i].doc);
@@ -304,12 +307,13 @@ static int parse(int argc, char **argv, struct bench_options *o)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {"mrm", required_argument, NULL, 'm'},
 		{"bytes", required_argument, NULL, 'b'}, {"rounds", required_argument, NULL, 'r'},
-		{"only", required_argument, NULL, 'o'}, {"help", no_argument, NULL, 'h'},
+		{"only", required_argument, NULL, 'o'}, {"keep", no_argument, NULL, 'k'}, {"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'v'}, {NULL, 0, NULL, 0}};
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;)
 		switch (c) {
 		case 'j': o->json = true; break;
+		case 'k': o->keep = true; break;
 		case 'm': o->mrm = optarg; break;
 		case 'o': o->only = optarg; break;
 		case 'b':

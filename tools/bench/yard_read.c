@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 
 #define PIECE_BYTES (4 * MIB)
+#define HUGE_BYTES (2 * MIB)
 #define MAX_DEPTH 64
 
 struct job {
@@ -94,6 +95,19 @@ static void read_by_threads(struct job *j)
 		pthread_join(readers[i].thread, NULL);
 }
 
+/* Huge pages where the machine has them: a disk that takes a few hundred pieces per request, as virtual ones do, is three
+ * times as fast into them, and the yardstick is to be the fastest plain read there is. */
+static uint8_t *get_buffers(size_t bytes, uint8_t **aligned)
+{
+	uint8_t *space = mmap(NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (space == MAP_FAILED)
+		die_errno(errno, "mmap");
+	*aligned = (uint8_t *)space + (HUGE_BYTES - (uintptr_t)space % HUGE_BYTES) % HUGE_BYTES;
+	madvise(*aligned, bytes, MADV_HUGEPAGE);
+	memset(*aligned, 1, bytes);
+	return space;
+}
+
 uint64_t yard_read_ns(const char *path, uint32_t depth, const char **how)
 {
 	struct stat st;
@@ -106,9 +120,7 @@ uint64_t yard_read_ns(const char *path, uint32_t depth, const char **how)
 	j.fd = fd;
 	j.bytes = (uint64_t)st.st_size;
 	size_t all = j.depth * PIECE_BYTES;
-	j.buffers = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (j.buffers == MAP_FAILED)
-		die_errno(errno, "mmap");
+	uint8_t *space = get_buffers(all, &j.buffers);
 	uint64_t started = bench_now_ns();
 	*how = "io_uring";
 	if (read_by_ring(&j) < 0) {
@@ -116,7 +128,7 @@ uint64_t yard_read_ns(const char *path, uint32_t depth, const char **how)
 		read_by_threads(&j);
 	}
 	uint64_t took = bench_now_ns() - started;
-	munmap(j.buffers, all);
+	munmap(space, all + HUGE_BYTES);
 	return took;
 }
 
