@@ -64,7 +64,7 @@ struct tier {
 	uint64_t pinned_bytes, leased_bytes, draining_bytes;
 	uint32_t n_copies, n_pinned, n_leased;
 	uint64_t evicted[CACHE_EVICTED_N];
-	struct heap victims; /* PART and IDLE copies */
+	struct heap victims; /* PART and IDLE copies, and some that were */
 	struct list idle;    /* PART, IDLE and YOUNG copies, used longest ago first */
 	struct list young;   /* READY copies below the minimum residency, oldest first */
 	struct list soft;    /* SOFT copies */
@@ -160,8 +160,9 @@ struct copy {
 	struct fault *fault; /* FAILED: why */
 	struct account account;
 	struct {
+		bool part;
 		int64_t key, last_use;
-	} rank;
+	} rank; /* as a victim, when it was last computed */
 	struct heap_node victim_node;
 	struct list idle_node, young_node, soft_node, empty_node;
 };

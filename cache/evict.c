@@ -1,8 +1,9 @@
 /* evict.c - the victims of a tier.
  *
- * Invariants: the heap holds exactly the PART and IDLE copies, partial ones first, then by key, then by last use; the
- * idle list holds these and the YOUNG ones in order of last use.  A rank may be older than the copy's last use; since
- * use only raises it, the top is brought up to date until it stays the top. */
+ * Invariants: the heap holds every PART and IDLE copy, partial ones first, then by key, then by last use.  It may hold
+ * others, and ranks older than a copy's last use: opening and closing a resident model moves nothing in it.  Since use
+ * only raises a rank, both are put right when they come to the top.  The idle list holds exactly the PART, IDLE and YOUNG
+ * copies, in order of last use. */
 #include "cache/brain.h"
 
 const struct evict_ops *evict_find(const char *name)
@@ -21,8 +22,8 @@ const struct evict_ops *evict_find(const char *name)
 static bool victim_before(const struct heap_node *a, const struct heap_node *b)
 {
 	const struct copy *x = container_of(a, struct copy, victim_node), *y = container_of(b, struct copy, victim_node);
-	if ((x->account.hold == HOLD_PART) != (y->account.hold == HOLD_PART))
-		return x->account.hold == HOLD_PART;
+	if (x->rank.part != y->rank.part)
+		return x->rank.part;
 	if (x->rank.key != y->rank.key)
 		return x->rank.key < y->rank.key;
 	if (x->rank.last_use != y->rank.last_use)
@@ -57,7 +58,8 @@ int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const
 
 void evict_rank(struct cache *c, struct copy *k)
 {
-	k->rank.key = k->account.hold == HOLD_PART ? k->last_use : evict_key_of(c, k->model, k->tier, k);
+	k->rank.part = k->account.hold == HOLD_PART;
+	k->rank.key = k->rank.part ? k->last_use : evict_key_of(c, k->model, k->tier, k);
 	k->rank.last_use = k->last_use;
 	k->stale_rank = false;
 }
@@ -65,6 +67,11 @@ void evict_rank(struct cache *c, struct copy *k)
 static bool hold_is_idle(enum hold h)
 {
 	return h == HOLD_PART || h == HOLD_IDLE || h == HOLD_YOUNG;
+}
+
+static bool hold_is_victim(enum hold h)
+{
+	return h == HOLD_PART || h == HOLD_IDLE;
 }
 
 /* By last use; nearly always at the end. */
@@ -81,14 +88,19 @@ void evict_place(struct cache *c, struct copy *k, enum hold old, enum hold now)
 	struct tier *t = &c->tiers[k->tier];
 	if (old == HOLD_SOFT)
 		list_del(&k->soft_node);
-	heap_del(&t->victims, &k->victim_node);
+	if (now == HOLD_FREEING || now == HOLD_NONE)
+		heap_del(&t->victims, &k->victim_node);
 	if (hold_is_idle(old) && !hold_is_idle(now))
 		list_del(&k->idle_node);
 	if (now == HOLD_SOFT)
 		list_add_tail(&k->soft_node, &t->soft);
 	if (hold_is_idle(now) && !hold_is_idle(old))
 		idle_insert(t, k);
-	if (now == HOLD_PART || now == HOLD_IDLE) {
+	if (!hold_is_victim(now))
+		return;
+	if (heap_hooked(&k->victim_node)) {
+		k->stale_rank = true;
+	} else {
 		evict_rank(c, k);
 		heap_add(&t->victims, &k->victim_node);
 	}
@@ -96,16 +108,19 @@ void evict_place(struct cache *c, struct copy *k, enum hold old, enum hold now)
 
 struct copy *evict_next(struct cache *c, struct tier *t)
 {
-	for (;;) {
-		struct heap_node *top = heap_top(&t->victims);
-		struct copy *k = top ? container_of(top, struct copy, victim_node) : NULL;
-		if (!k || (k->account.hold != HOLD_PART && !c->policy->evicts))
-			return NULL;
-		if (!k->stale_rank)
-			return k;
-		evict_rank(c, k);
-		heap_update(&t->victims, top);
+	struct heap_node *top;
+	while ((top = heap_top(&t->victims))) {
+		struct copy *k = container_of(top, struct copy, victim_node);
+		if (!hold_is_victim(k->account.hold)) {
+			heap_del(&t->victims, top); /* comes back when it is idle again */
+		} else if (k->stale_rank) {
+			evict_rank(c, k);
+			heap_update(&t->victims, top);
+		} else {
+			return k->account.hold == HOLD_PART || c->policy->evicts ? k : NULL;
+		}
 	}
+	return NULL;
 }
 
 void evict_bytes(struct cache *c, struct tier *t, uint64_t bytes)
