@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cache/cache.h"
 #include "shared/check.h"
@@ -254,7 +255,7 @@ int main(void)
 	static const char *const policies[] = {"lru", "fifo", "lcu"};
 	const char *length = getenv("SIM_STEPS"), *given = getenv("TRIMS_SEED");
 	uint64_t steps = length && *length ? strtoull(length, NULL, 0) : 60000;
-	seed = given && *given ? strtoull(given, NULL, 0) : 20260321;
+	seed = given && *given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL);
 	random_state = seed;
 	printf("# TRIMS_SEED=%" PRIu64 "\n1..%zu\n", seed, ARRAY_LEN(policies));
 	for (size_t i = 0; i < ARRAY_LEN(policies); i++) {

@@ -201,10 +201,48 @@ START_TEST(configurations_that_make_no_sense_are_refused_with_a_sentence)
 }
 END_TEST
 
+START_TEST(a_brain_is_freed_in_the_middle_of_everything)
+{
+	struct fixture f;
+	fix_prepare(&f);
+	fix_gpus(&f);
+	fix_start(&f);
+	f.hands = HAND_RESOLVE | HAND_ALLOC;
+	for (uint64_t r = 0; r < 6; r++) {
+		struct cache_open ask = fix_ask(r, r % 2 ? "a:100" : "b:200!");
+		ask.tier = r < 4 ? TIER_GPU : TIER_HOST;
+		ask.owner = r;
+		ask.deadline = f.now + NS_PER_S;
+		fix_open_as(&f, ask);
+	}
+	f.hands = 0;
+	fix_open(&f, 10, "c:100");
+	struct cache_open untaken = fix_ask(11, "");
+	cache_open(f.c, f.now, &untaken); /* its refusal is not taken */
+	cache_verify(f.c);
+	cache_free(&f.c);
+	ck_assert_ptr_null(f.c);
+}
+END_TEST
+
+START_TEST(the_model_behind_a_lease_is_told_to_its_owner)
+{
+	struct fixture f;
+	fix_init(&f);
+	const struct fix_answer *a = fix_open(&f, 1, "a:100");
+	ck_assert_uint_eq(cache_lease_model(f.c, 1, a->lease), a->model);
+	ck_assert_uint_eq(cache_lease_model(f.c, 2, a->lease), 0);
+	fix_close(&f, 1);
+	ck_assert_uint_eq(cache_lease_model(f.c, 1, a->lease), 0);
+	fix_fini(&f);
+}
+END_TEST
+
 static void leases(Suite *s)
 {
 	UNIT_CASE(s, "leases", a_lease_is_closed_by_its_owner_alone_and_once, leases_die_with_their_owner,
-		nothing_is_answered_after_the_owner_went, an_answer_that_was_not_taken_goes_with_the_owner);
+		nothing_is_answered_after_the_owner_went, an_answer_that_was_not_taken_goes_with_the_owner,
+		the_model_behind_a_lease_is_told_to_its_owner, a_brain_is_freed_in_the_middle_of_everything);
 }
 
 static void requests(Suite *s)

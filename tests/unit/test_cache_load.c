@@ -383,6 +383,21 @@ START_TEST(the_real_size_of_a_disk_copy_gives_the_rest_back)
 }
 END_TEST
 
+START_TEST(the_real_size_may_be_told_just_before_the_end)
+{
+	struct fixture f;
+	fix_init(&f);
+	f.hands &= ~HAND_TRANSFER;
+	const struct fix_answer *a = fix_open(&f, 1, "a:100");
+	cache_disk_size(f.c, a->model, 60);
+	ck_assert_uint_eq(fix_used(&f, DISK), 100); /* it may yet fail and be resumed */
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	ck_assert_uint_eq(fix_used(&f, DISK), 60);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(idle_ticks_bring_up_what_earns_it)
 {
 	struct fixture f;
@@ -422,7 +437,7 @@ static void writing_through(Suite *s)
 	UNIT_CASE(s, "writing through", a_remote_load_is_written_through_to_disk_behind_it,
 		a_local_directory_gets_no_disk_copy, a_write_through_that_fails_leaves_the_load_alone,
 		a_write_through_without_room_is_skipped, a_write_through_goes_on_after_the_client_left,
-		the_real_size_of_a_disk_copy_gives_the_rest_back);
+		the_real_size_of_a_disk_copy_gives_the_rest_back, the_real_size_may_be_told_just_before_the_end);
 }
 
 static void ending_early(Suite *s)

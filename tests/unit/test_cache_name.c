@@ -264,6 +264,39 @@ START_TEST(equal_contents_stay_apart_without_dedup)
 }
 END_TEST
 
+START_TEST(fingerprints_that_lead_to_one_model_are_bounded)
+{
+	struct fixture f;
+	fix_prepare(&f);
+	f.config.dedup = true;
+	f.config.revalidate_ns = 0;
+	fix_start(&f);
+	uint64_t first = fix_open(&f, 1, "a:100!")->model;
+	cache_identified(f.c, f.now, first, 7, 7);
+	for (uint64_t r = 2; r < 40; r++) { /* touched again and again at its source, the bytes the same */
+		f.version++;
+		fix_use(&f, r, "b:100!");
+		fix_run(&f);
+		cache_identified(f.c, f.now, cache_find(f.c, "b:100!"), 7, 7);
+		fix_run(&f);
+		ck_assert_uint_eq(cache_find(f.c, "b:100!"), first);
+	}
+	ck_assert_uint_eq(cache_stats(f.c)->merged, 38);
+	ck_assert_uint_eq(fix_copy(&f, "a:100!", HOST).leases, 1);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_model_of_impossible_size_is_refused)
+{
+	struct fixture f;
+	fix_init(&f);
+	ck_assert_refused(fix_open(&f, 1, "a:18446744073709551615"), TRIMS_E_BAD_MODEL);
+	ck_assert_uint_eq(cache_find(f.c, "a:18446744073709551615"), 0);
+	fix_fini(&f);
+}
+END_TEST
+
 static int adopt(struct fixture *f, const char *name, const char *shape, uint64_t bytes, bool complete, uint64_t *model)
 {
 	struct cache_model_info info = fix_info(f, shape);
@@ -335,7 +368,8 @@ static void remembering(Suite *s)
 {
 	UNIT_CASE(s, "remembering", the_name_used_longest_ago_that_holds_nothing_is_forgotten,
 		names_that_all_hold_something_are_a_limit, equal_contents_become_one_model,
-		equal_contents_stay_apart_without_dedup, an_image_found_on_disk_is_loaded_from_there,
+		equal_contents_stay_apart_without_dedup, fingerprints_that_lead_to_one_model_are_bounded,
+		a_model_of_impossible_size_is_refused, an_image_found_on_disk_is_loaded_from_there,
 		a_partial_image_found_on_disk_is_resumed, an_adopted_image_without_a_name_waits_for_one);
 }
 
