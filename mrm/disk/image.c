@@ -39,6 +39,7 @@ struct disk_image *image_new(struct disk *d, struct image_desc **desc)
 	img->magic = IMAGE_MAGIC;
 	img->disk = d;
 	list_init(&img->node);
+	list_init(&img->print_node);
 	pthread_mutex_init(&img->lock, NULL);
 	pthread_mutex_init(&img->repair_lock, NULL);
 	img->data_fd = img->journal_fd = -1;
@@ -63,6 +64,7 @@ void image_free(struct disk_image **p)
 	CHECK_OBJ(img, IMAGE_MAGIC);
 	pthread_mutex_lock(&img->disk->lock);
 	list_del(&img->node);
+	list_del(&img->print_node);
 	pthread_mutex_unlock(&img->disk->lock);
 	own_close_fd(&img->data_fd);
 	own_close_fd(&img->journal_fd);
@@ -81,6 +83,7 @@ void image_link(struct disk_image *img)
 {
 	pthread_mutex_lock(&img->disk->lock);
 	list_add_tail(&img->node, &img->disk->images);
+	list_add_tail(&img->print_node, store_bucket(img->disk, img->desc->fingerprint_lo));
 	pthread_mutex_unlock(&img->disk->lock);
 }
 

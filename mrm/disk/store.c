@@ -350,10 +350,11 @@ static void visit_adopt(struct disk *d, const char *file, const char *stem, cons
 	image_link(img);
 }
 
+/* The stem is the fingerprint in hex, its low half last. */
 static struct disk_image *find_stem(struct disk *d, const char *stem)
 {
-	list_for_each(it, &d->images) {
-		struct disk_image *img = list_entry(it, struct disk_image, node);
+	list_for_each(it, store_bucket(d, strtoull(stem + STEM_CHARS / 2, NULL, 16))) {
+		struct disk_image *img = list_entry(it, struct disk_image, print_node);
 		if (!strcmp(img->stem, stem))
 			return img;
 	}
@@ -463,6 +464,8 @@ static struct disk *disk_alloc(const char *dir, const struct disk_options *optio
 		d->options.sync_bytes = SYNC_BYTES_DEFAULT;
 	pthread_mutex_init(&d->lock, NULL);
 	list_init(&d->images);
+	for (size_t i = 0; i < PRINT_BUCKETS; i++)
+		list_init(&d->by_print[i]);
 	list_init(&d->buffers);
 	d->dir = copy_text(dir);
 	return d;
@@ -520,6 +523,11 @@ void disk_close(struct disk **p)
 	free(d);
 }
 
+struct list *store_bucket(struct disk *d, uint64_t fingerprint_lo)
+{
+	return &d->by_print[fingerprint_lo % PRINT_BUCKETS];
+}
+
 struct disk_image *disk_next(struct disk *d, struct disk_image *prev)
 {
 	CHECK_OBJ(d, DISK_MAGIC);
@@ -534,8 +542,8 @@ struct disk_image *disk_find(struct disk *d, uint64_t hi, uint64_t lo)
 	struct disk_image *found = NULL;
 	CHECK_OBJ(d, DISK_MAGIC);
 	pthread_mutex_lock(&d->lock);
-	list_for_each(it, &d->images) {
-		struct disk_image *img = list_entry(it, struct disk_image, node);
+	list_for_each(it, store_bucket(d, lo)) {
+		struct disk_image *img = list_entry(it, struct disk_image, print_node);
 		if (img->desc->fingerprint_hi == hi && img->desc->fingerprint_lo == lo)
 			found = img;
 	}

@@ -27,6 +27,8 @@ struct buffer {
 	uint8_t *bytes; /* page-aligned, BUFFER_BYTES */
 };
 
+#define PRINT_BUCKETS 16384 /* short chains for the hundred thousand models a machine may know */
+
 struct disk {
 	uint32_t magic;
 	char *dir;
@@ -36,6 +38,7 @@ struct disk {
 	char why_not_direct[96];
 	pthread_mutex_t lock;
 	struct list images, buffers;
+	struct list by_print[PRINT_BUCKETS]; /* the images again, by fingerprint */
 	int adopt_error; /* disk_open() only: why nothing more may be judged */
 	struct disk_name *names;
 	uint32_t n_names;
@@ -50,6 +53,7 @@ struct pending {
 struct disk_image {
 	uint32_t magic;
 	struct list node; /* in disk->images */
+	struct list print_node;
 	struct disk *disk;
 	char stem[STEM_CHARS + 1];
 	char *path;       /* of the data file, for people */
@@ -118,6 +122,7 @@ int file_replace(int dir_fd, const char *name, const uint8_t *bytes, size_t n, s
 int image_open_data(struct disk_image *img);
 /* Makes the new image's record of an adopted or begun description: takes *desc over. */
 struct disk_image *image_new(struct disk *d, struct image_desc **desc);
+struct list *store_bucket(struct disk *d, uint64_t fingerprint_lo);
 void image_link(struct disk_image *img);
 /* Codes a chunk as the options say.  *out is `bytes` itself or lies in `b`; *room is out's length padded with zeros. */
 void image_code(struct disk_image *img, const uint8_t *bytes, size_t n, struct buffer *b, const uint8_t **out,
