@@ -94,7 +94,8 @@ static int submit_disk(struct lane *l, struct chunk_job *c, uint64_t tag)
 		return e;
 	c->moved_bytes = at.stored_bytes;
 	struct reader_span span = {at.fd, c->disk_direct, at.off, at.stored_bytes};
-	if (at.codec == CODEC_RAW && at.stored_bytes == chunk_bytes(c) && at.stored_bytes % READER_ALIGN == 0)
+	/* Into base pages a disk transfers slower than through a buffer: its requests have room for few segments. */
+	if (c->huge && at.codec == CODEC_RAW && at.stored_bytes == chunk_bytes(c) && at.stored_bytes % READER_ALIGN == 0)
 		return reader_submit_direct(l->reader, tag, &span, c->dst);
 	return reader_submit(l->reader, tag, &span, 1);
 }
