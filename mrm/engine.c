@@ -142,6 +142,7 @@ static void fx_free(struct daemon *d, const struct cache_effect *fx)
 {
 	struct copy_job *j = copy_job_new(d, fx);
 	if (fx->to == d->tier_disk) {
+		holding_keep_hashes(j->image);
 		j->copy = STEAL(j->image->disk);
 		j->stored = STEAL(j->image->stored);
 	} else {

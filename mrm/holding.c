@@ -147,6 +147,15 @@ void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 
 	img->has_hash[chunk] = true;
 }
 
+void holding_keep_hashes(struct holding *img)
+{
+	uint32_t n = img->host ? holding_layout(img)->n_chunks : 0;
+	struct hash128 hash;
+	for (uint32_t i = 0; i < n; i++)
+		if (!(img->has_hash && img->has_hash[i]) && holding_chunk_hash(img, i, &hash))
+			holding_set_chunk_hash(img, i, hash);
+}
+
 bool holding_hashes_complete(const struct holding *img)
 {
 	uint32_t n = holding_layout(img)->n_chunks;

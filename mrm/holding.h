@@ -46,6 +46,8 @@ const struct layout *holding_layout(const struct holding *img);
 /* True when the chunk's hash is on record (from this run or from disk). */
 bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash128 *out);
 void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash);
+/* Takes over those that only the stored image has: before it goes, while a host copy still wants to be verified. */
+void holding_keep_hashes(struct holding *img);
 /* All hashes are known. */
 bool holding_hashes_complete(const struct holding *img);
 /* Makes the tensor table's memory.  A worker may call it while nobody else uses img->table. */

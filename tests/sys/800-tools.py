@@ -40,8 +40,10 @@ def every_command_works_and_prints_JSON_when_asked(t):
         takes_model = command not in ('ls', 'stat', 'top', 'doctor')
         got = daemon.ctl(command, *(['a'] if takes_model else []), *arguments.get(command, []))
         t.equal(got.rc, 0, got)
-        if command == 'unpin':
-            t.equal(daemon.ctl('pin', 'a').rc, 0)
+        # What was taken off or dropped cannot be once more.
+        again = {'unpin': 'pin', 'evict': 'pull'}.get(command)
+        if again:
+            t.equal(daemon.ctl(again, 'a').rc, 0)
         got = daemon.ctl(command, *(['a'] if takes_model else []), *arguments.get(command, []), '--json')
         t.equal(got.rc, 0, got)
         for line in [got.out] if command != 'top' else got.out.splitlines():
