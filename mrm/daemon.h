@@ -54,7 +54,7 @@ struct daemon {
 	uint64_t next_verification;
 	struct degraded degraded[DAEMON_MAX_DEGRADED];
 	size_t n_degraded;
-	bool pumping, names_dirty, names_saving, stopping;
+	bool pumping, adopted, names_dirty, names_saving, stopping;
 	uint64_t started_ns, boot_hi, boot_lo;
 	ev_timer tick, watchdog, names_timer, gauges, drain;
 	ev_signal sigterm, sigint, sighup;

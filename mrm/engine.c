@@ -24,13 +24,15 @@ struct copy_job {
 	struct holding *image; /* referenced */
 	uint64_t model, generation;
 	uint8_t tier;
-	struct segment *copy;
-	struct disk_image *stored;
 	const struct image_desc *desc;
-	uint8_t **side_data; /* rescued from the image that is being dropped */
 	char label[128];
+	/* what is made */
+	struct shm_region table;
+	struct segment *copy;
 	int result;
 	struct fault why;
+	struct disk_image *leaving;
+	uint8_t **side_data; /* [n_sides] rescued from it */
 };
 
 static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect *fx)
@@ -45,6 +47,7 @@ static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect
 	j->generation = fx->copy;
 	j->tier = fx->to;
 	j->desc = img->desc;
+	j->table.fd = -1;
 	snprintf(j->label, sizeof j->label, "%s", holding_label(img));
 	return j;
 }
@@ -52,34 +55,40 @@ static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect
 static void copy_job_end(struct copy_job *j)
 {
 	struct daemon *d = j->daemon;
+	shm_fini(&j->table);
 	holding_put(&j->image);
 	free(j);
 	engine_pump(d);
 }
 
+/* The table is made with each copy: whether another tier's copy keeps the one there is now is not known before the end. */
 static void run_alloc(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
-	j->result = holding_make_table(j->image, &j->why);
+	const struct shm_options *o = &j->daemon->shm;
+	const struct layout *l = j->desc->layout;
+	j->result = holding_build_table(l, o, &j->table, &j->why);
 	if (!j->result)
-		j->result = segment_new(&j->copy, holding_layout(j->image), j->generation, j->tier == j->daemon->tier_host,
-			j->label, &j->daemon->shm, &j->why);
+		j->result = segment_new(&j->copy, l, j->generation, j->tier == j->daemon->tier_host, j->label, o, &j->why);
 }
 
 static void allocated(struct job *job)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
 	struct daemon *d = j->daemon;
-	struct segment **slot = j->tier == d->tier_disk ? &j->image->disk : &j->image->host;
+	struct holding *img = j->image;
+	struct segment **slot = j->tier == d->tier_disk ? &img->disk : &img->host;
 	if (job->withdrawn) {
 		j->result = -ECANCELED;
 		fault_set(&j->why, TRIMS_E_STOPPING, "the daemon is stopping");
 	}
 	if (!j->result) {
+		if (img->table.fd < 0)
+			img->table = shm_take(&j->table);
 		/* A page of an earlier copy on disk may be left: its clients keep their own mapping of it. */
 		segment_free(slot);
 		*slot = j->copy;
-		j->image->trace.alloc_ns = job->finished_ns - job->queued_ns;
+		img->trace.alloc_ns = job->finished_ns - job->queued_ns;
 	}
 	cache_alloc_done(d->cache, clock_now(), j->model, j->tier, j->generation, j->result ? &j->why : NULL);
 	copy_job_end(j);
@@ -96,13 +105,16 @@ static void fx_alloc(struct daemon *d, const struct cache_effect *fx)
 	submit(copy_job_new(d, fx), run_alloc, allocated);
 }
 
-/* The side files' contents may live in the stored image only: they are needed to write it again. */
-static void rescue_sides(struct copy_job *j)
+/* A copy in memory goes in one step.  Of an image on disk, what only that has is taken first (side files' contents are
+ * needed to write it again; one that is damaged is missed then), and it goes when nobody reads it any more. */
+
+static void run_rescue(struct job *job, void *worker)
 {
+	struct copy_job *j = container_of(job, struct copy_job, job);
 	j->side_data = calloc(MAX(j->desc->n_sides, 1u), sizeof *j->side_data);
 	ASSERT(j->side_data);
 	for (uint32_t i = 0; i < j->desc->n_sides; i++)
-		if (!j->desc->sides[i].data && disk_image_side(j->stored, i, &j->side_data[i], &j->why))
+		if (!j->desc->sides[i].data && disk_image_side(j->leaving, i, &j->side_data[i], &j->why))
 			log_warn("disk", "%s: %s", j->label, j->why.text);
 }
 
@@ -110,10 +122,7 @@ static void run_free(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
 	segment_free(&j->copy);
-	if (!j->stored)
-		return;
-	rescue_sides(j);
-	if (disk_image_drop(&j->stored, &j->why))
+	if (j->leaving && disk_image_drop(&j->leaving, &j->why))
 		log_warn("disk", "%s: %s", j->label, j->why.text);
 }
 
@@ -130,25 +139,34 @@ static void freed(struct job *job)
 	struct daemon *d = j->daemon;
 	if (job->withdrawn)
 		run_free(job, NULL);
-	if (j->side_data)
-		holding_take_sides(j->image, STEAL(j->side_data));
 	drop_table(j->image);
 	cache_freed(d->cache, clock_now(), j->model, j->tier, j->generation);
 	engine_names_changed(d);
 	copy_job_end(j);
 }
 
+static void rescued(struct job *job)
+{
+	struct copy_job *j = container_of(job, struct copy_job, job);
+	struct holding *img = j->image;
+	holding_take_sides(img, STEAL(j->side_data));
+	img->leaving = NULL;
+	j->job = (struct job){.run = run_free, .done = freed, .class = CLASS_DEMAND, .deadline = 0};
+	holding_when_alone(img, &j->job);
+}
+
 static void fx_free(struct daemon *d, const struct cache_effect *fx)
 {
 	struct copy_job *j = copy_job_new(d, fx);
+	struct holding *img = j->image;
 	if (fx->to == d->tier_disk) {
-		holding_keep_hashes(j->image);
-		j->copy = STEAL(j->image->disk);
-		j->stored = STEAL(j->image->stored);
+		holding_keep_hashes(img);
+		j->copy = STEAL(img->disk);
+		j->leaving = img->leaving = STEAL(img->stored);
 	} else {
-		j->copy = STEAL(j->image->host);
+		j->copy = STEAL(img->host);
 	}
-	submit(j, run_free, freed);
+	submit(j, j->leaving ? run_rescue : run_free, j->leaving ? rescued : freed);
 }
 
 /* ---- answers ---- */
@@ -161,7 +179,7 @@ static struct segment *copy_on(struct daemon *d, struct holding *img, uint8_t ti
 /* A complete copy on disk keeps no page and no table: they are made for the answer. */
 static int make_page(struct daemon *d, struct holding *img, uint64_t generation, struct segment **out, struct fault *why)
 {
-	int e = holding_make_table(img, why);
+	int e = img->table.fd < 0 ? holding_build_table(holding_layout(img), &d->shm, &img->table, why) : 0;
 	e = e ? e : segment_new(out, holding_layout(img), generation, false, holding_label(img), &d->shm, why);
 	if (!e)
 		segment_set_ready(*out, holding_layout(img), img->digest);
@@ -425,6 +443,7 @@ void engine_adopt(struct daemon *d)
 			known++;
 	}
 	engine_pump(d);
+	d->adopted = true;
 	log_info("disk", "%u names known from earlier runs", known);
 }
 
@@ -484,7 +503,8 @@ void engine_names_changed(struct daemon *d)
 
 bool engine_names_save(struct daemon *d)
 {
-	if (!d->disk || !d->names_dirty || d->names_saving)
+	/* Before everything is adopted the brain knows less than the catalog does. */
+	if (!d->disk || !d->adopted || !d->names_dirty || d->names_saving)
 		return false;
 	struct names_job *j = calloc(1, sizeof *j);
 	ASSERT(j);

@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_TRIES 1000
-
 struct file_job {
 	struct job job;
 	struct daemon *daemon;
@@ -19,7 +17,7 @@ struct file_job {
 	uint8_t *const *side_data;
 	struct disk_image *stored;
 	uint64_t conn, request;
-	uint32_t side, tries;
+	uint32_t side;
 	struct shm_region region;
 	uint64_t bytes;
 	int result;
@@ -34,8 +32,9 @@ static void run(struct job *job, void *worker)
 	OWN_MEM uint8_t *read = NULL;
 	f->bytes = side->bytes;
 	if (!data && !f->stored) {
-		f->result = -EBUSY;
-		fault_set(&f->why, TRIMS_E_BUSY, "%s: the copy on disk that had this file is being dropped; try again", side->name);
+		fault_set(&f->why, TRIMS_E_DISK_ERROR, "%s of %s was damaged on disk when its copy there was dropped", side->name,
+			f->desc->name);
+		f->result = -EBADMSG;
 		return;
 	}
 	if (!data) {
@@ -48,25 +47,10 @@ static void run(struct job *job, void *worker)
 	f->result = shm_new_filled(&f->region, name, data ? data : read, side->bytes, &f->daemon->shm, &f->why);
 }
 
-static void done(struct job *job);
-
-static void submit(struct file_job *f, enum load_class class)
-{
-	f->side_data = f->image->side_data;
-	f->stored = f->image->stored;
-	f->result = 0;
-	f->job = (struct job){.run = run, .done = done, .class = class, .deadline = 0};
-	pool_submit(f->daemon->misc, &f->job);
-}
-
 static void done(struct job *job)
 {
 	struct file_job *f = container_of(job, struct file_job, job);
 	struct conn *c = server_conn(f->daemon->server, f->conn);
-	if (c && !job->withdrawn && f->result == -EBUSY && f->tries++ < MAX_TRIES) {
-		submit(f, CLASS_PERSIST); /* behind the job that is rescuing the file */
-		return;
-	}
 	if (c && conn_end(c, f->request)) {
 		if (job->withdrawn || f->result) {
 			conn_reply_fault(c, f->request, job->withdrawn ? TRIMS_E_STOPPING : f->why.code,
@@ -112,5 +96,8 @@ void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *p
 	f->request = request;
 	f->side = i;
 	f->region.fd = -1;
-	submit(f, CLASS_DEMAND);
+	f->side_data = img->side_data;
+	f->stored = img->stored ? img->stored : img->leaving;
+	f->job = (struct job){.run = run, .done = done, .class = CLASS_DEMAND, .deadline = 0};
+	pool_submit(d->misc, &f->job);
 }

@@ -3,6 +3,7 @@
 #include "mrm/holding.h"
 
 #include "shared/check.h"
+#include "shared/own.h"
 #include "shared/table.h"
 
 #include <errno.h>
@@ -46,7 +47,7 @@ static void holding_free(struct holding *img)
 	uint64_t key = print_key(img->fingerprint_hi, img->fingerprint_lo);
 	if (idmap_get(&img->daemon->prints, key) == img)
 		idmap_take(&img->daemon->prints, key);
-	ASSERT(!img->host && !img->model);
+	ASSERT(!img->host && !img->model && !img->when_alone);
 	segment_free(&img->disk);
 	free_sides(img);
 	image_desc_free(&img->desc);
@@ -89,12 +90,27 @@ static void rest(struct holding *img)
 	disk_image_rest(img->stored);
 }
 
+static void submit_if_alone(struct holding *img)
+{
+	if (img->when_alone && img->refs == 1)
+		pool_submit(img->daemon->misc, STEAL(img->when_alone));
+}
+
+void holding_when_alone(struct holding *img, struct job *job)
+{
+	ASSERT(!img->when_alone);
+	img->when_alone = job;
+	submit_if_alone(img);
+}
+
 void holding_put(struct holding **img)
 {
 	CHECK_OBJ(*img, HOLDING_MAGIC);
 	ASSERT((*img)->refs > 0);
 	struct holding *i = *img;
-	if (--i->refs == 0)
+	i->refs--;
+	submit_if_alone(i);
+	if (i->refs == 0)
 		rest(i);
 	holding_settle(i);
 	*img = NULL;
@@ -166,17 +182,15 @@ bool holding_hashes_complete(const struct holding *img)
 	return true;
 }
 
-int holding_make_table(struct holding *img, struct fault *why)
+int holding_build_table(const struct layout *l, const struct shm_options *options, struct shm_region *out,
+	struct fault *why)
 {
-	if (img->table.fd >= 0)
-		return 0;
-	const struct layout *l = holding_layout(img);
 	uint64_t bytes = table_bytes(l);
 	void *table = aligned_alloc(64, align_up(bytes, 64));
 	if (!table)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a tensor table"), -ENOMEM;
 	table_build(l, table);
-	int e = shm_new_filled(&img->table, "mrm:tensor-table", table, bytes, &img->daemon->shm, why);
+	int e = shm_new_filled(out, "mrm:tensor-table", table, bytes, options, why);
 	free(table);
 	return e;
 }

@@ -1,8 +1,9 @@
 /* holding.h - what the daemon keeps of a model beside the brain's record: its description, where it comes from, what is
  * known of its bytes, and its copies.
  *
- * Thread: loop.  Workers read `desc`, `listing`, `stored` and write into copies through jobs; each such job holds a
- * reference (holding_get), and the brain frees no copy that a transfer uses.
+ * Thread: loop.  Workers read `desc`, `listing`, `stored` and write into copies through jobs; each such job (or the haul or
+ * verification behind it) holds a reference (holding_get).  The brain frees no copy that a transfer reads or fills; an image
+ * on disk is read by others, too (files, resumed downloads), and is dropped when only the dropper's reference is left.
  * Ownership: the daemon's maps point to images without owning a reference; an image lives while it has a model record, an
  * image on disk, or references. */
 #ifndef MRM_HOLDING_H
@@ -25,6 +26,8 @@ struct holding {
 	struct source *source;        /* NULL: its source is not configured any more */
 	struct source_listing *listing; /* NULL: not looked at in this run */
 	struct disk_image *stored;    /* complete, partial, or in place (hashes only) */
+	struct disk_image *leaving;   /* to be dropped; only it has the side files until side_data has taken over */
+	struct job *when_alone;       /* see holding_when_alone() */
 	struct hash128 *hashes;       /* [n_chunks], those that are known; NULL before the first */
 	bool *has_hash;
 	struct hash128 digest;        /* {0, 0}: not known */
@@ -37,6 +40,8 @@ struct holding {
 int holding_new(struct holding **out, struct daemon *d, uint64_t fingerprint_hi, uint64_t fingerprint_lo);
 struct holding *holding_get(struct holding *img);
 void holding_put(struct holding **img);
+/* Submits the job (to the misc workers) as soon as its own reference is the only one; one at a time. */
+void holding_when_alone(struct holding *img, struct job *job);
 struct holding *holding_by_model(struct daemon *d, uint64_t model);
 struct holding *holding_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo);
 
@@ -50,8 +55,9 @@ void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 
 void holding_keep_hashes(struct holding *img);
 /* All hashes are known. */
 bool holding_hashes_complete(const struct holding *img);
-/* Makes the tensor table's memory.  A worker may call it while nobody else uses img->table. */
-int holding_make_table(struct holding *img, struct fault *why);
+/* Makes a tensor table's memory.  Any thread. */
+int holding_build_table(const struct layout *l, const struct shm_options *options, struct shm_region *out,
+	struct fault *why);
 /* A deep copy of a description, by way of its encoding.  Side files' contents come along, from side_data where the
  * description has none. */
 int holding_clone_desc(const struct image_desc *from, uint8_t *const *side_data, struct image_desc **out,

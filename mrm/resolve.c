@@ -43,8 +43,11 @@ static void run_find(struct job *job, void *worker)
 	struct search *s = container_of(job, struct search, job);
 	struct daemon *d = s->daemon;
 	s->result = -ENOENT;
-	fault_set(&s->why, TRIMS_E_NOT_FOUND, d->n_sources ? "%s: none of the %zu sources has it" : "%s: no source is configured",
-		s->name, d->n_sources);
+	fault_set(&s->why, TRIMS_E_NOT_FOUND, "%s: none of the %zu sources has it", s->name, d->n_sources);
+	if (!d->n_sources) { /* nobody can say that it does not exist: what is cached stays */
+		s->result = -EHOSTUNREACH;
+		fault_set(&s->why, TRIMS_E_UNREACHABLE, "%s: no source is configured", s->name);
+	}
 	for (size_t i = 0; i < d->n_sources; i++) {
 		struct fault why;
 		int e = source_resolve(d->sources[i], net_source(worker), s->base, s->revision, d->halt, &s->listing, &why);
@@ -139,7 +142,8 @@ static void answer(struct search *s, struct holding *img)
 	holding_info(img, &info);
 	holding_get(img);
 	cache_resolved(d->cache, now, s->name_id, &info, &model);
-	if (model && img->model != model) {
+	/* A model that turned out to have another one's bytes is that other model now, under its holding. */
+	if (model && !holding_by_model(d, model)) {
 		ASSERT(!img->model);
 		img->model = model;
 		idmap_set(&d->images, model, img);

@@ -92,6 +92,11 @@ static int listen_fresh(struct server *s, struct fault *why)
 			fault_set(why, TRIMS_E_BAD_REQUEST, "%s: another daemon is serving this socket", s->path);
 			return -EADDRINUSE;
 		}
+		struct stat st;
+		if (lstat(s->path, &st) < 0 || !S_ISSOCK(st.st_mode)) {
+			fault_set(why, TRIMS_E_BAD_REQUEST, "%s: is there and is no socket", s->path);
+			return -EADDRINUSE;
+		}
 		if (unlink(s->path) < 0) {
 			fault_errno(why, TRIMS_E_NO_SYSTEM, errno, "%s: cannot replace the stale socket", s->path);
 			return -EADDRINUSE;

@@ -31,6 +31,13 @@ struct shm_region {
 /* name: seen in /proc/PID/fd and maps, cut at 200 bytes.  NO_MEMORY or NO_SYSTEM on failure. */
 int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
 	struct fault *why);
+/* Moves it out, leaving an empty one. */
+static inline struct shm_region shm_take(struct shm_region *r)
+{
+	struct shm_region taken = *r;
+	*r = (struct shm_region){.fd = -1};
+	return taken;
+}
 /* Unmaps and closes; harmless on an empty one.  Takes long for large regions: not on the loop thread. */
 void shm_fini(struct shm_region *r);
 /* A small region filled with `bytes` at once and unmapped again: r->map is NULL. */
