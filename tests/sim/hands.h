@@ -50,7 +50,7 @@ struct sim_request {
 
 /* What the source has under a name. */
 struct sim_name {
-	char text[16];
+	char text[32];
 	uint64_t bytes, version, content;
 	bool in_place, missing;
 };

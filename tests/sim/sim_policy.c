@@ -128,7 +128,8 @@ static struct cache_open ask_for(int model, char *text, size_t size)
 {
 	static uint64_t request;
 	snprintf(text, size, "m%d", model);
-	return (struct cache_open){.name = text, .owner = 1, .request = ++request, .deadline = CACHE_NEVER};
+	request++;
+	return (struct cache_open){.name = text, .owner = 1, .request = request, .deadline = CACHE_NEVER};
 }
 
 static void expect(bool same, const char *what, int model, const char *policy)

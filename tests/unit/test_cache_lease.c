@@ -172,7 +172,8 @@ START_TEST(configurations_that_make_no_sense_are_refused_with_a_sentence)
 	fix_prepare(&f);
 #define REFUSES(change)                                                                                               \
 	do {                                                                                                          \
-		struct fixture g = f;                                                                                 \
+		static struct fixture g; /* a megabyte */                                                             \
+		g = f;                                                                                                \
 		g.config.tiers = g.tiers;                                                                             \
 		g.config.links = g.links;                                                                             \
 		why.text[0] = '\0';                                                                                   \
