@@ -86,6 +86,7 @@ static void take_answer(struct sim *s, const struct cache_effect *fx)
 {
 	struct sim_request *r = book_request(s, fx->owner, fx->request);
 	SIM_ASSERT(s, r); /* asked, not answered yet, its owner not gone */
+	SIM_ASSERT(s, fx->kind == FX_REFUSE || (fx->kind == FX_GRANT) == (r->kind == 0));
 	*r = s->requests[--s->n_requests];
 	s->answered++;
 	SIM_ASSERT(s, fx->kind != FX_REFUSE || (fx->error.code != TRIMS_E_NONE && fx->error.text[0]));
@@ -214,7 +215,8 @@ void sim_take(struct sim *s, size_t limit)
 void sim_send(struct sim *s, int kind, const struct cache_open *ask)
 {
 	SIM_ASSERT(s, s->n_requests < SIM_REQUESTS);
-	s->requests[s->n_requests++] = (struct sim_request){.token = ask->request, .owner = ask->owner};
+	s->requests[s->n_requests++] = (struct sim_request){.token = ask->request, .owner = ask->owner,
+		.kind = kind};
 	if (kind == 0)
 		cache_open(s->c, s->now, ask);
 	else if (kind == 1)

@@ -45,7 +45,8 @@ struct sim_lease {
 };
 
 struct sim_request {
-	uint64_t token, owner; /* token 0: free */
+	uint64_t token, owner;
+	int kind; /* 0 open, 1 prefetch, 2 pin */
 };
 
 /* What the source has under a name. */
@@ -61,7 +62,7 @@ struct sim {
 	uint64_t seed, random, now, step, next_token;
 	struct cache_config config;
 	struct cache_tier_config tiers[SIM_MAX_TIERS];
-	struct cache_link_config links[16];
+	struct cache_link_config links[32];
 	struct sim_name names[SIM_NAMES];
 	size_t n_names;
 	struct sim_work work[SIM_WORK], past[SIM_PAST]; /* past: answered already */

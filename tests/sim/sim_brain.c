@@ -12,7 +12,7 @@
 struct setup {
 	const char *label;
 	const char *policy;
-	enum { TIERS_HOST, TIERS_DISK, TIERS_CHAIN, TIERS_GPUS, TIERS_ONE_GPU } tiers;
+	enum { TIERS_HOST, TIERS_DISK, TIERS_CHAIN, TIERS_GPUS, TIERS_ONE_GPU, TIERS_MAZE } tiers;
 	uint64_t host_bytes, disk_bytes, min_residency_ns, ttl_ns, revalidate_ns;
 	uint32_t max_names, max_waiters;
 	bool dedup, promote, lazy, reconfigure;
@@ -36,6 +36,8 @@ static const struct setup setups[] = {
 		.disk_bytes = 1200, .revalidate_ns = 2 * NS_PER_S, .lazy = true, .dedup = true, .fail_percent = 20},
 	{.label = "one gpu over host, no disk", .policy = "lru", .tiers = TIERS_ONE_GPU, .host_bytes = 700, .max_waiters = 6,
 		.revalidate_ns = NS_PER_S, .fail_percent = 5},
+	{.label = "links at random between all tiers", .policy = "cost", .tiers = TIERS_MAZE, .host_bytes = 1300,
+		.disk_bytes = 1800, .revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 12},
 	{.label = "few names, reconfigured", .policy = "cost", .tiers = TIERS_DISK, .host_bytes = 1000, .disk_bytes = 1200,
 		.max_names = 6, .revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 10, .reconfigure = true},
 };
@@ -46,6 +48,17 @@ static struct sim the_sim;
 
 /* ---- setting up ---- */
 
+/* A new set of links each episode; some tiers may not be reachable at all. */
+static void set_maze(struct sim *s)
+{
+	s->config.n_links = 0;
+	for (uint8_t from = 0; from < s->config.n_tiers; from++)
+		for (uint8_t to = 1; to < s->config.n_tiers; to++)
+			if (from != to && sim_chance(s, 60))
+				s->links[s->config.n_links++] = (struct cache_link_config){from, to,
+					1 + (uint32_t)sim_below(s, 2), 500 + sim_below(s, 5000)};
+}
+
 static void set_links(struct sim *s, const struct setup *u)
 {
 	enum { REMOTE, DISK, HOST, GPU0, GPU1 };
@@ -53,6 +66,10 @@ static void set_links(struct sim *s, const struct setup *u)
 		{HOST, GPU0, 1, 20000}, {HOST, GPU1, 1, 20000}, {GPU0, GPU1, 1, 90000}};
 	static const struct cache_link_config chain[] = {{REMOTE, DISK, 2, 1000}, {DISK, HOST, 1, 4000}};
 	static const struct cache_link_config host[] = {{0, 1, 2, 1000}, {1, 2, 1, 20000}};
+	if (u->tiers == TIERS_MAZE) {
+		set_maze(s);
+		return;
+	}
 	bool chained = u->tiers == TIERS_CHAIN, diskless = u->tiers == TIERS_HOST || u->tiers == TIERS_ONE_GPU;
 	memcpy(s->links, chained ? chain : diskless ? host : disk, chained ? sizeof(chain) : diskless ? sizeof(host) : sizeof(disk));
 	s->config.n_links = u->tiers == TIERS_HOST ? 1 : chained || diskless ? 2 : u->tiers == TIERS_GPUS ? 6 : 3;
@@ -65,7 +82,8 @@ static void set_tiers(struct sim *s, const struct setup *u)
 	if (u->disk_bytes)
 		s->tiers[n++] = (struct cache_tier_config){.kind = TIER_DISK, .capacity_bytes = u->disk_bytes};
 	s->tiers[n++] = (struct cache_tier_config){.kind = TIER_HOST, .capacity_bytes = u->host_bytes};
-	for (uint32_t gpu = 0; gpu < (u->tiers == TIERS_GPUS ? 2u : u->tiers == TIERS_ONE_GPU ? 1u : 0u); gpu++)
+	uint32_t gpus = u->tiers == TIERS_GPUS || u->tiers == TIERS_MAZE ? 2 : u->tiers == TIERS_ONE_GPU ? 1 : 0;
+	for (uint32_t gpu = 0; gpu < gpus; gpu++)
 		s->tiers[n++] = (struct cache_tier_config){.kind = TIER_GPU, .device = gpu, .capacity_bytes = 600 + 100 * gpu};
 	s->config.n_tiers = n;
 }

@@ -243,6 +243,29 @@ START_TEST(a_preempted_load_takes_its_write_through_along)
 }
 END_TEST
 
+START_TEST(a_write_through_parked_behind_a_load_that_is_given_up_lets_go)
+{
+	struct fixture f;
+	uint32_t in_use;
+	start_narrow(&f);
+	struct cache_open soft = fix_ask(1, "soft:100");
+	cache_prefetch(f.c, f.now, &soft);
+	fix_run(&f);
+	fix_open(&f, 2, "hard:100!");
+	fix_take(&f, FX_CANCEL);
+	fix_done(&f, FX_START, TRIMS_E_CANCELLED); /* soft queues again, behind hard */
+	fix_take(&f, FX_CANCEL);
+	fix_done(&f, FX_START, TRIMS_E_CANCELLED); /* its write-through waits for it */
+	ck_assert_state(&f, "soft:100", DISK, COPY_LOADING);
+	cache_evict(f.c, f.now, "soft:100", TIER_HOST, &in_use);
+	fix_run(&f);
+	ck_assert_state(&f, "soft:100", HOST, COPY_ABSENT);
+	ck_assert_state(&f, "soft:100", DISK, COPY_RESERVED);
+	ck_assert_uint_eq(fix_held(&f, FX_START), 1); /* hard's */
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_demand_does_not_preempt_a_demand)
 {
 	struct fixture f;
@@ -289,7 +312,8 @@ static void ways(Suite *s)
 static void links(Suite *s)
 {
 	UNIT_CASE(s, "links", a_busy_link_serves_demands_by_deadline, a_demand_preempts_a_prefetch_which_goes_on_later,
-		a_preempted_load_takes_its_write_through_along, a_demand_does_not_preempt_a_demand,
+		a_preempted_load_takes_its_write_through_along,
+		a_write_through_parked_behind_a_load_that_is_given_up_lets_go, a_demand_does_not_preempt_a_demand,
 		a_link_is_measured_by_what_it_moved);
 }
 
