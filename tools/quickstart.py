@@ -221,8 +221,9 @@ def shared_memory(pid):
 
 def show_open(what, said):
     for s in said:
-        print(f"  {what}: lease after {s['open_us'] / 1000:8.2f} ms, all {s['tensors']} tensors ({s['bytes'] / 1e6:.1f} MB)"
-              f" after {s['ready_us'] / 1000:8.2f} ms{'' if s['hit'] else '   (a miss on all tiers)'}")
+        miss = '' if s['hit'] else '   (a miss on all tiers)'
+        print(f"  {what}: lease after {s['open_us'] / 1000:8.2f} ms, all {s['tensors']} tensors"
+              f" ({s['bytes'] / 1e6:.1f} MB) after {s['ready_us'] / 1000:8.2f} ms{miss}")
 
 
 def compare(path, weights):

@@ -27,7 +27,8 @@ def missing(program, words, prefix, manual):
     if not binary.exists():
         return []
     got = lint.run(binary, '--help').stdout
-    found = [f'{program} --help lacks {prefix}{w}' for w in words if not re.search(rf'(?<![\w-]){prefix}{w}(?![\w-])', got)]
+    found = [f'{program} --help lacks {prefix}{w}' for w in words
+             if not re.search(rf'(?<![\w-]){prefix}{w}(?![\w-])', got)]
     if text is None:
         return found + [f'{program} has no manual page']
     # In mdoc a long option is "Fl -name", a command "Cm name" or "Ic name".

@@ -10,7 +10,8 @@ HOST = re.compile(r'\b(?:https?|s3|ftp)://([A-Za-z0-9.-]+\.[A-Za-z]{2,})\b')
 ALLOWED = re.compile(r'(^|\.)(example\.(com|org|net)|invalid|test|example|localhost|huggingface\.co|amazonaws\.com|'
                      r'w3\.org|kernel\.org|freedesktop\.org|debian\.org|prometheus\.io)$')
 REGISTRY = re.compile('(' + '|'.join(('pyp' + r'i\.org', r'pythonhoste' + r'd\.org', r'deb\.debia' + r'n\.org',
-                                      r'snapshot\.debia' + r'n\.org', r'registry\.' + r'[a-z]+', 'artifactor' + 'y')) + ')')
+                                      r'snapshot\.debia' + r'n\.org', r'registry\.' + r'[a-z]+',
+                                      'artifactor' + 'y')) + ')')
 faults = []
 for path, text in lint.texts():
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""sizes.py - functions stay short (median at most 20 lines, nine of ten at most 55, none over 120), files under 1000."""
+"""sizes.py - functions stay short (median at most 20 lines, nine of ten at most 55, none over 120), files as well
+(under 1000)."""
 import json
 import statistics
 
@@ -11,7 +12,8 @@ for path in sources + lint.files('.py', '.sh'):
     lines = len(path.read_bytes().splitlines())
     if lines > 1000:
         faults.append(f'{lint.name(path)}: {lines} lines')
-tags = lint.run('ctags', '--output-format=json', '--fields=+ne', '--kinds-C=f', '--language-force=C', '-f', '-', *sources)
+tags = lint.run('ctags', '--output-format=json', '--fields=+ne', '--kinds-C=f', '--language-force=C', '-f', '-',
+                *sources)
 functions = []
 for line in tags.stdout.splitlines():
     tag = json.loads(line)

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""symbols.py BUILD - libtrims exports exactly what trims.h declares, needs libc alone, and stays under 100 kB stripped."""
+"""symbols.py BUILD - libtrims exports exactly what trims.h declares, needs libc alone, stays under 100 kB stripped."""
 import pathlib
 import re
 import sys
@@ -13,9 +13,10 @@ if not libraries:
     lint.skip('there is no libtrims yet')
 library, faults = libraries[0], []
 header = re.sub(r'/\*.*?\*/|//[^\n]*', '', (lint.ROOT / 'client/trims.h').read_text(), flags=re.S)
-declared = set(re.findall(r'\b(trims_\w+)\s*\([^;{]*\)[^;{]*;', header)) - set(re.findall(r'\(\*\s*(trims_\w+)\s*\)', header))
-exported = {line.split()[-1].split('@')[0] for line in lint.run('nm', '-D', '--defined-only', library).stdout.splitlines()
-            if line.split()[1] != 'A'}
+callbacks = set(re.findall(r'\(\*\s*(trims_\w+)\s*\)', header))
+declared = set(re.findall(r'\b(trims_\w+)\s*\([^;{]*\)[^;{]*;', header)) - callbacks
+table = [line.split() for line in lint.run('nm', '-D', '--defined-only', library).stdout.splitlines()]
+exported = {row[-1].split('@')[0] for row in table if row[1] != 'A'}
 faults += [f'exported but not declared in trims.h: {n}' for n in sorted(exported - declared)]
 faults += [f'declared in trims.h but not exported: {n}' for n in sorted(declared - exported)]
 needed = re.findall(r'\(NEEDED\).*\[(.*)\]', lint.run('readelf', '-d', library).stdout)

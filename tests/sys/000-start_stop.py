@@ -63,7 +63,8 @@ def a_configuration_file_is_below_the_environment_and_the_command_line(t):
                       f'source = dir:{t.models_dir}\n')
     got = run(MRM, '--config', config, '--print-config', '--host-bytes', '3M', TRIMS_DISK_BYTES='4M')
     t.equal(got.rc, 0, got)
-    values = dict(line.replace(' ', '').split('=', 1) for line in got.out.splitlines() if '=' in line and line[0] != '#')
+    values = dict(line.replace(' ', '').split('=', 1) for line in got.out.splitlines()
+                  if '=' in line and line[0] != '#')
     t.equal((values['policy'], values['cache-dir']), ('lru', str(t.dir)))
     t.equal([values['host-bytes'], values['disk-bytes']], [str(3 << 20), str(4 << 20)])
 
@@ -106,8 +107,8 @@ def systemd_may_hand_it_the_socket(t):
         early.close()
         shell = 'exec 3<&%d; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"' % listener.fileno()
         (t.dir / 'cache').mkdir()
-        process = t.spawn('/bin/sh', '-c', shell, 'sh', MRM, '--socket', path, '--cache-dir', t.dir / 'cache', '--source',
-                          f'dir:{t.models_dir}', pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL,
+        process = t.spawn('/bin/sh', '-c', shell, 'sh', MRM, '--socket', path, '--cache-dir', t.dir / 'cache',
+                          '--source', f'dir:{t.models_dir}', pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL,
                           stderr=open(t.dir / 'mrm.log', 'wb'))
     got = run(CTL, '--socket', path, 'open', 'a')  # waits in the socket's queue until the daemon is up
     t.equal(got.rc, 0, got)

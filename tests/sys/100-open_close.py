@@ -56,7 +56,8 @@ def nothing_that_is_handed_out_can_be_written(t):
     t.model('a')
     lease = t.daemon().client().open('a')
     for fd in lease.fds:
-        for act in (lambda fd=fd: mmap.mmap(fd, os.fstat(fd).st_size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE),
+        size = os.fstat(fd).st_size
+        for act in (lambda fd=fd: mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE),
                     lambda fd=fd: os.pwrite(fd, b'x', 0), lambda fd=fd: os.ftruncate(fd, 0),
                     lambda fd=fd: os.pwrite(os.open(f'/proc/self/fd/{fd}', os.O_RDWR), b'x', 0)):
             try:
@@ -107,8 +108,8 @@ def names_that_are_not_there_or_not_allowed_are_refused(t):
 @test
 def malformed_models_are_refused_with_a_sentence_that_names_the_file(t):
     good = models.safetensors(models.random_tensors(t.random, 10000))
-    bad = {'cut': good[:len(good) // 2], 'long': good + b'x', 'huge': b'\xff' * 8 + good[8:], 'tiny': b'abc', 'empty': b'',
-           'noise': random.Random(1).randbytes(5000)}
+    bad = {'cut': good[:len(good) // 2], 'long': good + b'x', 'huge': b'\xff' * 8 + good[8:], 'tiny': b'abc',
+           'empty': b'', 'noise': random.Random(1).randbytes(5000)}
     for name, data in bad.items():
         (t.models_dir / f'{name}.safetensors').write_bytes(data)
     (t.models_dir / 'bad.gguf').write_bytes(b'GGUF' + b'\x03\0\0\0' + b'\xff' * 100)

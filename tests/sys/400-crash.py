@@ -26,8 +26,8 @@ def a_client_may_vanish_after_any_message(t):
     steps = [('hello', {'version_min': 1, 'version_max': 1, 'program': 'x'}), ('open', {'model': 'a'}),
              ('open', {'model': 'a', 'tier': 1}), ('open', {'model': 'none'}), ('query', {'report': 1}),
              ('file', {'lease': 1, 'path': 'config.json'}), ('cancel', {'target': 2}),
-             ('prefetch', {'model': 'a'}), ('pin', {'model': 'a'}), ('unpin', {'model': 'a'}), ('verify', {'model': 'a'}),
-             ('evict', {'model': 'a'}), ('open', {'model': 'a'})]
+             ('prefetch', {'model': 'a'}), ('pin', {'model': 'a'}), ('unpin', {'model': 'a'}),
+             ('verify', {'model': 'a'}), ('evict', {'model': 'a'}), ('open', {'model': 'a'})]
     for last in range(len(steps) + 1):
         for answers in (False, True):
             client = daemon.client(hello=False)

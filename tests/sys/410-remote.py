@@ -128,8 +128,9 @@ def a_file_that_changes_half_way_is_never_a_mixture(t):
 
 @test
 def refusals_are_passed_on_with_their_reason(t):
-    for code, codes in ((403, ['REFUSED']), (401, ['REFUSED']), (404, ['NOT_FOUND', 'CHANGED']), (410, ['NOT_FOUND', 'REFUSED',
-                        'CHANGED', 'BAD_SOURCE']), (429, ['UNREACHABLE']), (503, ['UNREACHABLE']), (500, ['UNREACHABLE'])):
+    for code, codes in {403: ['REFUSED'], 401: ['REFUSED'], 404: ['NOT_FOUND', 'CHANGED'],
+                        410: ['NOT_FOUND', 'REFUSED', 'CHANGED', 'BAD_SOURCE'], 429: ['UNREACHABLE'],
+                        503: ['UNREACHABLE'], 500: ['UNREACHABLE']}.items():
         tensors, server, daemon = begin(t, remote.status(code), total=MIB, retries=1)
         refused(t, daemon, *codes)
         recovers(t, server, daemon, tensors)

@@ -58,7 +58,8 @@ def a_disk_that_is_really_full_costs_the_disk_tier_only(t):
         raise Skip('needs to mount a tmpfs: no user namespaces, or not allowed')
     made = {name: t.model(name, 6 * MIB) for name in 'abc'}
     wrapper = ['unshare', '-rm', 'sh', '-c', f'mount -t tmpfs -o size=10m tmpfs {cache} && exec "$@"', 'sh']
-    daemon = t.daemon(sources=[remote.Server(t, t.models_dir).url], wrapper=wrapper, disk_bytes='200M', compress='never')
+    daemon = t.daemon(sources=[remote.Server(t, t.models_dir).url], wrapper=wrapper, disk_bytes='200M',
+                      compress='never')
     for name, tensors in made.items():
         serves(t, daemon, name, tensors)
     settled(t, daemon)

@@ -41,8 +41,10 @@ def datagrams_that_are_no_messages_end_the_connection(t):
     bad = {'one byte': b'x', 'half a header': open_a[:7], 'cut': open_a[:-1], 'too long': open_a + b'x',
            'unknown type': wire.HEADER.pack(1, 999, 0, 5), 'wrong version': b'\x63\0' + open_a[2:],
            'wrong length': open_a[:4] + struct.pack('<I', 1 << 30) + open_a[8:],
-           'a reply': wire.encode('done', 3, {}), 'a long string': open_a[:16] + struct.pack('<I', 0xffffffff) + open_a[20:],
-           'NUL in a name': wire.encode('open', 2, {'model': b'a\0b'}), 'no UTF-8': wire.encode('open', 2, {'model': b'\xff'}),
+           'a reply': wire.encode('done', 3, {}),
+           'a long string': open_a[:16] + struct.pack('<I', 0xffffffff) + open_a[20:],
+           'NUL in a name': wire.encode('open', 2, {'model': b'a\0b'}),
+           'no UTF-8': wire.encode('open', 2, {'model': b'\xff'}),
            'a name over its bound': wire.encode('open', 2, {'model': 'x' * 256}), '60000 bytes': b'y' * 60000}
     for what, data in bad.items():
         for first in ([], [hello]):

@@ -20,7 +20,8 @@ def exit_codes_are_the_documented_ones(t):
         got = daemon.ctl(*refused)
         t.equal(got.rc, 1, got)
         assert len(got.err) > 10 and not got.raw, got
-    for usage in ([], ['no-such'], ['open'], ['open', 'a', 'b', 'c'], ['ls', '--no-such'], ['open', 'a', '--tier', 'x']):
+    for usage in ([], ['no-such'], ['open'], ['open', 'a', 'b', 'c'], ['ls', '--no-such'],
+                  ['open', 'a', '--tier', 'x']):
         t.equal(daemon.ctl(*usage).rc, 2, usage)
     daemon.stop()
     got = daemon.ctl('ls')

@@ -146,8 +146,8 @@ def status(code, times=1 << 30, headers=None):
 
 
 def stall(after=1000, times=1 << 30, beyond=0):
-    """Sends some bytes, then nothing until server.released is set (or the client has gone).  beyond=1: not when the head
-    of a file is asked for, which is how a model is looked up."""
+    """Sends some bytes, then nothing until server.released is set (or the client has gone).  beyond=1: not when the
+    head of a file is asked for, which is how a model is looked up."""
     def act(request):
         body = request.begin_file()
         request.wfile.write(body[:after])

@@ -215,7 +215,8 @@ class Test:
         return Daemon(self, *arguments, **keywords)
 
     def daemon_command(self, cache_dir):
-        return [MRM, '--socket', self.dir / 'other.sock', '--cache-dir', cache_dir, '--source', f'dir:{self.models_dir}']
+        return [MRM, '--socket', self.dir / 'other.sock', '--cache-dir', cache_dir,
+                '--source', f'dir:{self.models_dir}']
 
     def model(self, name, total=1 << 20, **keywords):
         """A random model in t.models_dir; returns its tensors, as models.read() would."""

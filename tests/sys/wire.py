@@ -1,5 +1,5 @@
-"""wire - the daemon's socket, spoken by an implementation of its own that knows shared/*.def and shared/table.h but none
-of the C code.  Says what it is told to, wrong things included."""
+"""wire - the daemon's socket, spoken by an implementation of its own that knows shared/*.def and shared/table.h but
+none of the C code.  Says what it is told to, wrong things included."""
 import array
 import ctypes
 import mmap
