@@ -46,7 +46,7 @@ enum hold {
 	HOLD_PART,    /* what a cancelled load left: first victim */
 	HOLD_IDLE,    /* complete, unused, old enough: victim by policy */
 	HOLD_YOUNG,   /* complete, unused, below the minimum residency */
-	HOLD_SOFT,    /* a prefetch or write-through under way that nobody leased or pinned: gives way to a demand */
+	HOLD_SOFT,    /* a load under way that nobody leased or pinned, no demand or given up: makes way for a demand */
 	HOLD_READ,    /* the source of a running transfer, otherwise idle */
 	HOLD_FREEING, /* on its way out; will come back without anybody's doing */
 	HOLD_FIRM,    /* leased, pinned, or wanted now */
@@ -353,6 +353,7 @@ void copy_doom(struct cache *c, struct copy *k, enum doom doom);
 void copy_drain(struct cache *c, struct copy *k, const char *why);
 /* To be called after any change of what holds a copy: carries out what follows of itself, brings the sums up to date. */
 void copy_settle(struct cache *c, struct copy *k);
+enum hold copy_hold(const struct copy *k);
 void copy_touch(struct cache *c, struct copy *k);
 void copy_ready(struct cache *c, struct copy *k);
 

@@ -73,6 +73,8 @@ void load_want(struct cache *c, struct load *l, struct want *w, enum load_class 
 		heap_add(&l->wants, &w->node);
 	}
 	load_reclass(c, l);
+	if (l->wants.n == 1)
+		copy_settle(c, l->copy); /* it was given up, or is new */
 }
 
 static void want_unhook(struct want *w)

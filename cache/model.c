@@ -296,7 +296,7 @@ static void copy_advance(struct cache *c, struct copy *k)
 	}
 }
 
-static enum hold copy_hold(const struct copy *k)
+enum hold copy_hold(const struct copy *k)
 {
 	if (k->state == COPY_ABSENT)
 		return HOLD_NONE;
@@ -309,7 +309,7 @@ static enum hold copy_hold(const struct copy *k)
 	if (model_is_pinned(k->model, k->tier))
 		return HOLD_FIRM;
 	if (k->load)
-		return k->load->class == CLASS_DEMAND ? HOLD_FIRM : HOLD_SOFT;
+		return k->load->class == CLASS_DEMAND && load_is_wanted(k->load) ? HOLD_FIRM : HOLD_SOFT;
 	if (k->n_readers)
 		return HOLD_READ;
 	if (k->state == COPY_RESERVED)

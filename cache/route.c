@@ -41,6 +41,14 @@ static uint64_t move_ns(const struct link *link, uint64_t bytes)
 	return ns < UINT64_MAX / 4 ? (uint64_t)ns : UINT64_MAX / 4;
 }
 
+/* How long until a transfer is through: no sooner than the one it follows.  As deep as there are tiers. */
+static uint64_t arrival_ns(const struct transfer *t)
+{
+	uint64_t all = t->load->copy->model->info.image_bytes;
+	uint64_t own = move_ns(t->link, all - MIN(all, t->load->copy->landed_bytes));
+	return MAX(own, t->leader ? arrival_ns(t->leader) : 0) + ROUTE_HOP_NS;
+}
+
 /* What it takes until the bytes of a tier's copy are there; false: it is no source. */
 static bool search_source(const struct search *s, uint8_t tier, uint64_t *cost)
 {
@@ -54,8 +62,7 @@ static bool search_source(const struct search *s, uint8_t tier, uint64_t *cost)
 		return true;
 	if (k->state != COPY_LOADING || !k->load->transfer || copy_feeds_on(k, s->target))
 		return false;
-	uint64_t all = s->m->info.image_bytes;
-	*cost = move_ns(k->load->transfer->link, all - MIN(all, k->landed_bytes));
+	*cost = arrival_ns(k->load->transfer);
 	return true;
 }
 

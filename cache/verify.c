@@ -53,6 +53,7 @@ static void verify_state(const struct cache *c, const struct copy *k)
 static void verify_account(const struct cache *c, const struct copy *k)
 {
 	enum hold h = k->account.hold;
+	ASSERT(h == copy_hold(k));
 	ASSERT((k->state == COPY_ABSENT) == (h == HOLD_NONE));
 	ASSERT(h == HOLD_NONE || k->account.bytes == k->bytes);
 	ASSERT(heap_hooked(&k->victim_node) || (h != HOLD_PART && h != HOLD_IDLE));

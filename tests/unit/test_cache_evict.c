@@ -254,6 +254,23 @@ START_TEST(a_demand_takes_memory_from_a_prefetch_under_way)
 }
 END_TEST
 
+START_TEST(a_demand_waits_for_a_cancelled_load_to_come_home)
+{
+	struct fixture f;
+	start_with(&f, "lru");
+	f.hands &= ~HAND_TRANSFER;
+	fix_open(&f, 1, "killed:700!");
+	fix_close(&f, 1);
+	fix_take(&f, FX_CANCEL);
+	const struct fix_answer *b = fix_open(&f, 2, "next:700!");
+	ck_assert_int_eq(b->kind, FX_N);
+	fix_done(&f, FX_START, TRIMS_E_CANCELLED);
+	ck_assert_state(&f, "killed:700!", HOST, COPY_ABSENT);
+	ck_assert_granted(b, COPY_LOADING);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(what_a_cancelled_load_left_goes_first)
 {
 	struct fixture f;
@@ -440,7 +457,8 @@ static void room(Suite *s)
 	UNIT_CASE(s, "room", leased_models_are_never_victims_and_the_refusal_says_who_holds_what,
 		a_model_larger_than_the_tier_is_refused_at_once, an_evicted_copy_counts_until_its_memory_is_back,
 		an_open_of_what_is_being_freed_waits_and_loads_again, an_open_of_what_drains_under_a_lease_is_refused_busy,
-		a_demand_takes_memory_from_a_prefetch_under_way, what_a_cancelled_load_left_goes_first,
+		a_demand_takes_memory_from_a_prefetch_under_way,
+		a_demand_waits_for_a_cancelled_load_to_come_home, what_a_cancelled_load_left_goes_first,
 		loads_waiting_for_room_are_served_by_class_then_deadline_then_age, a_smaller_tier_is_drained_by_ticks);
 }
 

@@ -164,6 +164,53 @@ START_TEST(a_direct_link_is_taken_even_when_a_relay_seems_faster)
 }
 END_TEST
 
+START_TEST(a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the_longer)
+{
+	struct fixture f;
+	uint64_t model;
+	fix_prepare(&f);
+	f.config.n_tiers = 4;
+	f.config.n_links = 4;
+	f.links[0] = (struct cache_link_config){REMOTE, DISK, 1, 1000};
+	f.links[1] = (struct cache_link_config){DISK, HOST, 1, 1000000};
+	f.links[2] = (struct cache_link_config){HOST, GPU0, 1, 1000000};
+	f.links[3] = (struct cache_link_config){DISK, GPU0, 1, 10}; /* as it seems at first */
+	f.tiers[DISK].capacity_bytes = f.tiers[GPU0].capacity_bytes = 5000;
+	fix_start(&f);
+	f.hands = HAND_RESOLVE;
+	struct cache_open busy = fix_ask(1, "busy:100");
+	busy.tier = TIER_DISK;
+	fix_open_as(&f, busy);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+	struct cache_effect occupied = fix_take(&f, FX_START); /* the way to the disk */
+	fix_open_as(&f, ask_gpu(2, "a:100", 0));
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE); /* on the device */
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE); /* on the host, which the slow link makes the way */
+	ck_assert_state(&f, "a:100", HOST, COPY_RESERVED);
+	struct cache_effect disk_alloc = fix_take(&f, FX_ALLOC);
+	/* What does not fit on the host uses the direct link, and finds it fast. */
+	struct cache_model_info info = fix_info(&f, "b:1500");
+	ck_assert_int_eq(cache_adopt(f.c, f.now, "b:1500", &info, 1500, true, 0, &model), 0);
+	fix_open_as(&f, ask_gpu(3, "b:1500", 0));
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+	f.now += NS_PER_US;
+	ck_assert_int_eq(fix_done(&f, FX_START, TRIMS_E_NONE).from, DISK);
+	fix_answer_one(&f, &disk_alloc, TRIMS_E_NONE);
+	fix_run(&f);
+	/* Now the disk copy is queued, the device is filled from it, and nobody needs the host's. */
+	ck_assert_state(&f, "a:100", DISK, COPY_LOADING);
+	ck_assert_state(&f, "a:100", GPU0, COPY_LOADING);
+	ck_assert_uint_eq(fix_copy(&f, "a:100", DISK).readers, 1);
+	ck_assert_int_ne(fix_copy(&f, "a:100", HOST).state, COPY_LOADING);
+	fix_answer_one(&f, &occupied, TRIMS_E_NONE);
+	fix_run(&f);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	fix_done(&f, FX_START, TRIMS_E_NONE);
+	ck_assert_state(&f, "a:100", GPU0, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
 static void start_narrow(struct fixture *f)
 {
 	fix_prepare(f);
@@ -306,7 +353,8 @@ static void ways(Suite *s)
 		leaving_a_gpu_load_cancels_the_host_load_it_needed, a_failed_host_load_fails_the_gpu_load_with_its_reason,
 		a_full_host_refuses_the_gpu_load_that_needs_it, two_gpus_share_one_load_of_the_host,
 		any_device_is_the_one_where_it_is_or_the_emptiest, a_relay_is_taken_where_no_link_leads,
-		a_direct_link_is_taken_even_when_a_relay_seems_faster);
+		a_direct_link_is_taken_even_when_a_relay_seems_faster,
+		a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the_longer);
 }
 
 static void links(Suite *s)
