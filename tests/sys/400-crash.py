@@ -139,6 +139,7 @@ def a_download_goes_on_where_SIGTERM_stopped_it(t):
     daemon = t.daemon(sources=[server.url], stall_timeout='1h', drain_timeout='5s')
     lease = daemon.client().open('a', wait=False)
     t.eventually(lambda: lease.progress()[3] > size // 3, 'a third of it has landed')
+    t.eventually(lambda: daemon.metric('trims_write_bytes_total', tier='disk') > size // 4, 'and is on disk')
     daemon.stop()
     server.fault = None
     server.released.set()

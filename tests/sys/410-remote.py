@@ -51,7 +51,7 @@ def an_answer_that_ends_early_is_completed(t):
 
 @test
 def a_stall_is_broken_off_and_tried_again(t):
-    tensors, server, daemon = begin(t, remote.stall(times=1))
+    tensors, server, daemon = begin(t, remote.stall(times=1, beyond=1))
     opens(t, daemon, tensors)
     assert server.reached.is_set()
     assert daemon.metric('trims_source_retries_total', reason='stalled') >= 1

@@ -52,7 +52,7 @@ void samples_fini(struct samples *s)
 	*s = (struct samples){0};
 }
 
-static void say(const char *fmt, va_list ap)
+__attribute__((format(printf, 1, 0))) static void say(const char *fmt, va_list ap)
 {
 	fputs("trims-bench: ", stderr);
 	vfprintf(stderr, fmt, ap);
