@@ -116,6 +116,7 @@ void transfer_stop(struct cache *c, struct transfer *t)
 		return;
 	t->state = TRANSFER_STOPPING;
 	transfer_effect(c, FX_CANCEL, t);
+	copy_settle(c, t->load->copy);
 }
 
 void transfer_reclass(struct cache *c, struct transfer *t)

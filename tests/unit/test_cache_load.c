@@ -199,6 +199,7 @@ START_TEST(the_last_client_leaving_cancels_the_load_and_its_write_through)
 	ck_assert_uint_eq(fix_copy(&f, "a:100", HOST).landed_bytes, 60);
 	ck_assert_uint_eq(fix_copy(&f, "a:100", DISK).landed_bytes, 40);
 	ck_assert_uint_eq(cache_stats(f.c)->loads_cancelled, 2);
+	ck_assert_uint_eq(cache_stats(f.c)->persist_skipped, 0); /* what has landed is kept */
 	fix_fini(&f);
 }
 END_TEST

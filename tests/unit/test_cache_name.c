@@ -152,6 +152,24 @@ START_TEST(requests_that_wait_when_the_source_changes_get_the_new_version)
 }
 END_TEST
 
+START_TEST(a_model_that_changed_while_it_was_read_is_resolved_before_it_serves_again)
+{
+	struct fixture f;
+	fix_init(&f);
+	f.hands &= ~HAND_TRANSFER;
+	const struct fix_answer *a = fix_open(&f, 1, "a:100!");
+	fix_done(&f, FX_START, TRIMS_E_CHANGED);
+	ck_assert_int_eq(fix_take(&f, FX_POISON).error.code, TRIMS_E_CHANGED);
+	fix_close(&f, 1);
+	f.version++;
+	const struct fix_answer *b = fix_open(&f, 2, "a:100!"); /* long before the name is due */
+	ck_assert_uint_eq(f.count[FX_RESOLVE], 2);
+	ck_assert_granted(b, COPY_LOADING);
+	ck_assert_uint_ne(b->model, a->model);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_failed_validation_keeps_serving)
 {
 	struct fixture f;
@@ -360,7 +378,8 @@ static void resolving(Suite *s)
 		an_unreachable_source_is_not_remembered, names_that_are_none_are_refused_without_a_look,
 		an_old_name_is_validated_in_the_background_while_it_serves,
 		a_changed_source_is_another_model_and_the_old_one_drains, a_pin_follows_its_name_to_the_new_version,
-		requests_that_wait_when_the_source_changes_get_the_new_version, a_failed_validation_keeps_serving,
+		requests_that_wait_when_the_source_changes_get_the_new_version,
+		a_model_that_changed_while_it_was_read_is_resolved_before_it_serves_again, a_failed_validation_keeps_serving,
 		a_model_gone_from_its_source_serves_its_leases_and_nobody_else);
 }
 
