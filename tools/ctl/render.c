@@ -208,15 +208,17 @@ void render_show(const json_t *report, FILE *out)
 
 /* ---- trace ---- */
 
-static const char *const stages[] = {"queue_ns", "resolve_ns", "alloc_ns", "first_byte_ns", "transfer_ns", "verify_ns"};
+/* RESOLVE and ALLOC come before TOTAL begins; VERIFY runs beside TRANSFER. */
+static const char *const stages[] = {
+	"resolve_ns", "alloc_ns", "prepare_ns", "first_byte_ns", "transfer_ns", "verify_ns", "finish_ns"};
 
 void render_trace(const json_t *report, FILE *out)
 {
-	struct grid *g = grid_new("lllrrrrrrrrrrl");
+	struct grid *g = grid_new("lllrrrrrrrrrrrl");
 	const json_t *load;
 	size_t i;
-	GRID_HEADER(g, "STARTED", "LOAD", "CLASS", "TOTAL", "QUEUE", "RESOLVE", "ALLOC", "FIRST BYTE", "TRANSFER", "VERIFY",
-		"BYTES", "RATE", "RETRIES", "RESULT");
+	GRID_HEADER(g, "STARTED", "LOAD", "CLASS", "TOTAL", "RESOLVE", "ALLOC", "PREPARE", "FIRST BYTE", "TRANSFER",
+		"VERIFY", "FINISH", "BYTES", "RATE", "RETRIES", "RESULT");
 	json_array_foreach(json_object_get(report, "loads"), i, load) {
 		char text[TEXT_NUMBER];
 		grid_add(g, "%s", has_number(load, "started_unix_ns") ?
