@@ -69,7 +69,7 @@ static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		c->result = source_read(w->source, c->listing, spans[i].file, spans[i].off, spans[i].bytes, buf,
-			c->haul->cancel, &c->why);
+			c->cancel, &c->why);
 		if (c->result)
 			return;
 		data[i] = buf;
@@ -89,7 +89,7 @@ static void run_net(struct chunk_job *c, struct net_worker *w)
 static void run_repair(struct chunk_job *c, struct net_worker *w)
 {
 	fetch(c, w, c->dst);
-	if (c->result)
+	if (c->result || !c->mend)
 		return;
 	struct fault why;
 	int e = disk_image_rewrite(c->stored, c->chunk, c->dst, c->hash, &why);
@@ -99,17 +99,23 @@ static void run_repair(struct chunk_job *c, struct net_worker *w)
 	metrics_add(M_chunk_refetches, 1);
 }
 
-static void run_pass(struct chunk_job *c, struct net_worker *w)
+static uint8_t *chunk_buffer(struct chunk_job *c, struct net_worker *w)
 {
 	if (!w->chunk_buf)
 		w->chunk_buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_BYTES);
-	if (!w->chunk_buf) {
+	if (!w->chunk_buf)
 		fail(c, -ENOMEM, TRIMS_E_NO_MEMORY, "no memory for a chunk");
+	return w->chunk_buf;
+}
+
+static void run_pass(struct chunk_job *c, struct net_worker *w)
+{
+	uint8_t *buf = chunk_buffer(c, w);
+	if (!buf)
 		return;
-	}
-	fetch(c, w, w->chunk_buf);
+	fetch(c, w, buf);
 	if (!c->result)
-		c->result = disk_image_put(c->stored, c->chunk, w->chunk_buf, c->hash, &c->why);
+		c->result = disk_image_put(c->stored, c->chunk, buf, c->hash, &c->why);
 }
 
 static void run_store(struct chunk_job *c)
@@ -127,6 +133,7 @@ struct stream {
 	uint32_t file, chunk;   /* the chunk being filled */
 	uint64_t at;            /* offset in the file */
 	uint8_t *buf;           /* ranges of the chunk, of all its files */
+	uint8_t *scratch;       /* a chunk that does not stay in memory */
 	struct layout_span spans[IMAGE_MAX_FILES];
 	uint64_t had[IMAGE_MAX_FILES];
 	uint32_t n_spans;
@@ -147,6 +154,21 @@ static bool stream_chunk_full(const struct stream *s)
 	return s->chunk < s->layout->n_chunks;
 }
 
+/* A chunk that is in memory already may have readers: it is not touched, only its gaps are taken. */
+static void stream_place(struct stream *s, const uint8_t *const *data)
+{
+	struct chunk_job *c = s->job;
+	bool keep = c->to_disk || s->host->landed[s->chunk];
+	c->chunk = s->chunk;
+	c->dst = keep ? s->scratch : segment_chunk(s->host, s->layout, s->chunk);
+	if (!keep)
+		chunk_populate(c);
+	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, c->dst, c->haul->gaps);
+	chunk_check(c, c->dst, layout_chunk(s->layout, s->chunk).bytes);
+	if (!c->result && c->to_disk && !disk_image_has(c->stored, s->chunk))
+		c->result = disk_image_put(c->stored, s->chunk, c->dst, c->hash, &c->why);
+}
+
 static int stream_end_chunk(struct stream *s)
 {
 	const uint8_t *data[IMAGE_MAX_FILES], *p = s->buf;
@@ -154,16 +176,10 @@ static int stream_end_chunk(struct stream *s)
 		data[i] = p;
 		p += s->spans[i].bytes;
 	}
-	struct chunk_job *c = s->job;
-	uint8_t *dst = c->dst = segment_chunk(s->host, s->layout, s->chunk);
-	uint64_t n = layout_chunk(s->layout, s->chunk).bytes;
-	c->chunk = s->chunk;
-	chunk_populate(c);
-	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, dst, c->haul->gaps);
-	chunk_check(c, dst, n);
-	if (c->result)
-		return c->result;
-	c->haul->stream_hash[s->chunk++] = c->hash;
+	stream_place(s, data);
+	if (s->job->result)
+		return s->job->result;
+	s->job->haul->stream_hash[s->chunk++] = s->job->hash;
 	stream_begin_chunk(s);
 	return 0;
 }
@@ -202,11 +218,13 @@ static void run_stream(struct chunk_job *c, struct net_worker *w)
 	const struct layout *l = c->layout;
 	OWN_MEM struct stream *s = calloc(1, sizeof *s);
 	OWN_MEM uint8_t *buf = malloc(layout_max_span_bytes(l) + 1);
+	if (!chunk_buffer(c, w))
+		return;
 	if (!s || !buf) {
 		fail(c, -ENOMEM, TRIMS_E_NO_MEMORY, "no memory for a stream's chunk");
 		return;
 	}
-	*s = (struct stream){.job = c, .layout = l, .host = c->host, .buf = buf};
+	*s = (struct stream){.job = c, .layout = l, .host = c->host, .buf = buf, .scratch = w->chunk_buf};
 	stream_begin_chunk(s);
 	while (stream_chunk_full(s)) /* chunks of padding alone */
 		if (stream_end_chunk(s))
@@ -214,7 +232,7 @@ static void run_stream(struct chunk_job *c, struct net_worker *w)
 	for (s->file = 0; s->file < l->n_files; s->file++) {
 		s->at = 0;
 		c->result = source_stream(w->source, c->listing, s->file, 0, UINT64_MAX, stream_sink, s,
-			c->haul->cancel, &c->why);
+			c->cancel, &c->why);
 		if (c->result)
 			return;
 	}

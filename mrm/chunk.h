@@ -10,8 +10,8 @@ enum chunk_how {
 	CHUNK_FILES,   /* local files -> memory (lane) */
 	CHUNK_DISK,    /* disk image -> memory (lane) */
 	CHUNK_NET,     /* remote -> memory */
-	CHUNK_STREAM,  /* remote without ranges: every chunk -> memory, by one job */
-	CHUNK_REPAIR,  /* remote -> memory and over the damaged chunk in the disk image */
+	CHUNK_STREAM,  /* remote without ranges: every chunk -> memory or disk image, by one job */
+	CHUNK_REPAIR,  /* remote -> memory, and over the damaged chunk in the disk image if that is complete */
 	CHUNK_STORE,   /* memory -> disk image */
 	CHUNK_PASS,    /* remote -> disk image, nothing kept in memory */
 };
@@ -25,8 +25,9 @@ struct chunk_job {
 	struct disk_image *stored;
 	const struct source_listing *listing;
 	struct segment *host;
+	const struct source_cancel *cancel;
 	const char *label;
-	bool disk_direct, huge;
+	bool disk_direct, huge, to_disk, mend; /* mend: a repaired chunk goes to the disk image, too */
 	enum chunk_how how;
 	uint32_t chunk;
 	uint8_t *dst;              /* for CHUNK_STORE: where the bytes are */

@@ -126,20 +126,13 @@ static void run_free(struct job *job, void *worker)
 		log_warn("disk", "%s: %s", j->label, j->why.text);
 }
 
-/* One descriptor per known model would be too many: the table goes with the last copy; clients have their own mappings. */
-static void drop_table(struct holding *img)
-{
-	if (!img->host && !img->disk)
-		shm_fini(&img->table);
-}
-
 static void freed(struct job *job)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
 	struct daemon *d = j->daemon;
 	if (job->withdrawn)
 		run_free(job, NULL);
-	drop_table(j->image);
+	holding_drop_table(j->image);
 	cache_freed(d->cache, clock_now(), j->model, j->tier, j->generation);
 	engine_names_changed(d);
 	copy_job_end(j);
@@ -165,6 +158,7 @@ static void fx_free(struct daemon *d, const struct cache_effect *fx)
 		j->leaving = img->leaving = STEAL(img->stored);
 	} else {
 		j->copy = STEAL(img->host);
+		holding_settle_hashes(img);
 	}
 	submit(j, j->leaving ? run_rescue : run_free, j->leaving ? rescued : freed);
 }
@@ -244,7 +238,7 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 	send_opened(c, fx, img, copy ? copy : made, fx->to == d->tier_disk ? TIER_DISK : TIER_HOST);
 	if (made) {
 		segment_free(&made);
-		drop_table(img);
+		holding_drop_table(img);
 	}
 }
 

@@ -24,8 +24,8 @@ struct finish {
 	uint8_t *const *side_data;
 	struct disk *disk;
 	struct disk_image *stored;
-	struct hash128 *hashes;     /* [n_chunks], when the digest is to be computed */
-	struct hash128 digest;
+	struct hash128 *hashes;     /* [n_chunks] of a host copy */
+	struct hash128 known, digest; /* from before ({0, 0}: none); found */
 	struct disk_image *reference; /* made for a model that is read in place */
 	int result;
 	struct fault why;
@@ -70,6 +70,8 @@ static int digest_piece(EVP_MD_CTX *ctx, struct finish *f, const struct layout_p
 	uint64_t done = 0;
 	while (done < piece->bytes) {
 		uint64_t at = piece->offset + done;
+		if (source_cancel_is_set(f->haul->cancel))
+			return fault_set(&f->why, TRIMS_E_CANCELLED, "cancelled"), -ECANCELED;
 		uint32_t chunk = l->extent_chunk[piece->extent] + (uint32_t)(at / IMAGE_CHUNK_BYTES);
 		if (*have != chunk) {
 			int e = disk_image_read(f->stored, chunk, buf, &f->why);
@@ -106,6 +108,7 @@ static int check_disk_files(struct finish *f)
 {
 	uint8_t *buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_BYTES);
 	int e = buf ? 0 : -ENOMEM;
+	fault_set(&f->why, TRIMS_E_NO_MEMORY, "no memory to check whole files with");
 	for (uint32_t i = 0; !e && i < f->desc->n_files; i++) {
 		uint8_t found[32];
 		if (!f->desc->files[i].has_sha256)
@@ -139,22 +142,38 @@ static void run_disk(struct finish *f)
 		f->result = disk_image_commit(f->stored, &f->digest, &f->why);
 }
 
+static void run_host(struct finish *f)
+{
+	if (f->haul->way == WAY_FILES_HOST)
+		f->result = check_files(f);
+	if (f->result)
+		return;
+	f->digest = image_digest(f->desc, f->hashes);
+	bool first = !(f->known.hi | f->known.lo);
+	if (f->haul->way == WAY_FILES_HOST && first && f->disk && !f->stored)
+		write_reference(f);
+}
+
+/* Chunks that were not on record were compared with nothing: together they must still be what the model was. */
+static void check_identity(struct finish *f)
+{
+	bool both = (f->known.hi | f->known.lo) && (f->digest.hi | f->digest.lo);
+	if (f->result || !both || hash_equal(f->known, f->digest))
+		return;
+	fault_set(&f->why, TRIMS_E_MISMATCH, "%s: the bytes received are not those that the model had before", f->desc->name);
+	metrics_add(M_verify_failures_remote, 1);
+	f->result = -EBADMSG;
+}
+
 static void run(struct job *job, void *worker)
 {
 	struct finish *f = container_of(job, struct finish, job);
 	struct haul *t = f->haul;
-	if (t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK) {
+	if (t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK)
 		run_disk(f);
-	} else if (f->good && f->hashes) {
-		f->digest = image_digest(f->desc, f->hashes);
-		if (t->way == WAY_FILES_HOST) {
-			f->result = check_files(f);
-			if (!f->result && f->disk && !f->stored)
-				write_reference(f);
-		}
-	} else if (f->good && t->way == WAY_FILES_HOST) {
-		f->result = check_files(f);
-	}
+	else if (f->good)
+		run_host(f);
+	check_identity(f);
 	for (uint32_t i = 0; i < t->n_files; i++)
 		if (t->files[i].fd >= 0)
 			close(t->files[i].fd);
@@ -163,6 +182,8 @@ static void run(struct job *job, void *worker)
 static void haul_free(struct haul *t)
 {
 	idmap_take(&t->daemon->hauls, t->id);
+	t->image->n_hauls--;
+	holding_settle_hashes(t->image);
 	haul_kick_followers(t); /* what they read is complete now, or they are told to stop */
 	sha_check_free(&t->sha);
 	for (uint32_t i = 0; t->heads && i < holding_desc(t->image)->n_files; i++)
@@ -170,7 +191,8 @@ static void haul_free(struct haul *t)
 	free(t->heads);
 	source_cancel_free(&t->cancel);
 	free(t->files);
-	free(t->gaps);
+	if (t->way == WAY_REMOTE_DISK)
+		free(t->gaps);
 	free(t->stream_hash);
 	holding_put(&t->image);
 	t->magic = 0;
@@ -223,10 +245,11 @@ static void make_ready(struct haul *t)
 	struct segment *c = t->to == t->daemon->tier_disk ? img->disk : img->host;
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
-	if (t->to == t->daemon->tier_disk)
-		segment_free(&img->disk); /* later opens get a page of their own */
-	if (t->to == t->daemon->tier_disk)
-		cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
+	if (t->to != t->daemon->tier_disk)
+		return;
+	segment_free(&img->disk); /* later opens get a page of their own */
+	holding_drop_table(img);
+	cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
 }
 
 static void finished(struct job *job)
@@ -240,19 +263,21 @@ static void finished(struct job *job)
 		haul_fail(t, &f->why);
 	bool good = f->good && !f->result;
 	if (good) {
-		struct hash128 digest = f->digest.hi | f->digest.lo ? f->digest : t->image->digest;
-		if (!(digest.hi | digest.lo) && t->image->stored)
-			digest = disk_image_digest(t->image->stored);
 		t->cancelled = t->failed = false;
-		t->image->digest = digest;
+		t->image->digest = f->digest;
 		make_ready(t);
 	}
+	t->image->doubtful |= t->failed;
 	if (t->failed && t->way == WAY_HOST_DISK) {
 		daemon_degraded(d, "disk-write-failed", "%s", t->error.text);
 		metrics_add(M_fallback_disk_write_failed, 1);
 	}
 	record_end(t, good ? NULL : &t->error);
 	cache_transfer_done(d->cache, clock_now(), t->id, good ? NULL : &t->error);
+	/* What an earlier, interrupted download has left on disk may be what was wrong. */
+	bool partial = t->image->stored && !disk_image_complete(t->image->stored);
+	if (!good && t->error.code == TRIMS_E_MISMATCH && t->way == WAY_REMOTE_HOST && partial)
+		cache_corrupt(d->cache, clock_now(), t->image->model, d->tier_disk);
 	if (good && t->image->model)
 		identify(t, t->image->digest);
 	free(f->hashes);
@@ -267,11 +292,10 @@ static struct hash128 *collect_hashes(const struct holding *img)
 	uint32_t n = holding_layout(img)->n_chunks;
 	struct hash128 *h = calloc(MAX(n, 1u), sizeof *h);
 	ASSERT(h);
-	for (uint32_t i = 0; i < n; i++)
-		if (!holding_chunk_hash(img, i, &h[i])) {
-			free(h);
-			return NULL;
-		}
+	for (uint32_t i = 0; i < n; i++) {
+		bool known = holding_chunk_hash(img, i, &h[i]);
+		ASSERT(known); /* it has landed */
+	}
 	return h;
 }
 
@@ -287,9 +311,11 @@ void finish_start(struct haul *t)
 	f->side_data = img->side_data;
 	f->disk = t->daemon->disk;
 	f->stored = img->stored;
-	bool to_host = t->way != WAY_HOST_DISK && t->way != WAY_REMOTE_DISK;
-	if (to_host && f->good && !(img->digest.hi | img->digest.lo))
+	f->known = img->digest;
+	bool to_disk = t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK;
+	if (!to_disk && f->good)
 		f->hashes = collect_hashes(img);
 	f->job = (struct job){.run = run, .done = finished, .class = CLASS_DEMAND, .deadline = 0};
-	pool_submit(t->daemon->misc, &f->job);
+	/* Syncing an image, or reading all of it again, takes long: whoever waits for memory must not wait for that. */
+	pool_submit(to_disk ? t->daemon->write : t->daemon->misc, &f->job);
 }

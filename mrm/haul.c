@@ -78,9 +78,12 @@ struct chunk_job *chunk_new(struct haul *t, uint32_t chunk, enum chunk_how how)
 	c->listing = img->listing;
 	c->host = img->host;
 	c->label = c->desc->name;
+	c->cancel = t->cancel ? t->cancel : t->daemon->halt;
 	c->disk_direct = t->daemon->disk && disk_is_direct(t->daemon->disk, NULL);
 	c->huge = t->daemon->shm.huge;
 	c->how = how;
+	c->to_disk = t->way == WAY_REMOTE_DISK;
+	c->mend = img->stored && disk_image_complete(img->stored); /* one that is being filled has another writer */
 	c->chunk = chunk;
 	c->dst = img->host ? segment_chunk(img->host, c->layout, chunk) : NULL;
 	if (how != CHUNK_STREAM)
@@ -92,6 +95,7 @@ void chunk_submit(struct chunk_job *c)
 {
 	struct haul *t = c->haul;
 	struct daemon *d = t->daemon;
+	ASSERT(c->how != CHUNK_STORE || c->has_want);
 	bool lane = c->how == CHUNK_FILES || c->how == CHUNK_DISK;
 	c->job.class = t->class;
 	c->job.deadline = t->deadline;
@@ -148,7 +152,8 @@ static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 	bool anew = t->gaps && holding_layout(img)->gap_bytes;
 	if (disk_image_has(img->stored, chunk) && !anew)
 		return CHUNK_SKIP;
-	if (t->way == WAY_HOST_DISK && !img->host->readable[chunk])
+	struct hash128 ignored; /* not on record: the load it came with has failed, and this one is about to be cancelled */
+	if (t->way == WAY_HOST_DISK && !(img->host->readable[chunk] && holding_chunk_hash(img, chunk, &ignored)))
 		return CHUNK_WAIT;
 	return CHUNK_GO;
 }
@@ -165,6 +170,7 @@ static void submit_window(struct haul *t)
 			struct trace_load *l = trace_of(t);
 			if (l)
 				l->chunks_resumed++;
+			t->done_bytes += layout_chunk(holding_layout(t->image), chunk).bytes;
 			continue;
 		}
 		enum chunk_how how = how_for(t, chunk);
@@ -189,7 +195,8 @@ static void submit_stream(struct haul *t)
 
 static bool needs_stream(const struct haul *t)
 {
-	return t->way == WAY_REMOTE_HOST && t->image->listing && t->image->listing->no_ranges && t->next == 0;
+	bool remote = t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK;
+	return remote && t->image->listing && t->image->listing->no_ranges && t->next == 0;
 }
 
 static enum metric bytes_metric(const struct haul *t)
@@ -240,7 +247,8 @@ static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 {
 	struct holding *img = t->image;
 	const struct layout *l = holding_layout(img);
-	holding_set_chunk_hash(img, chunk, hash);
+	if (t->way != WAY_HOST_DISK) /* else it came from the record */
+		holding_set_chunk_hash(img, chunk, hash);
 	account(t, layout_chunk(l, chunk).bytes);
 	if (!fills_host(t)) {
 		haul_kick_followers(t);
@@ -285,7 +293,7 @@ static void stream_landed(struct haul *t)
 		if (holding_chunk_hash(t->image, i, &want) && !hash_equal(want, t->stream_hash[i])) {
 			fault_set(&why, TRIMS_E_MISMATCH, "chunk %u does not match the digest on record", i);
 			haul_fail(t, &why);
-		} else {
+		} else if (!fills_host(t) || !t->image->host->landed[i]) {
 			chunk_landed(t, i, t->stream_hash[i]);
 		}
 	}
@@ -372,6 +380,7 @@ void haul_start(struct daemon *d, const struct cache_effect *fx)
 	t->magic = HAUL_MAGIC;
 	t->daemon = d;
 	t->image = holding_get(img);
+	img->n_hauls++;
 	t->id = fx->transfer;
 	t->copy = fx->copy;
 	t->from = fx->from;

@@ -40,7 +40,8 @@ struct haul {
 	struct source_cancel *cancel;
 	struct reader_span *files; /* [n_weights] fd and direct of WAY_FILES_HOST; fd -1 otherwise */
 	uint32_t n_files;
-	uint8_t *gaps;             /* layout->gap_bytes of file bytes in no tensor; NULL when nobody checks whole files */
+	uint8_t *gaps;             /* layout->gap_bytes of file bytes in no tensor; NULL when nobody checks whole files; the host
+	                            * copy's where there is one, since they have to outlive a load that is broken off */
 	struct hash128 *stream_hash; /* [n_chunks], filled by a CHUNK_STREAM job */
 	struct source_bytes *heads; /* [n_weights], kept for the check of files that went straight to disk */
 	struct sha_check *sha;     /* NULL: no file of it has a SHA-256 to be checked */

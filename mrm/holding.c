@@ -34,6 +34,12 @@ int holding_new(struct holding **out, struct daemon *d, uint64_t hi, uint64_t lo
 	return 0;
 }
 
+static void forget_hashes(struct holding *img)
+{
+	free(STEAL(img->hashes));
+	free(STEAL(img->has_hash));
+}
+
 static void free_sides(struct holding *img)
 {
 	for (uint32_t i = 0; img->side_data && i < img->desc->n_sides; i++)
@@ -53,8 +59,7 @@ static void holding_free(struct holding *img)
 	image_desc_free(&img->desc);
 	source_listing_free(&img->listing);
 	shm_fini(&img->table);
-	free(img->hashes);
-	free(img->has_hash);
+	forget_hashes(img);
 	img->magic = 0;
 	free(img);
 }
@@ -83,10 +88,7 @@ static void rest(struct holding *img)
 		img->desc = image_desc_ref(disk_image_desc(img->stored));
 	}
 	free_sides(img);
-	free(img->hashes);
-	free(img->has_hash);
-	img->hashes = NULL;
-	img->has_hash = NULL;
+	forget_hashes(img);
 	disk_image_rest(img->stored);
 }
 
@@ -172,14 +174,13 @@ void holding_keep_hashes(struct holding *img)
 			holding_set_chunk_hash(img, i, hash);
 }
 
-bool holding_hashes_complete(const struct holding *img)
+/* What was received in a load that failed may be what was wrong: the next one must not be measured by it. */
+void holding_settle_hashes(struct holding *img)
 {
-	uint32_t n = holding_layout(img)->n_chunks;
-	struct hash128 ignored;
-	for (uint32_t i = 0; i < n; i++)
-		if (!holding_chunk_hash(img, i, &ignored))
-			return false;
-	return true;
+	if (!img->doubtful || img->n_hauls || img->host)
+		return;
+	img->doubtful = false;
+	forget_hashes(img);
 }
 
 int holding_build_table(const struct layout *l, const struct shm_options *options, struct shm_region *out,
@@ -233,6 +234,12 @@ void holding_take_sides(struct holding *img, uint8_t **side_data)
 	for (uint32_t i = 0; i < img->desc->n_sides; i++)
 		free(side_data[i]);
 	free(side_data);
+}
+
+void holding_drop_table(struct holding *img)
+{
+	if (!img->host && !img->disk)
+		shm_fini(&img->table);
 }
 
 const char *holding_label(const struct holding *img)

@@ -30,6 +30,8 @@ struct holding {
 	struct job *when_alone;       /* see holding_when_alone() */
 	struct hash128 *hashes;       /* [n_chunks], those that are known; NULL before the first */
 	bool *has_hash;
+	bool doubtful;                /* a load has failed since all hashes were last vouched for */
+	uint32_t n_hauls;
 	struct hash128 digest;        /* {0, 0}: not known */
 	struct shm_region table;
 	struct segment *host, *disk;
@@ -53,8 +55,8 @@ bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash12
 void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash);
 /* Takes over those that only the stored image has: before it goes, while a host copy still wants to be verified. */
 void holding_keep_hashes(struct holding *img);
-/* All hashes are known. */
-bool holding_hashes_complete(const struct holding *img);
+/* Forgets doubtful hashes once no haul and no host copy refers to them. */
+void holding_settle_hashes(struct holding *img);
 /* Makes a tensor table's memory.  Any thread. */
 int holding_build_table(const struct layout *l, const struct shm_options *options, struct shm_region *out,
 	struct fault *why);
@@ -62,6 +64,8 @@ int holding_build_table(const struct layout *l, const struct shm_options *option
  * description has none. */
 int holding_clone_desc(const struct image_desc *from, uint8_t *const *side_data, struct image_desc **out,
 	struct fault *why);
+/* One descriptor per known model would be too many: the table goes with the last copy; clients have their own mappings. */
+void holding_drop_table(struct holding *img);
 /* First name, for labels and logs; borrowed. */
 const char *holding_label(const struct holding *img);
 /* Keeps side files' contents that only the dropped stored image had; takes the array over. */

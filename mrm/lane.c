@@ -105,7 +105,7 @@ static void submit(struct lane *l, struct pool *p, struct chunk_job *c)
 	uint64_t tag = 0;
 	while (l->job[tag])
 		tag++;
-	if (c->haul->cancel && source_cancel_is_set(c->haul->cancel)) {
+	if (source_cancel_is_set(c->cancel)) {
 		fault_set(&c->why, TRIMS_E_CANCELLED, "cancelled");
 		c->result = -ECANCELED;
 		pool_finish(p, &c->job);

@@ -2,6 +2,7 @@
 #include "mrm/finish.h"
 
 #include "mrm/chunk.h"
+#include "mrm/clock.h"
 #include "mrm/engine.h"
 #include "mrm/resolve.h"
 #include "mrm/sha.h"
@@ -25,6 +26,7 @@ struct prepare {
 	uint8_t *const *side_data;
 	struct source *source;
 	const struct source_listing *listing;
+	const struct source_cancel *cancel;
 	struct disk *disk;
 	/* made here */
 	struct source_listing *found;
@@ -64,7 +66,7 @@ static int read_heads(struct prepare *p, const struct source_listing *listing, s
 		p->heads[i].bytes = bytes;
 		if (!p->heads[i].data)
 			return fault_set(&p->why, TRIMS_E_NO_MEMORY, "no memory for a header"), -ENOMEM;
-		int e = source_read(w, listing, i, 0, bytes, p->heads[i].data, p->haul->cancel, &p->why);
+		int e = source_read(w, listing, i, 0, bytes, p->heads[i].data, p->cancel, &p->why);
 		if (e)
 			return e;
 	}
@@ -81,10 +83,10 @@ static int begin_disk(struct prepare *p)
 static void run(struct job *job, void *worker)
 {
 	struct prepare *p = container_of(job, struct prepare, job);
-	struct source_worker *w = net_source(worker);
+	struct source_worker *w = worker ? net_source(worker) : NULL; /* NULL on write workers, which are asked for no source */
 	const struct source_listing *listing = p->listing;
 	if (p->want_listing) {
-		p->result = resolve_again(p->desc, p->source, w, p->haul->cancel, &p->found, &p->why);
+		p->result = resolve_again(p->desc, p->source, w, p->cancel, &p->found, &p->why);
 		listing = p->found;
 	}
 	if (!p->result && p->want_files)
@@ -122,6 +124,17 @@ static void begin_sha(struct prepare *p)
 		haul_fail(t, &p->why);
 }
 
+static void begin_chunks(struct haul *t, uint64_t now)
+{
+	struct trace_load *l = trace_find(&t->image->trace, t->id);
+	if (l)
+		l->prepared_ns = now;
+	t->stage = STAGE_CHUNKS;
+	if (t->sha)
+		sha_check_go_on(t->sha); /* over what an earlier load has left */
+	haul_advance(t);
+}
+
 static void prepared(struct job *job)
 {
 	struct prepare *p = container_of(job, struct prepare, job);
@@ -136,12 +149,9 @@ static void prepared(struct job *job)
 	else if (p->heads)
 		t->heads = STEAL(p->heads);
 	free_heads(p);
-	struct trace_load *l = trace_find(&t->image->trace, t->id);
-	if (l)
-		l->prepared_ns = job->finished_ns;
+	uint64_t now = job->finished_ns;
 	free(p);
-	t->stage = STAGE_CHUNKS;
-	haul_advance(t);
+	begin_chunks(t, now);
 	engine_pump(d);
 }
 
@@ -177,6 +187,7 @@ static struct prepare *prepare_new(struct haul *t)
 	p->side_data = t->image->side_data;
 	p->source = t->image->source;
 	p->listing = t->image->listing;
+	p->cancel = t->cancel ? t->cancel : t->daemon->halt;
 	p->disk = t->daemon->disk;
 	p->job = (struct job){.run = run, .class = t->class, .deadline = t->deadline};
 	return p;
@@ -184,9 +195,11 @@ static struct prepare *prepare_new(struct haul *t)
 
 static void prepare_submit(struct prepare *p, void (*done)(struct job *))
 {
+	struct daemon *d = p->haul->daemon;
+	bool source = p->want_listing || p->want_files || p->want_heads;
 	p->job.done = done;
 	p->haul->outstanding++;
-	pool_submit(p->haul->daemon->find, &p->job);
+	pool_submit(source ? d->find : d->write, &p->job);
 }
 
 static void alloc_scratch(struct haul *t, bool sha)
@@ -199,10 +212,13 @@ static void alloc_scratch(struct haul *t, bool sha)
 		for (uint32_t i = 0; i < t->n_files; i++)
 			t->files[i].fd = -1;
 	}
-	if (sha) {
-		t->gaps = malloc(desc->layout->gap_bytes + 1);
-		ASSERT(t->gaps);
-	}
+	if (!sha)
+		return;
+	struct segment *host = t->way == WAY_REMOTE_HOST ? t->image->host : NULL;
+	t->gaps = host && host->gaps ? host->gaps : malloc(desc->layout->gap_bytes + 1);
+	ASSERT(t->gaps);
+	if (host)
+		host->gaps = t->gaps;
 }
 
 void prepare_start(struct haul *t)
@@ -214,6 +230,10 @@ void prepare_start(struct haul *t)
 	if (remote && source_cancel_new(&t->cancel) < 0)
 		t->cancel = NULL; /* out of descriptors: it can then only be cancelled between chunks */
 	alloc_scratch(t, sha);
+	if (!remote && (!to_disk || img->stored)) {
+		begin_chunks(t, clock_now());
+		return;
+	}
 	struct prepare *p = prepare_new(t);
 	p->want_listing = remote && !img->listing;
 	p->want_files = t->way == WAY_FILES_HOST;

@@ -2,6 +2,7 @@
 #include "mrm/segment.h"
 
 #include "shared/check.h"
+#include "shared/own.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -84,6 +85,7 @@ void segment_free(struct segment **cp)
 	free(c->edge);
 	free(c->landed);
 	free(c->readable);
+	free(c->gaps);
 	free(c);
 	*cp = NULL;
 }
@@ -120,8 +122,15 @@ void segment_set_readable(struct segment *c, const struct layout *l, uint32_t ch
 void segment_set_ready(struct segment *c, const struct layout *l, struct hash128 digest)
 {
 	struct progress_page *p = page_of(c);
-	for (uint32_t i = 0; i < c->n_extents; i++)
+	for (uint32_t i = 0; i < c->n_extents; i++) {
+		c->edge[i] = l->extent_chunk[i + 1];
 		atomic_store_explicit(&p->watermark[i], l->extent_bytes[i], memory_order_release);
+	}
+	for (uint32_t i = 0; i < c->n_chunks; i++)
+		c->landed[i] = c->readable[i] = true;
+	c->n_landed = c->n_readable = c->n_chunks;
+	c->landed_bytes = c->n_extents ? l->image_bytes : 0;
+	free(STEAL(c->gaps));
 	atomic_store_explicit(&p->landed, l->image_bytes, memory_order_relaxed);
 	atomic_store_explicit(&p->digest_hi, digest.hi, memory_order_relaxed);
 	atomic_store_explicit(&p->digest_lo, digest.lo, memory_order_relaxed);
@@ -132,7 +141,7 @@ void segment_set_ready(struct segment *c, const struct layout *l, struct hash128
 void segment_poison(struct segment *c, const struct fault *why)
 {
 	struct progress_page *p = page_of(c);
-	if (atomic_load_explicit(&p->state, memory_order_relaxed) == PROGRESS_READY)
+	if (atomic_load_explicit(&p->state, memory_order_relaxed) != PROGRESS_LOADING)
 		return;
 	snprintf(p->error_text, sizeof p->error_text, "%s", why->text);
 	atomic_store_explicit(&p->error, (uint32_t)why->code, memory_order_relaxed);

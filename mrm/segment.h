@@ -22,6 +22,7 @@ struct segment {
 	uint32_t n_landed, n_readable;
 	uint64_t landed_bytes;       /* of readable chunks */
 	uint32_t *edge;              /* [n_extents] first chunk of the extent that is not readable */
+	uint8_t *gaps;               /* file bytes in no tensor that came with landed chunks; NULL: nobody asked for them */
 };
 
 /* host false: a page only.  generation is shown to clients; label names the memory. */

@@ -22,6 +22,7 @@ struct sha_file {
 	bool wanted, passed, running;
 	EVP_MD_CTX *ctx;
 	uint64_t offset, limit; /* hashed so far; where this job stops */
+	uint32_t first, next, end; /* chunks with bytes of it: [first, end); all before next have landed */
 	uint8_t found[32];
 	bool ended;
 };
@@ -33,7 +34,6 @@ struct sha_check {
 	struct source_bytes *heads;
 	uint32_t n_files;
 	struct sha_file *file;
-	uint32_t *next_chunk; /* [n_files] first chunk at or behind the file's contiguous edge */
 };
 
 bool sha_check_wanted(const struct holding *img)
@@ -57,9 +57,35 @@ void sha_check_free(struct sha_check **sp)
 	}
 	free(s->heads);
 	free(s->file);
-	free(s->next_chunk);
 	free(s);
 	*sp = NULL;
+}
+
+/* Files lie in the image one after the other, so each has a run of chunks. */
+static void find_chunks(struct sha_check *s)
+{
+	struct layout_span spans[IMAGE_MAX_FILES];
+	for (uint32_t c = 0; c < s->layout->n_chunks; c++) {
+		uint32_t n = layout_spans(s->layout, c, spans, IMAGE_MAX_FILES);
+		for (uint32_t i = 0; i < n; i++) {
+			struct sha_file *f = &s->file[spans[i].file];
+			if (!f->end)
+				f->first = f->next = c;
+			f->end = c + 1;
+		}
+	}
+}
+
+static int begin_file(struct sha_file *f, const struct image_desc *desc, const struct source_bytes *head)
+{
+	f->wanted = desc->files[f->index].has_sha256;
+	f->passed = !f->wanted;
+	f->offset = desc->layout->data_start[f->index];
+	if (!f->wanted)
+		return 0;
+	f->ctx = EVP_MD_CTX_new();
+	return f->ctx && EVP_DigestInit_ex(f->ctx, EVP_sha256(), NULL) && EVP_DigestUpdate(f->ctx, head->data, head->bytes)
+		? 0 : -EIO;
 }
 
 int sha_check_new(struct sha_check **out, struct haul *t, struct source_bytes *heads, struct fault *why)
@@ -73,23 +99,15 @@ int sha_check_new(struct sha_check **out, struct haul *t, struct source_bytes *h
 	s->heads = heads;
 	s->n_files = desc->n_files;
 	s->file = calloc(desc->n_files, sizeof *s->file);
-	s->next_chunk = calloc(desc->n_files, sizeof *s->next_chunk);
-	ASSERT(s->file && s->next_chunk);
+	ASSERT(s->file);
+	find_chunks(s);
 	for (uint32_t i = 0; i < desc->n_files; i++) {
-		struct sha_file *f = &s->file[i];
-		f->check = s;
-		f->index = i;
-		f->wanted = desc->files[i].has_sha256;
-		f->passed = !f->wanted;
-		if (!f->wanted)
-			continue;
-		f->ctx = EVP_MD_CTX_new();
-		if (!f->ctx || !EVP_DigestInit_ex(f->ctx, EVP_sha256(), NULL) ||
-			!EVP_DigestUpdate(f->ctx, heads[i].data, heads[i].bytes)) {
+		s->file[i].check = s;
+		s->file[i].index = i;
+		if (begin_file(&s->file[i], desc, &heads[i])) {
 			sha_check_free(&s);
 			return fault_set(why, TRIMS_E_INTERNAL, "SHA-256 is not to be had"), -EIO;
 		}
-		f->offset = desc->layout->data_start[i];
 	}
 	*out = s;
 	return 0;
@@ -119,31 +137,19 @@ static void run(struct job *job, void *worker)
 }
 
 /* Where the file's landed bytes end without a hole. */
-static uint64_t contiguous_edge(struct sha_check *s, uint32_t file)
+static uint64_t contiguous_edge(struct sha_file *f)
 {
+	const struct sha_check *s = f->check;
 	struct layout_span spans[IMAGE_MAX_FILES];
-	uint64_t edge = s->layout->file_bytes[file];
-	for (uint32_t c = s->next_chunk[file]; c < s->layout->n_chunks; c++) {
-		if (s->host->landed[c]) {
-			s->next_chunk[file] = c + 1;
+	for (; f->next < f->end; f->next++) {
+		if (s->host->landed[f->next])
 			continue;
-		}
-		uint32_t n = layout_spans(s->layout, c, spans, IMAGE_MAX_FILES);
+		uint32_t n = layout_spans(s->layout, f->next, spans, IMAGE_MAX_FILES);
 		for (uint32_t i = 0; i < n; i++)
-			if (spans[i].file >= file)
-				return spans[i].file == file ? spans[i].off : edge;
-		/* a missing chunk of earlier files only: look on, but start here again next time */
-		for (uint32_t later = c + 1; later < s->layout->n_chunks; later++) {
-			n = layout_spans(s->layout, later, spans, IMAGE_MAX_FILES);
-			for (uint32_t i = 0; i < n; i++)
-				if (spans[i].file == file && !s->host->landed[later])
-					return spans[i].off;
-			if (n && spans[0].file > file)
-				break;
-		}
-		return edge;
+			if (spans[i].file == f->index)
+				return spans[i].off;
 	}
-	return edge;
+	return s->layout->file_bytes[f->index];
 }
 
 static void done(struct job *job);
@@ -153,7 +159,7 @@ static void go_on(struct sha_file *f)
 	struct sha_check *s = f->check;
 	if (!f->wanted || f->running || f->ended || haul_is_over(s->haul))
 		return;
-	uint64_t edge = contiguous_edge(s, f->index), size = s->layout->file_bytes[f->index];
+	uint64_t edge = contiguous_edge(f), size = s->layout->file_bytes[f->index];
 	if (edge <= f->offset && f->offset < size)
 		return;
 	f->limit = MIN(edge, f->offset + STEP_BYTES);
@@ -176,7 +182,7 @@ static void judge(struct sha_file *f)
 		return;
 	}
 	f->passed = true;
-	for (uint32_t c = 0; c < f->check->layout->n_chunks; c++)
+	for (uint32_t c = f->first; c < f->end; c++)
 		if (f->check->host->landed[c] && !f->check->host->readable[c] && sha_check_passed(f->check, c))
 			haul_chunk_readable(t, c);
 }
@@ -197,10 +203,17 @@ static void done(struct job *job)
 	haul_advance(t);
 }
 
-void sha_check_landed(struct sha_check *s, uint32_t chunk)
+void sha_check_go_on(struct sha_check *s)
 {
 	for (uint32_t i = 0; i < s->n_files; i++)
 		go_on(&s->file[i]);
+}
+
+void sha_check_landed(struct sha_check *s, uint32_t chunk)
+{
+	for (uint32_t i = 0; i < s->n_files; i++)
+		if (chunk == s->file[i].next)
+			go_on(&s->file[i]);
 }
 
 bool sha_check_passed(const struct sha_check *s, uint32_t chunk)

@@ -15,7 +15,9 @@ int sha_check_new(struct sha_check **out, struct haul *t, struct source_bytes *h
 void sha_check_free(struct sha_check **s);
 /* Weight files of the transfer's image that have to be checked. */
 bool sha_check_wanted(const struct holding *img);
-/* A chunk has landed: hashes go on as far as they can. */
+/* Hashes go on as far as they can: at the start over what an earlier load has left, and... */
+void sha_check_go_on(struct sha_check *s);
+/* ...when a chunk has landed. */
 void sha_check_landed(struct sha_check *s, uint32_t chunk);
 /* True when every file the chunk has bytes of needs no check or has passed. */
 bool sha_check_passed(const struct sha_check *s, uint32_t chunk);

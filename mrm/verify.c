@@ -33,6 +33,7 @@ struct verification {
 	struct hash128 *want; /* [n_chunks] of the host copy */
 	uint32_t next, n_chunks, n_bad;
 	uint32_t step_bad[CHUNKS_PER_STEP], n_step_bad;
+	uint8_t *buf; /* a chunk */
 };
 
 static const enum tier_kind stages[] = {TIER_DISK, TIER_HOST};
@@ -48,6 +49,7 @@ static void end(struct verification *v)
 	json_decref(v->copies);
 	json_decref(v->bad);
 	free(v->want);
+	free(v->buf);
 	free(v);
 }
 
@@ -94,10 +96,10 @@ static void open_next(struct verification *v)
 	engine_pump(d);
 }
 
-static bool chunk_is_good(struct verification *v, uint32_t chunk, uint8_t *buf)
+static bool chunk_is_good(struct verification *v, uint32_t chunk)
 {
 	if (v->stored)
-		return disk_image_read(v->stored, chunk, buf, NULL) == 0;
+		return disk_image_read(v->stored, chunk, v->buf, NULL) == 0;
 	struct layout_chunk k = layout_chunk(v->layout, chunk);
 	return hash_equal(chunk_hash(segment_chunk(v->host, v->layout, chunk), k.bytes), v->want[chunk]);
 }
@@ -105,12 +107,10 @@ static bool chunk_is_good(struct verification *v, uint32_t chunk, uint8_t *buf)
 static void run(struct job *job, void *worker)
 {
 	struct verification *v = container_of(job, struct verification, job);
-	uint8_t *buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_BYTES);
 	uint32_t stop = MIN(v->next + CHUNKS_PER_STEP, v->n_chunks);
-	for (; buf && v->next < stop; v->next++)
-		if (!chunk_is_good(v, v->next, buf))
+	for (; v->next < stop; v->next++)
+		if (!chunk_is_good(v, v->next))
 			v->step_bad[v->n_step_bad++] = v->next;
-	free(buf);
 }
 
 static void stepped(struct job *job);
@@ -142,15 +142,30 @@ static void copy_done(struct verification *v)
 	open_next(v);
 }
 
+/* Somebody still waits for it, and has the time. */
+static bool is_wanted(const struct verification *v)
+{
+	struct conn *c = server_conn(v->daemon->server, v->conn);
+	return c && conn_is_pending(c, v->request) && !v->daemon->stopping;
+}
+
+static void give_up(struct verification *v)
+{
+	struct daemon *d = v->daemon;
+	holding_put(&v->image);
+	cache_close(d->cache, clock_now(), v->id, v->lease);
+	end(v);
+	engine_pump(d);
+}
+
 static void stepped(struct job *job)
 {
 	struct verification *v = container_of(job, struct verification, job);
 	for (uint32_t i = 0; i < v->n_step_bad; i++)
 		json_array_append_new(v->bad, json_integer(v->step_bad[i]));
 	v->n_bad += v->n_step_bad;
-	if (job->withdrawn) {
-		holding_put(&v->image);
-		end(v);
+	if (job->withdrawn || !is_wanted(v)) {
+		give_up(v);
 	} else if (v->next < v->n_chunks) {
 		step(v);
 	} else {
@@ -216,6 +231,13 @@ void verify_start(struct conn *c, uint64_t request, const char *name)
 	}
 	struct verification *v = calloc(1, sizeof *v);
 	ASSERT(v);
+	v->buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_BYTES);
+	if (!v->buf) {
+		free(v);
+		conn_end(c, request);
+		conn_reply_fault(c, request, TRIMS_E_NO_MEMORY, "no memory to verify with");
+		return;
+	}
 	v->daemon = d;
 	v->id = VERIFY_OWNER | ++d->next_verification;
 	v->conn = conn_id(c);

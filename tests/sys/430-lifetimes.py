@@ -1,10 +1,15 @@
 """What the daemon keeps of a model while its copies come, go, turn out to be the same, or are looked at meanwhile."""
 import os
 import socket
+import sys
 
 import models
 import remote
-from trimstest import main, run, test
+import wire
+from trimstest import SOURCE, main, run, test
+
+sys.path.insert(0, str(SOURCE / 'tests/source'))
+import servers  # noqa: E402  pylint: disable=wrong-import-position
 
 MIB = 1 << 20
 
@@ -111,6 +116,133 @@ def what_is_no_socket_is_not_replaced(t):
     got = run(*command)
     t.equal(got.rc, 1, got)
     t.equal(path.read_text(), 'data')
+
+
+def refused(t, daemon, name):
+    """Opening it ends with MISMATCH; nothing of it is held afterwards."""
+    client = daemon.client()
+    try:
+        client.open(name)
+        raise AssertionError('served')
+    except wire.Fault as e:
+        t.equal(e.code, 'MISMATCH')
+    client.close()
+    settled(t, daemon)
+
+
+def hub_with(t, **keywords):
+    """(hub, daemon, tensors) with org/a, whose weights the hub states a SHA-256 of; GGUF, so bytes stand between tensors."""
+    (t.models_dir / 'org/a').mkdir(parents=True)
+    tensors = {f'blk.{i}.weight': ('Q4_0', (63, 32 * 101), t.random.randbytes(63 * 101 * 18)) for i in range(230)}
+    (t.models_dir / 'org/a/a.gguf').write_bytes(models.gguf(tensors))
+    hub = servers.Hub(t, t.models_dir)
+    hub.size = (t.models_dir / 'org/a/a.gguf').stat().st_size
+    daemon = t.daemon(sources=['hf://'], environment={'HF_ENDPOINT': hub.url, 'HF_TOKEN': hub.token}, stall_timeout='1h',
+                      connections=2, **keywords)
+    return hub, daemon, tensors
+
+
+def beyond(first, act):
+    """`act` on the weights' ranges that begin there or later."""
+    def fault(request):
+        part = request.range(1 << 60)
+        if not part or part[0] < first or '.gguf' not in request.path:
+            return False
+        act(request)
+        return True
+    return fault
+
+
+@test
+def a_load_that_was_broken_off_goes_on_and_its_whole_files_are_checked(t):
+    hub, daemon, tensors = hub_with(t)
+    assert hub.size > 5 << 22, hub.size
+    hub.cdn.faults = [beyond(hub.size // 2, servers.stall(0))]
+    client = daemon.client()
+    client.open('org/a/a.gguf', wait=False)
+    t.eventually(lambda: daemon.metric('trims_read_bytes_total', tier='remote') > hub.size // 3, 'a third has landed')
+    client.close()
+    settled(t, daemon)
+    hub.cdn.faults = []
+    hub.cdn.released.set()
+    hub.cdn.forget()
+    same(t, daemon.client().open('org/a/a.gguf'), tensors)
+    assert len(hub.cdn.asked()) < hub.size >> 22, 'what had landed was fetched again'
+
+
+@test
+def a_source_that_sent_wrong_bytes_once_is_believed_again(t):
+    def wrong(request):
+        body = request.begin_file()
+        request.wfile.write(bytes(len(body)))
+    hub, daemon, tensors = hub_with(t)
+    hub.cdn.faults = [beyond(hub.size // 2, wrong)]
+    refused(t, daemon, 'org/a/a.gguf')
+    hub.cdn.faults = []
+    same(t, daemon.client().open('org/a/a.gguf'), tensors)
+
+
+@test
+def bytes_that_are_not_what_the_model_was_are_refused_when_all_copies_had_gone(t):
+    def wrong(request):
+        if not request.range(1 << 60) or request.range(1 << 60)[0] < MIB or '.safetensors' not in request.path:
+            return False
+        request.wfile.write(bytes(len(request.begin_file())))
+        return True
+    tensors = t.model('a', 9 * MIB)
+    server = remote.Server(t, t.models_dir)
+    daemon = t.daemon(sources=[server.url], revalidate='1h')
+    with_lease = daemon.client()
+    same(t, with_lease.open('a'), tensors)
+    settled(t, daemon)
+    with_lease.close()
+    for tier in ('host', 'disk'):
+        t.equal(daemon.ctl('evict', 'a', '--tier', tier).rc, 0)
+    t.eventually(lambda: daemon.metric('trims_tier_copies') == 0, 'all copies are gone')
+    server.fault = wrong
+    refused(t, daemon, 'a')
+    server.fault = None
+    same(t, daemon.client().open('a'), tensors)
+
+
+@test
+def sources_that_hang_delay_no_load_that_needs_none(t):
+    tensors = t.model('a', 5 * MIB)
+    server = remote.Server(t, t.models_dir)
+
+    def hang(request):
+        if '/hang' not in request.path:
+            return False
+        server.reached.set()
+        server.released.wait(60)
+        return False
+    server.fault = hang
+    daemon = t.daemon(sources=[server.url], revalidate='1h')
+    client = daemon.client()
+    client.open('a')
+    settled(t, daemon)
+    client.close()
+    t.equal(daemon.ctl('evict', 'a', '--tier', 'host').rc, 0)
+    stuck = daemon.client()
+    for i in range(20):
+        stuck.open_send(f'hang{i}')
+    assert server.reached.wait(60)
+    patient = daemon.client()
+    patient.socket.settimeout(20)
+    same(t, patient.open('a'), tensors)
+    server.released.set()
+
+
+@test
+def a_server_without_ranges_can_fill_the_disk_tier(t):
+    tensors = t.model('a', 13 * MIB, shards=3)
+    server = remote.Server(t, t.models_dir)
+    server.fault = remote.no_ranges
+    daemon = t.daemon(sources=[server.url])
+    daemon.client().open('a', 'disk')
+    settled(t, daemon)
+    server.fault = remote.status(503)
+    same(t, daemon.client().open('a'), tensors)
 
 
 main()
