@@ -273,7 +273,9 @@ static void finished(struct job *job)
 		metrics_add(M_fallback_disk_write_failed, 1);
 	}
 	record_end(t, good ? NULL : &t->error);
-	cache_transfer_done(d->cache, clock_now(), t->id, good ? NULL : &t->error);
+	/* While the daemon stops, the brain would take a load that was cut short for one that failed, and drop what has landed. */
+	if (good || !d->stopping)
+		cache_transfer_done(d->cache, clock_now(), t->id, good ? NULL : &t->error);
 	/* What an earlier, interrupted download has left on disk may be what was wrong. */
 	bool partial = t->image->stored && !disk_image_complete(t->image->stored);
 	if (!good && t->error.code == TRIMS_E_MISMATCH && t->way == WAY_REMOTE_HOST && partial)
