@@ -177,7 +177,10 @@ void evict_rerank_all(struct cache *c)
 		for (size_t j = 0; j < old.n; j++)
 			old.v[j]->at = 0;
 		for (size_t j = 0; j < old.n; j++) {
-			evict_rank(c, container_of(old.v[j], struct copy, victim_node));
+			struct copy *k = container_of(old.v[j], struct copy, victim_node);
+			if (!hold_is_victim(k->account.hold))
+				continue; /* is ranked when it is idle again */
+			evict_rank(c, k);
 			heap_add(h, old.v[j]);
 		}
 		heap_fini(&old);

@@ -58,6 +58,7 @@ static void verify_account(const struct cache *c, const struct copy *k)
 	ASSERT(h == HOLD_NONE || k->account.bytes == k->bytes);
 	ASSERT(heap_hooked(&k->victim_node) || (h != HOLD_PART && h != HOLD_IDLE));
 	ASSERT(!heap_hooked(&k->victim_node) || (h != HOLD_NONE && h != HOLD_FREEING));
+	ASSERT(h != HOLD_PART || k->rank.part);
 	ASSERT(list_hooked(&k->idle_node) == (h == HOLD_PART || h == HOLD_IDLE || h == HOLD_YOUNG));
 	ASSERT(list_hooked(&k->soft_node) == (h == HOLD_SOFT));
 	bool holds = k->n_leases || k->n_readers || model_is_pinned(k->model, k->tier) || k->load;

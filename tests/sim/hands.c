@@ -108,6 +108,12 @@ static void take_alloc(struct sim *s, const struct cache_effect *fx)
 	work_add(s, fx);
 }
 
+/* A transfer that ended with the very event the order came of. */
+static bool just_ended(const struct sim *s, uint64_t transfer)
+{
+	return s->n_past && s->past[(s->n_past - 1) % SIM_PAST].fx.transfer == transfer;
+}
+
 static void take_start(struct sim *s, const struct cache_effect *fx)
 {
 	const struct sim_copy *k = book_copy(s, fx->copy);
@@ -131,7 +137,8 @@ static void take_start(struct sim *s, const struct cache_effect *fx)
 	}
 	if (fx->follows) {
 		const struct sim_work *leader = book_transfer(s, fx->follows);
-		SIM_ASSERT(s, leader ? leader->fx.model == fx->model && leader->fx.to == fx->from : s->lazy);
+		SIM_ASSERT(s, leader ? leader->fx.model == fx->model && leader->fx.to == fx->from
+				      : s->lazy || just_ended(s, fx->follows));
 	}
 	work_add(s, fx);
 }
@@ -147,12 +154,6 @@ static void take_free(struct sim *s, const struct cache_effect *fx)
 	}
 	k->freeing = true;
 	work_add(s, fx);
-}
-
-/* An order for a transfer that ended with the very event the order came of. */
-static bool just_ended(const struct sim *s, uint64_t transfer)
-{
-	return s->n_past && s->past[(s->n_past - 1) % SIM_PAST].fx.transfer == transfer;
 }
 
 static void take_cancel(struct sim *s, const struct cache_effect *fx)

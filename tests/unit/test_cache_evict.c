@@ -426,6 +426,28 @@ START_TEST(a_new_policy_reorders_the_victims)
 }
 END_TEST
 
+START_TEST(a_new_policy_finds_a_partial_copy_that_was_loading_when_it_came)
+{
+	struct fixture f;
+	struct fault why;
+	start_with(&f, "lru");
+	fix_use(&f, 1, "full:400!");
+	f.hands &= ~HAND_TRANSFER;
+	for (uint64_t r = 2; r < 4; r++) { /* left partial once, resumed, and left again */
+		fix_open(&f, r, "part:400!");
+		f.config.policy = "never";
+		ck_assert_int_eq(cache_reconfigure(f.c, &f.config, f.now, &why), 0);
+		fix_close(&f, r);
+		fix_take(&f, FX_CANCEL);
+		fix_done(&f, FX_START, TRIMS_E_CANCELLED);
+	}
+	ck_assert_granted(fix_open(&f, 4, "new:400!"), COPY_LOADING);
+	ck_assert_state(&f, "part:400!", HOST, COPY_ABSENT);
+	ck_assert_state(&f, "full:400!", HOST, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(use_of_the_host_copy_keeps_the_disk_copy_warm)
 {
 	struct fixture f;
@@ -449,6 +471,7 @@ static void policies(Suite *s)
 		lcu_drops_what_was_used_least, never_refuses_rather_than_evict,
 		cost_keeps_what_is_used_often_over_what_was_used_last, cost_keeps_what_is_slow_to_get_again,
 		cost_forgets_old_favour_by_halves, a_new_policy_reorders_the_victims,
+		a_new_policy_finds_a_partial_copy_that_was_loading_when_it_came,
 		use_of_the_host_copy_keeps_the_disk_copy_warm);
 }
 
