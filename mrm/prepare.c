@@ -227,7 +227,7 @@ void prepare_start(struct haul *t)
 	bool remote = t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK || t->way == WAY_FILES_HOST;
 	bool to_disk = t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK;
 	bool sha = (t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK) && sha_check_wanted(img);
-	if (remote && source_cancel_new(&t->cancel) < 0)
+	if (t->way != WAY_HOST_DISK && source_cancel_new(&t->cancel) < 0)
 		t->cancel = NULL; /* out of descriptors: it can then only be cancelled between chunks */
 	alloc_scratch(t, sha);
 	if (!remote && (!to_disk || img->stored)) {
@@ -244,8 +244,6 @@ void prepare_start(struct haul *t)
 
 void finish_repair(struct haul *t, uint32_t chunk)
 {
-	if (!t->cancel && source_cancel_new(&t->cancel) < 0)
-		t->cancel = NULL;
 	if (t->image->listing) {
 		chunk_submit(chunk_new(t, chunk, CHUNK_REPAIR));
 		return;
