@@ -162,7 +162,7 @@ struct cache_model_info {
  * Returns true when the record is new. */
 bool cache_resolved(struct cache *c, uint64_t now, uint64_t name, const struct cache_model_info *info, uint64_t *model);
 void cache_resolve_failed(struct cache *c, uint64_t now, uint64_t name, const struct fault *why);
-/* error NULL: the memory is there; else the load fails with it. */
+/* error NULL: the memory is there; else the load fails with it, and there is nothing to free. */
 void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy,
 	const struct fault *error);
 /* Bytes landed so far in all (monotone). */
@@ -175,12 +175,15 @@ void cache_identified(struct cache *c, uint64_t now, uint64_t model, uint64_t di
 /* A copy was found damaged: no new leases, it drains; the next open loads it again. */
 void cache_corrupt(struct cache *c, uint64_t now, uint64_t model, uint8_t tier);
 /* At start: a complete (bytes == what it takes) or partial copy was found on the disk tier. `name` may be NULL (an image
- * no name points to).  -EEXIST: that fingerprint has a disk copy already; -ENOSPC: over the tier's capacity, not taken. */
+ * no name points to).  -EEXIST: that fingerprint has a disk copy already; -ENOSPC: over the tier's capacity or max_names, or
+ * a model that belongs on no disk tier; not taken. */
 int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct cache_model_info *info,
 	uint64_t disk_bytes_used, bool complete, uint64_t last_use_age_ns, uint64_t *model);
-/* Points one more name at a known model, as if resolved at time 0 (it is validated again when opened). */
+/* Points one more name at a known model, as if resolved at time 0 (it is validated again when opened).
+ * -ENOENT: no such model; -EINVAL: not a name; -EEXIST: it leads elsewhere; -ENOSPC: max_names. */
 int cache_adopt_name(struct cache *c, uint64_t now, const char *name, uint64_t model);
-/* The real size of a finished disk copy, when it is below the reserved estimate. */
+/* The real size of a finished disk copy, when it is below the reserved estimate; at the earliest just before its
+ * transfer's end is told. */
 void cache_disk_size(struct cache *c, uint64_t model, uint64_t disk_bytes_used);
 /* Deadlines, TTL, residency, idle promotion.  Returns when it wants to be called again at the latest (CACHE_NEVER). */
 uint64_t cache_tick(struct cache *c, uint64_t now);

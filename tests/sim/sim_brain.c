@@ -51,9 +51,10 @@ static struct sim the_sim;
 /* A new set of links each episode; some tiers may not be reachable at all. */
 static void set_maze(struct sim *s)
 {
+	uint8_t n_tiers = (uint8_t)s->config.n_tiers;
 	s->config.n_links = 0;
-	for (uint8_t from = 0; from < s->config.n_tiers; from++)
-		for (uint8_t to = 1; to < s->config.n_tiers; to++)
+	for (uint8_t from = 0; from < n_tiers; from++)
+		for (uint8_t to = 1; to < n_tiers; to++)
 			if (from != to && sim_chance(s, 60))
 				s->links[s->config.n_links++] = (struct cache_link_config){from, to,
 					1 + (uint32_t)sim_below(s, 2), 500 + sim_below(s, 5000)};
