@@ -20,6 +20,7 @@ struct bench_options {
 	const char *lab;      /* the temporary directory */
 	uint64_t bytes;       /* of the model of load, pull and share */
 	uint32_t rounds;      /* of each measurement; 0: the benchmark's own */
+	uint32_t models;      /* that the daemon of scale knows */
 	const char *only;     /* of load: dir, raw or lz4; NULL: all */
 };
 

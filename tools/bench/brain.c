@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MODELS 10000
 #define MODEL_BYTES (64 * MIB)
@@ -119,6 +120,14 @@ static void run(struct drive *d, uint64_t events)
 	}
 }
 
+/* Of this thread: "on one core" whatever else the machine does. */
+static uint64_t cpu_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
 double brain_events_per_s(void)
 {
 	static const struct cache_tier_config tiers[] = {{.kind = TIER_REMOTE},
@@ -137,9 +146,9 @@ double brain_events_per_s(void)
 	if (cache_new(&d->cache, &config, &why))
 		die("brain: %s", why.text);
 	run(d, EVENTS / 10); /* fills the tier */
-	uint64_t before = d->events, started = bench_now_ns();
+	uint64_t before = d->events, started = cpu_ns();
 	run(d, EVENTS);
-	double rate = (double)(d->events - before) * 1e9 / (double)(bench_now_ns() - started);
+	double rate = (double)(d->events - before) * 1e9 / (double)(cpu_ns() - started);
 	cache_verify(d->cache);
 	cache_free(&d->cache);
 	free(d);

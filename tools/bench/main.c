@@ -273,7 +273,7 @@ static int table(const struct bench_options *o)
 static void print_help(FILE *out)
 {
 	struct grid *g = grid_new("ll");
-	fputs("usage: trims-bench BENCH [--json] [--mrm PROGRAM] [--bytes SIZE] [--rounds N] [--only CASE] [--keep]\n\nbenches:\n", out);
+	fputs("usage: trims-bench BENCH [--json] [--mrm PROGRAM] [--bytes SIZE] [--rounds N] [--only CASE] [--models N] [--keep]\n\nbenches:\n", out);
 	for (size_t i = 0; i < ARRAY_LEN(benches); i++) {
 		grid_add(g, "  %s", benches[i].name);
 		grid_add(g, "%s", benches[i].doc);
@@ -307,7 +307,8 @@ static int parse(int argc, char **argv, struct bench_options *o)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {"mrm", required_argument, NULL, 'm'},
 		{"bytes", required_argument, NULL, 'b'}, {"rounds", required_argument, NULL, 'r'},
-		{"only", required_argument, NULL, 'o'}, {"keep", no_argument, NULL, 'k'}, {"help", no_argument, NULL, 'h'},
+		{"only", required_argument, NULL, 'o'}, {"keep", no_argument, NULL, 'k'},
+		{"models", required_argument, NULL, 'n'}, {"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'v'}, {NULL, 0, NULL, 0}};
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;)
@@ -324,6 +325,10 @@ static int parse(int argc, char **argv, struct bench_options *o)
 			if (parse_rounds(optarg, &o->rounds))
 				return usage("--rounds wants a number, not ", optarg);
 			break;
+		case 'n':
+			if (parse_rounds(optarg, &o->models) || o->models < 1000)
+				return usage("--models wants a number of 1000 or more, not ", optarg);
+			break;
 		case 'h': print_help(stdout); return -1;
 		case 'v': puts("trims-bench " TRIMS_VERSION); return -1;
 		default: return usage("bad option ", argv[optind - 1]);
@@ -334,7 +339,7 @@ static int parse(int argc, char **argv, struct bench_options *o)
 int main(int argc, char **argv)
 {
 	static char dir[PATH_MAX], mrm[PATH_MAX + 16];
-	struct bench_options o = {.bytes = GIB, .mrm = mrm, .bin_dir = dir};
+	struct bench_options o = {.bytes = GIB, .models = 100000, .mrm = mrm, .bin_dir = dir};
 	ssize_t n = readlink("/proc/self/exe", dir, sizeof dir - 1);
 	if (n > 0 && strrchr(dir, '/'))
 		*strrchr(dir, '/') = 0;

@@ -46,13 +46,14 @@ static void write_all(int fd, const void *data, size_t bytes, const char *path)
 	}
 }
 
-/* The header with its length in front; *data_bytes is what must follow. */
-static size_t write_header(int fd, const char *path, const struct model_spec *spec, uint64_t *data_bytes)
+/* The header with its length in front; *data_bytes is what must follow.  The caller frees. */
+static char *make_header(const struct model_spec *spec, size_t *bytes, uint64_t *data_bytes)
 {
 	char *text = NULL;
 	size_t used = 0;
 	FILE *f = open_memstream(&text, &used);
 	ASSERT(f);
+	fwrite("01234567", 1, 8, f);
 	uint64_t row = 2 * COLUMNS, rows = MAX(spec->bytes / spec->n_tensors / row, 1);
 	uint64_t each = rows * row, at = 0;
 	fprintf(f, "{\"__metadata__\":{\"format\":\"pt\"}");
@@ -66,14 +67,11 @@ static size_t write_header(int fd, const char *path, const struct model_spec *sp
 		fflush(f);
 	}
 	fclose(f);
-	uint8_t length[8];
 	for (int i = 0; i < 8; i++)
-		length[i] = (uint8_t)((uint64_t)used >> (8 * i));
-	write_all(fd, length, sizeof length, path);
-	write_all(fd, text, used, path);
-	free(text);
+		text[i] = (char)((uint64_t)(used - 8) >> (8 * i));
+	*bytes = used;
 	*data_bytes = at;
-	return sizeof length + used;
+	return text;
 }
 
 uint64_t model_write(const char *path, const struct model_spec *spec)
@@ -82,13 +80,19 @@ uint64_t model_write(const char *path, const struct model_spec *spec)
 	if (fd < 0)
 		die_errno(errno, "creating %s", path);
 	uint64_t left, state = spec->seed * 2 + 1;
-	size_t head = write_header(fd, path, spec, &left);
+	size_t head;
+	OWN_MEM char *header = make_header(spec, &head, &left);
 	uint64_t total = head + left;
-	size_t block_bytes = (size_t)MIN(left, BLOCK_BYTES);
-	OWN_MEM uint64_t *block = malloc(MAX(block_bytes, sizeof *block));
+	write_all(fd, header, head, path);
+	if (spec->hole) {
+		if (ftruncate(fd, (off_t)total))
+			die_errno(errno, "%s", path);
+		return total;
+	}
+	OWN_MEM uint64_t *block = malloc((size_t)MIN(left, BLOCK_BYTES) + sizeof *block);
 	ASSERT(block);
 	while (left) {
-		size_t n = (size_t)MIN(left, block_bytes);
+		size_t n = (size_t)MIN(left, BLOCK_BYTES);
 		fill(block, n / sizeof *block, spec->compressible, &state);
 		write_all(fd, block, n, path);
 		left -= n;
