@@ -140,10 +140,9 @@ static int write_sides(struct disk_image *img)
 
 static void forget_sides(struct image_desc *d)
 {
-	for (uint32_t i = 0; i < d->n_sides; i++) {
-		free(d->sides[i].data);
-		d->sides[i].data = NULL;
-	}
+	for (uint32_t i = 0; i < d->n_sides; i++)
+		if (d->sides[i].data) /* else not written to: others may be looking at a description without contents */
+			free(STEAL(d->sides[i].data));
 }
 
 /* All the room a raw image needs is reserved at once: no space left is better known now than half way, and writes into
