@@ -22,7 +22,7 @@ static void tier(struct daemon *d, uint8_t index, const enum metric m[6], const 
 
 static void tiers(struct daemon *d)
 {
-	static const enum metric disk[6] = {M_tier_capacity_disk, M_tier_used_disk, M_tier_pinned_disk,
+	static const enum metric disk_gauges[6] = {M_tier_capacity_disk, M_tier_used_disk, M_tier_pinned_disk,
 		M_tier_leased_disk, M_tier_draining_disk, M_tier_copies_disk};
 	static const enum metric host[6] = {M_tier_capacity_host, M_tier_used_host, M_tier_pinned_host,
 		M_tier_leased_host, M_tier_draining_host, M_tier_copies_host};
@@ -36,7 +36,7 @@ static void tiers(struct daemon *d)
 #include "cache/evictions.def"
 #undef EVICTION
 	};
-	tier(d, d->tier_disk, disk, disk_evicted);
+	tier(d, d->tier_disk, disk_gauges, disk_evicted);
 	tier(d, d->tier_host, host, host_evicted);
 }
 
@@ -53,6 +53,17 @@ static void brain(struct daemon *d)
 	metrics_set(M_residency_waits, s->residency_waits);
 	metrics_set(M_merged, s->merged);
 	metrics_set(M_fallback_persist_skipped, s->persist_skipped);
+}
+
+static void disk(struct daemon *d)
+{
+	struct disk_stats s;
+	disk_stats(d->disk, &s);
+	metrics_set(M_disk_set_aside, s.set_aside);
+	metrics_set(M_disk_names_lost, s.names_lost);
+	metrics_set(M_disk_torn, s.torn);
+	metrics_set(M_disk_write_errors, s.write_errors);
+	metrics_set(M_disk_relocated, s.relocated);
 }
 
 static void sources(struct daemon *d)
@@ -75,6 +86,7 @@ void gauges_update(struct daemon *d)
 {
 	tiers(d);
 	brain(d);
+	disk(d);
 	sources(d);
 	metrics_set(M_clients, d->server ? d->server->n_conns : 0);
 	metrics_set(M_leases, d->server ? d->server->n_leases : 0);
