@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FILE_LINE_MAX 200 /* INI_MAX_LINE of the library as Debian builds it */
+
 enum option_type { OPTION_TEXT, OPTION_LIST, OPTION_SIZE, OPTION_COUNT, OPTION_TIME, OPTION_BOOL, OPTION_CHOICE };
 
 struct option_row {
@@ -102,7 +104,7 @@ static int parse_bool(const char *text, uint64_t *out)
 static bool is_choice(const char *choices, const char *text)
 {
 	size_t len = strlen(text);
-	for (const char *p = choices; len && p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+	for (const char *p = choices; len && p && !strchr(text, '|'); p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
 		if (!strncmp(p, text, len) && (p[len] == '|' || !p[len]))
 			return true;
 	return false;
@@ -203,6 +205,8 @@ static int file_line(void *ctx, const char *section, const char *name, const cha
 {
 	struct file_load *f = ctx;
 	const struct option_row *r = row_find(name, strlen(name));
+	if (f->error) /* inih goes on behind the first line that is refused */
+		return 0;
 	if ((*section && strcmp(section, "mrm")) || !r || !strcmp(name, "config")) {
 		fault_set(f->why, TRIMS_E_BAD_REQUEST, "%s: unknown option \"%s\"", f->path, name);
 		f->error = -EINVAL;
@@ -223,7 +227,8 @@ static int load_file(struct config *c, const char *path, struct fault *why)
 		return -EINVAL;
 	}
 	if (line > 0) {
-		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: line %d is not `option = value`", path, line);
+		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: line %d is not `option = value` in less than %d characters", path, line,
+			FILE_LINE_MAX);
 		return -EINVAL;
 	}
 	return 0;
