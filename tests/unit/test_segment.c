@@ -1,0 +1,240 @@
+/* test_segment.c - mrm/segment: what a client sees of a copy that fills up, whatever the order. */
+#include "mrm/segment.h"
+#include "tests/unit/mrm_fixture.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* The page as a client maps it. */
+static const struct progress_page *seen_by_client(const struct segment *s)
+{
+	const void *page = mmap(NULL, PROGRESS_BYTES, PROT_READ, MAP_SHARED, s->page.fd, 0);
+	ck_assert_ptr_ne(page, MAP_FAILED);
+	return page;
+}
+
+static struct segment *made(const struct layout *l, bool host)
+{
+	struct segment *s;
+	struct fault why;
+	struct shm_options o = {0};
+	ck_assert_msg(segment_new(&s, l, 4711, host, "test", &o, &why) == 0, "%s", why.text);
+	return s;
+}
+
+/* Three extents, the first of them large: tensors beyond an extent's size have their own, without needing memory. */
+static void large_layout(struct layout **l)
+{
+	struct tensor_list list = {0};
+	struct fault why;
+	uint64_t bytes[] = {IMAGE_EXTENT_BYTES - 5, 30 * MIB + 7, IMAGE_EXTENT_BYTES - 100}, at = 0, head = 0;
+	const char *names[] = {"large.safetensors"};
+	for (size_t i = 0; i < ARRAY_LEN(bytes); at += bytes[i++])
+		model_tensor(&list, 0, at, bytes[i]);
+	int e = layout_build(l, &list, &at, &head, names, 1, &why);
+	ck_assert_msg(e == 0, "%s", why.text);
+	ck_assert_uint_eq((*l)->n_extents, 3);
+}
+
+/* Bytes from the extent's start that are readable without a hole. */
+static uint64_t naive_watermark(const struct segment *s, const struct layout *l, uint32_t extent)
+{
+	uint64_t bytes = 0;
+	for (uint32_t c = l->extent_chunk[extent]; c < l->extent_chunk[extent + 1] && s->readable[c]; c++)
+		bytes += layout_chunk(l, c).bytes;
+	return bytes;
+}
+
+START_TEST(watermarks_cover_what_is_readable_without_a_hole_and_only_grow)
+{
+	struct layout *l;
+	uint64_t seed = unit_seed(), before[3] = {0}, landed = 0;
+	large_layout(&l);
+	struct segment *s = made(l, true);
+	const struct progress_page *p = seen_by_client(s);
+	uint32_t *order = random_order(l->n_chunks, &seed);
+	for (uint32_t i = 0; i < l->n_chunks; i++) {
+		uint32_t wake = atomic_load(&p->wake);
+		s->landed[order[i]] = true;
+		segment_set_readable(s, l, order[i]);
+		segment_set_readable(s, l, order[i]);
+		landed += layout_chunk(l, order[i]).bytes;
+		ck_assert_uint_eq(atomic_load(&p->landed), landed);
+		bool moved = false;
+		for (uint32_t e = 0; e < l->n_extents; e++) {
+			uint64_t now = atomic_load(&p->watermark[e]);
+			ck_assert_uint_eq(now, naive_watermark(s, l, e));
+			ck_assert_uint_ge(now, before[e]);
+			moved |= now > before[e];
+			before[e] = now;
+		}
+		ck_assert_uint_eq(atomic_load(&p->wake) - wake, moved);
+	}
+	for (uint32_t e = 0; e < l->n_extents; e++)
+		ck_assert_uint_eq(before[e], l->extent_bytes[e]);
+	ck_assert_uint_eq(s->n_readable, l->n_chunks);
+	free(order);
+	munmap((void *)p, PROGRESS_BYTES);
+	segment_free(&s);
+	ck_assert_ptr_null(s);
+	layout_free(&l);
+}
+END_TEST
+
+START_TEST(the_page_says_what_it_is)
+{
+	struct layout *l;
+	large_layout(&l);
+	struct segment *s = made(l, true), *disk = made(l, false);
+	const struct progress_page *p = seen_by_client(s), *q = seen_by_client(disk);
+	ck_assert_uint_eq(p->magic, PROGRESS_MAGIC);
+	ck_assert_uint_eq(p->version, PROGRESS_VERSION);
+	ck_assert_uint_eq(p->copy, 4711);
+	ck_assert_uint_eq(p->extents, 3);
+	ck_assert_uint_eq(p->image_bytes, l->image_bytes);
+	ck_assert_uint_eq(atomic_load(&p->state), PROGRESS_LOADING);
+	ck_assert_uint_eq(q->extents, 0);
+	ck_assert_ptr_null(segment_chunk(disk, l, 0));
+	for (uint32_t c = 0; c < l->n_chunks; c += 37) {
+		struct layout_chunk k = layout_chunk(l, c);
+		ck_assert_ptr_eq(segment_chunk(s, l, c), (uint8_t *)s->extents[k.extent].map + k.offset);
+	}
+	munmap((void *)p, PROGRESS_BYTES);
+	munmap((void *)q, PROGRESS_BYTES);
+	segment_free(&s);
+	segment_free(&disk);
+	layout_free(&l);
+}
+END_TEST
+
+START_TEST(ready_is_the_end_of_all_watermarks)
+{
+	struct layout *l;
+	large_layout(&l);
+	struct segment *s = made(l, true);
+	const struct progress_page *p = seen_by_client(s);
+	struct fault late = {TRIMS_E_INTERNAL, "too late"};
+	s->landed[3] = true;
+	segment_set_readable(s, l, 3);
+	segment_set_ready(s, l, (struct hash128){5, 6});
+	ck_assert_uint_eq(atomic_load(&p->state), PROGRESS_READY);
+	ck_assert_uint_eq(atomic_load(&p->digest_hi), 5);
+	ck_assert_uint_eq(atomic_load(&p->digest_lo), 6);
+	ck_assert_uint_eq(atomic_load(&p->landed), l->image_bytes);
+	for (uint32_t e = 0; e < l->n_extents; e++)
+		ck_assert_uint_eq(atomic_load(&p->watermark[e]), l->extent_bytes[e]);
+	for (uint32_t c = 0; c < l->n_chunks; c++)
+		ck_assert(s->landed[c] && s->readable[c]); /* so that the write to disk behind it goes on */
+	segment_poison(s, &late);
+	ck_assert_uint_eq(atomic_load(&p->state), PROGRESS_READY);
+	ck_assert_uint_eq(atomic_load(&p->error), 0);
+	munmap((void *)p, PROGRESS_BYTES);
+	segment_free(&s);
+	layout_free(&l);
+}
+END_TEST
+
+START_TEST(the_first_poison_stays)
+{
+	struct layout *l;
+	large_layout(&l);
+	struct segment *s = made(l, true);
+	const struct progress_page *p = seen_by_client(s);
+	struct fault first = {TRIMS_E_MISMATCH, "the first reason"}, second = {TRIMS_E_STOPPING, "another"};
+	segment_poison(s, &first);
+	segment_poison(s, &second);
+	ck_assert_uint_eq(atomic_load(&p->state), PROGRESS_POISONED);
+	ck_assert_uint_eq(atomic_load(&p->error), TRIMS_E_MISMATCH);
+	ck_assert_str_eq(p->error_text, "the first reason");
+	munmap((void *)p, PROGRESS_BYTES);
+	segment_free(&s);
+	layout_free(&l);
+}
+END_TEST
+
+struct waiter {
+	const struct progress_page *page;
+	uint64_t want;
+	uint32_t state; /* what ended the wait */
+};
+
+/* As libtrims waits: the word first, then what it stands for. */
+static void *wait_for_bytes(void *arg)
+{
+	struct waiter *w = arg;
+	for (;;) {
+		uint32_t word = atomic_load_explicit(&w->page->wake, memory_order_acquire);
+		w->state = atomic_load_explicit(&w->page->state, memory_order_acquire);
+		if (w->state != PROGRESS_LOADING || atomic_load_explicit(&w->page->watermark[0], memory_order_acquire) >= w->want)
+			return NULL;
+		syscall(SYS_futex, &w->page->wake, FUTEX_WAIT, word, NULL, NULL, 0);
+	}
+}
+
+static void race(bool poison, uint64_t *seed)
+{
+	uint64_t data[] = {40 * MIB};
+	struct model m;
+	pthread_t threads[6];
+	struct waiter waiters[ARRAY_LEN(threads)];
+	struct fault why = {TRIMS_E_UNREACHABLE, "gone"};
+	model_init(&m, data, 1, false, seed);
+	const struct layout *l = m.desc->layout;
+	struct segment *s = made(l, true);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+		waiters[i] = (struct waiter){seen_by_client(s), l->extent_bytes[0] * i / (ARRAY_LEN(threads) - 1), 0};
+		pthread_create(&threads[i], NULL, wait_for_bytes, &waiters[i]);
+	}
+	uint32_t *order = random_order(l->n_chunks, seed), n = poison ? l->n_chunks / 2 : l->n_chunks;
+	for (uint32_t i = 0; i < n; i++) {
+		s->landed[order[i]] = true;
+		segment_set_readable(s, l, order[i]);
+	}
+	if (poison)
+		segment_poison(s, &why);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+		pthread_join(threads[i], NULL); /* hangs when a wake was lost */
+		ck_assert(waiters[i].state == PROGRESS_LOADING || poison);
+		munmap((void *)waiters[i].page, PROGRESS_BYTES);
+	}
+	free(order);
+	segment_free(&s);
+	model_fini(&m);
+}
+
+START_TEST(whoever_waits_is_woken)
+{
+	uint64_t seed = unit_seed() ^ 5;
+	for (int round = 0; round < 10; round++)
+		race(round % 2, &seed);
+}
+END_TEST
+
+START_TEST(memory_that_cannot_be_had_leaves_nothing)
+{
+	struct layout *l;
+	struct segment *s = NULL;
+	struct fault why = {0};
+	struct shm_options o = {0};
+	large_layout(&l);
+	l->extent_bytes[2] = (uint64_t)1 << 62;
+	ck_assert_int_lt(segment_new(&s, l, 1, true, "test", &o, &why), 0);
+	ck_assert_ptr_null(s);
+	ck_assert_str_ne(why.text, "");
+	layout_free(&l);
+}
+END_TEST
+
+static void all(Suite *suite)
+{
+	UNIT_CASE(suite, "page", the_page_says_what_it_is, ready_is_the_end_of_all_watermarks, the_first_poison_stays,
+		memory_that_cannot_be_had_leaves_nothing);
+	UNIT_CASE(suite, "progress", watermarks_cover_what_is_readable_without_a_hole_and_only_grow, whoever_waits_is_woken);
+}
+
+UNIT_MAIN("segment", all)
