@@ -121,7 +121,9 @@ START_TEST(requests_beyond_all_bounds_are_refused_and_cost_nothing_more)
 	answer = asked(h, request, sizeof request);
 	ck_assert_msg(!*answer || !strncmp(answer, "HTTP/1.1 4", 10), "%.100s", answer);
 	memset(request, 0xff, 1000);
+	memcpy(request + 996, "\r\n\r\n", 4);
 	answer = asked(h, request, 1000);
+	ck_assert_msg(!*answer || !strncmp(answer, "HTTP/1.1 4", 10), "%.100s", answer);
 	check_status(got(h, "GET", "/healthz"), 200);
 	httpd_free(&h);
 }
