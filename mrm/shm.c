@@ -85,22 +85,34 @@ static int new_memfd(struct shm_region *r, const char *name)
 	return 0;
 }
 
+/* Its file system has a bound of its own (64 MiB in many containers), and writing beyond that is a SIGBUS: all pages are
+ * taken now, where a refusal is an answer. */
+static int reserve(int fd, uint64_t bytes)
+{
+	int e;
+	do
+		e = fallocate(fd, 0, 0, (off_t)bytes) < 0 ? -errno : 0;
+	while (e == -EINTR);
+	return e;
+}
+
 static int new_posix(struct shm_region *r)
 {
 	static _Atomic uint64_t counter;
 	char name[64];
-	snprintf(name, sizeof name, "/trims-region.%d.%" PRIu64, (int)getpid(), atomic_fetch_add(&counter, 1));
-	r->kind = SHM_POSIX;
-	int rw = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	int rw;
+	do { /* a killed daemon with this process id may have left one */
+		snprintf(name, sizeof name, "/trims-region.%d.%" PRIu64, (int)getpid(), atomic_fetch_add(&counter, 1));
+		rw = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	} while (rw < 0 && errno == EEXIST);
 	if (rw < 0)
 		return -errno;
+	r->kind = SHM_POSIX;
 	r->fd = shm_open(name, O_RDONLY | O_CLOEXEC, 0);
 	int e = r->fd < 0 ? -errno : 0;
 	shm_unlink(name);
-	if (!e && ftruncate(rw, (off_t)r->bytes) < 0)
-		e = -errno;
-	if (!e)
-		e = map_region(r, rw);
+	e = e ? e : reserve(rw, r->bytes);
+	e = e ? e : map_region(r, rw);
 	close(rw);
 	return e;
 }
@@ -126,8 +138,10 @@ int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const stru
 	int e = options->force_posix ? new_posix(&r) : new_memfd(&r, name);
 	if (e) {
 		shm_fini(&r);
-		fault_errno(why, e == -ENOMEM ? TRIMS_E_NO_MEMORY : TRIMS_E_NO_SYSTEM, -e,
-			"cannot get %" PRIu64 " bytes of shared memory", bytes);
+		if (e == -ENOSPC)
+			fault_set(why, TRIMS_E_NO_MEMORY, "/dev/shm has no room for %" PRIu64 " bytes more", bytes);
+		else
+			fault_errno(why, TRIMS_E_NO_SYSTEM, -e, "cannot get %" PRIu64 " bytes of shared memory", bytes);
 		return e;
 	}
 	advise(&r, options);

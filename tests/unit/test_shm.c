@@ -6,8 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -151,6 +153,28 @@ START_TEST(what_cannot_be_had_is_said)
 }
 END_TEST
 
+/* A write to a page that the file system has no room for is a SIGBUS. */
+START_TEST(posix_memory_that_is_full_is_an_error_and_not_a_signal)
+{
+	struct shm_options o = {.force_posix = true};
+	struct shm_region r;
+	struct fault why = {0};
+	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		mount("trims", "/dev/shm", "tmpfs", 0, "size=8m") < 0) {
+		printf("# no right to mount: not tested here\n");
+		return;
+	}
+	struct shm_region fits = made(5 * MIB, true);
+	ck_assert_int_lt(shm_new(&r, "test", 5 * MIB, &o, &why), 0);
+	ck_assert_int_eq(why.code, TRIMS_E_NO_MEMORY);
+	ck_assert_msg(strstr(why.text, "/dev/shm") != NULL, "%s", why.text);
+	memset(fits.map, 1, fits.bytes);
+	shm_fini(&fits);
+	r = made(5 * MIB, true);
+	shm_fini(&r);
+}
+END_TEST
+
 START_TEST(populating_keeps_what_is_there)
 {
 	struct shm_machine machine;
@@ -221,7 +245,8 @@ static void all(Suite *suite)
 	UNIT_CASE(suite, "regions", any_size_is_mapped_and_shared, small_contents_are_there_at_once, a_long_name_is_cut,
 		what_cannot_be_had_is_said, a_region_can_be_moved);
 	UNIT_CASE(suite, "seals", no_client_can_write_resize_or_unseal_a_memfd,
-		posix_memory_is_handed_out_read_only_and_has_no_name);
+		posix_memory_is_handed_out_read_only_and_has_no_name,
+		posix_memory_that_is_full_is_an_error_and_not_a_signal);
 	UNIT_CASE(suite, "pages", populating_keeps_what_is_there, parts_are_populated_by_many_threads_at_once);
 }
 
