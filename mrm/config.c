@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILE_LINE_MAX 200 /* INI_MAX_LINE of the library as Debian builds it */
-
 enum option_type { OPTION_TEXT, OPTION_LIST, OPTION_SIZE, OPTION_COUNT, OPTION_TIME, OPTION_BOOL, OPTION_CHOICE };
 
 struct option_row {
@@ -194,41 +192,68 @@ static int load_defaults(struct config *c, struct fault *why)
 	return 0;
 }
 
+/* The library reads a file in lines of bounded length and cuts longer ones without a word: they are stopped here. */
 struct file_load {
 	struct config *c;
 	struct fault *why;
 	const char *path;
-	int error;
+	FILE *file;
+	int line;
+	int error; /* the first */
 };
+
+static char *file_read(char *buf, int size, void *ctx)
+{
+	struct file_load *f = ctx;
+	if (f->error || !fgets(buf, size, f->file))
+		return NULL;
+	f->line++;
+	size_t len = strlen(buf);
+	if (len + 1 == (size_t)size && buf[len - 1] != '\n' && !feof(f->file)) {
+		fault_set(f->why, TRIMS_E_BAD_REQUEST, "%s: line %d is longer than %d bytes; longer values go on the command "
+			"line or into the environment", f->path, f->line, size - 2);
+		f->error = -EINVAL;
+		return NULL;
+	}
+	return buf;
+}
 
 static int file_line(void *ctx, const char *section, const char *name, const char *value)
 {
 	struct file_load *f = ctx;
 	const struct option_row *r = row_find(name, strlen(name));
-	if (f->error) /* inih goes on behind the first line that is refused */
+	struct fault why;
+	if (f->error)
 		return 0;
 	if ((*section && strcmp(section, "mrm")) || !r || !strcmp(name, "config")) {
-		fault_set(f->why, TRIMS_E_BAD_REQUEST, "%s: unknown option \"%s\"", f->path, name);
+		fault_set(f->why, TRIMS_E_BAD_REQUEST, "%s: line %d: unknown option \"%s\"", f->path, f->line, name);
 		f->error = -EINVAL;
 	} else {
-		f->error = set(f->c, r, value, f->why);
+		f->error = set(f->c, r, value, &why);
+		if (f->error)
+			fault_set(f->why, TRIMS_E_BAD_REQUEST, "%s: line %d: %s", f->path, f->line, why.text);
 	}
 	return f->error == 0;
 }
 
 static int load_file(struct config *c, const char *path, struct fault *why)
 {
-	struct file_load f = {.c = c, .why = why, .path = path};
-	int line = ini_parse(path, file_line, &f);
+	struct file_load f = {.c = c, .why = why, .path = path, .file = fopen(path, "re")};
+	if (!f.file) {
+		fault_errno(why, TRIMS_E_BAD_REQUEST, errno, "%s", path);
+		return -EINVAL;
+	}
+	int line = ini_parse_stream(file_read, &f, file_line, &f);
+	int e = ferror(f.file) ? EIO : 0;
+	fclose(f.file);
 	if (f.error)
 		return f.error;
-	if (line < 0) {
-		fault_errno(why, TRIMS_E_BAD_REQUEST, errno ? errno : ENOENT, "%s", path);
+	if (e || line < 0) {
+		fault_errno(why, TRIMS_E_BAD_REQUEST, e ? e : ENOMEM, "%s", path);
 		return -EINVAL;
 	}
 	if (line > 0) {
-		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: line %d is not `option = value` in less than %d characters", path, line,
-			FILE_LINE_MAX);
+		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: line %d is not `option = value`", path, line);
 		return -EINVAL;
 	}
 	return 0;
@@ -259,6 +284,8 @@ static int load_environment(struct config *c, struct fault *why)
 		}
 		list_clear(list_of(c, &rows[i]));
 		OWN_MEM char *copy = strdup(value);
+		if (!copy)
+			return -ENOMEM;
 		char *save = NULL;
 		for (char *t = strtok_r(copy, " ", &save); t; t = strtok_r(NULL, " ", &save)) {
 			int e = set(c, &rows[i], t, why);

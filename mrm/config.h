@@ -15,7 +15,6 @@ struct config_list {
 	size_t n;
 };
 
-
 struct config {
 #define CONFIG_FIELD_TEXT(f) char *f;
 #define CONFIG_FIELD_CHOICE(f) char *f;

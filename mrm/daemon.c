@@ -130,6 +130,18 @@ static void on_drain_over(struct ev_loop *loop, ev_timer *w, int revents)
 	leave_now(w->data, "transfers did not reach a chunk edge within drain-timeout");
 }
 
+static int check_names(const struct config *c, struct fault *why)
+{
+	char *end;
+	unsigned long mode = strtoul(c->socket_mode, &end, 8);
+	if (*end || mode > 0777)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "socket-mode: \"%s\" is not an octal mode", c->socket_mode), -EINVAL;
+	strtoul(c->admin_group, &end, 10);
+	if (*end && !getgrnam(c->admin_group))
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "admin-group: there is no group \"%s\"", c->admin_group), -EINVAL;
+	return *c->metrics ? httpd_check(c->metrics, why) : 0;
+}
+
 static bool reload(struct daemon *d, struct fault *why)
 {
 	struct config *fresh;
@@ -143,7 +155,7 @@ static bool reload(struct daemon *d, struct fault *why)
 	char ignored[512];
 	struct cache_config cc;
 	engine_cache_config(d, fresh, &cc);
-	bool ok = cache_reconfigure(d->cache, &cc, clock_now(), why) == 0;
+	bool ok = check_names(fresh, why) == 0 && cache_reconfigure(d->cache, &cc, clock_now(), why) == 0;
 	if (ok) {
 		config_take_reloadable(d->config, fresh, ignored, sizeof ignored);
 		enum log_level level;
@@ -256,13 +268,20 @@ static void probe_machine(struct daemon *d)
 	bool want_posix = !strcmp(d->config->host_memory, "shm");
 	d->shm.force_posix = want_posix || !d->machine.memfd;
 	d->shm.huge = d->machine.huge && strcmp(d->config->hugepages, "never");
-	d->shm.interleave = d->machine.numa_nodes > 1;
+	d->shm.interleave = d->machine.interleave;
+	if (d->machine.numa_nodes > 1 && !d->shm.interleave) {
+		daemon_degraded(d, "no-interleave", "mbind is refused: host memory comes from one of %u nodes",
+			(unsigned)d->machine.numa_nodes);
+		metrics_add(M_fallback_no_interleave, 1);
+	}
 	if (d->shm.force_posix) {
 		daemon_degraded(d, "no-memfd", "%s", want_posix ? "host-memory is set to shm" : d->machine.memfd_detail);
 		metrics_add(M_fallback_no_memfd, 1);
 	}
-	if (!d->shm.huge)
+	if (!d->shm.huge) {
+		daemon_degraded(d, "no-hugepages", "%s", d->machine.huge ? "hugepages is set to never" : d->machine.huge_detail);
 		metrics_add(M_fallback_no_hugepages, 1);
+	}
 }
 
 static int start_pools(struct daemon *d, struct fault *why)
@@ -330,18 +349,6 @@ static void new_boot_id(struct daemon *d)
 		;
 	d->boot_hi = id[0];
 	d->boot_lo = id[1];
-}
-
-static int check_names(const struct config *c, struct fault *why)
-{
-	char *end;
-	unsigned long mode = strtoul(c->socket_mode, &end, 8);
-	if (*end || mode > 0777)
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "socket-mode: \"%s\" is not an octal mode", c->socket_mode), -EINVAL;
-	strtoul(c->admin_group, &end, 10);
-	if (*end && !getgrnam(c->admin_group))
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "admin-group: there is no group \"%s\"", c->admin_group), -EINVAL;
-	return *c->metrics ? httpd_check(c->metrics, why) : 0;
 }
 
 static int start(struct daemon *d, struct fault *why)

@@ -1,5 +1,5 @@
 /* main.c - mrm, the model resource manager: settings, then the daemon until it is told to stop.
- * Exit codes: 0 stopped as asked, 1 could not start, 2 the settings are wrong. */
+ * Exit codes: 0 stopped as asked, 1 could not start or left in the middle of transfers, 2 the settings are wrong. */
 #include "mrm/config.h"
 #include "mrm/daemon.h"
 #include "shared/check.h"

@@ -117,13 +117,17 @@ static int new_posix(struct shm_region *r)
 	return e;
 }
 
-/* Neither of these is needed for correctness: a kernel that refuses them leaves base pages on the local node. */
+static bool interleave(const struct shm_region *r)
+{
+	unsigned long all_nodes = ~0ul;
+	return syscall(SYS_mbind, r->map, r->bytes, MPOL_INTERLEAVE, &all_nodes, 8 * sizeof all_nodes, 0) == 0;
+}
+
+/* Neither of these is needed for correctness; shm_probe() has found out whether the first is to be had. */
 static void advise(struct shm_region *r, const struct shm_options *o)
 {
-	if (o->interleave) {
-		unsigned long all_nodes = ~0ul;
-		syscall(SYS_mbind, r->map, r->bytes, MPOL_INTERLEAVE, &all_nodes, 8 * sizeof all_nodes, 0);
-	}
+	if (o->interleave)
+		interleave(r);
 	madvise(r->map, r->bytes, MADV_DONTDUMP);
 }
 
@@ -194,6 +198,7 @@ void shm_probe(struct shm_machine *out)
 	plain.force_posix = true;
 	if (!out->memfd && shm_new(&r, "trims-probe", HUGE_PAGE, &plain, &why))
 		return;
+	out->interleave = out->numa_nodes > 1 && interleave(&r);
 	out->huge = shm_populate(r.map, HUGE_PAGE, true);
 	snprintf(out->huge_detail, sizeof out->huge_detail, "%s",
 		out->huge ? "2 MiB pages by MADV_COLLAPSE" : strerror(errno));

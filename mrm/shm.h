@@ -57,6 +57,7 @@ struct shm_machine {
 	bool huge;             /* shared memory can be made of huge pages */
 	char huge_detail[128];
 	uint32_t numa_nodes;
+	bool interleave;       /* there are several nodes, and memory can be spread over them */
 };
 
 void shm_probe(struct shm_machine *out);
