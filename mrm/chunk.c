@@ -216,10 +216,10 @@ static int stream_sink(void *ctx, const uint8_t *bytes, size_t n)
 static void run_stream(struct chunk_job *c, struct net_worker *w)
 {
 	const struct layout *l = c->layout;
-	OWN_MEM struct stream *s = calloc(1, sizeof *s);
-	OWN_MEM uint8_t *buf = malloc(layout_max_span_bytes(l) + 1);
 	if (!chunk_buffer(c, w))
 		return;
+	OWN_MEM struct stream *s = calloc(1, sizeof *s);
+	OWN_MEM uint8_t *buf = malloc(layout_max_span_bytes(l) + 1);
 	if (!s || !buf) {
 		fail(c, -ENOMEM, TRIMS_E_NO_MEMORY, "no memory for a stream's chunk");
 		return;

@@ -53,6 +53,18 @@ static void check_degraded(json_t *checks, const struct daemon *d)
 			d->degraded[i].count);
 }
 
+static void check_source_degraded(json_t *checks, const struct source *s)
+{
+	const struct source_counters *c = source_counters(s);
+	uint64_t n;
+#define COUNTER(name, doc)
+#define DEGRADED(name, text, doc)                                                                                     \
+	if ((n = atomic_load(&c->degraded_##name)))                                                                    \
+		check(checks, text, "degraded", "%s: %s (%" PRIu64 " times)", source_url(s), doc, n);
+#include "mrm/source/source_counters.def"
+#undef COUNTER
+}
+
 static void check_sources(json_t *checks, const struct daemon *d)
 {
 	if (!d->n_sources)
@@ -62,6 +74,7 @@ static void check_sources(json_t *checks, const struct daemon *d)
 		check(checks, "source", "ok", "%s: %" PRIu64 " requests, %" PRIu64 " bytes, %" PRIu64 " retries, %" PRIu64
 			" resumed", source_url(d->sources[i]), atomic_load(&c->requests), atomic_load(&c->bytes),
 			atomic_load(&c->retries), atomic_load(&c->resumes));
+		check_source_degraded(checks, d->sources[i]);
 	}
 }
 

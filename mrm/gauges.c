@@ -52,7 +52,32 @@ static void brain(struct daemon *d)
 	metrics_set(M_promotions, s->promotions);
 	metrics_set(M_residency_waits, s->residency_waits);
 	metrics_set(M_merged, s->merged);
-	metrics_set(M_fallback_persist_skipped, s->persist_skipped);
+	while (metrics_value(M_fallback_persist_skipped) < s->persist_skipped) {
+		daemon_degraded(d, "persist-skipped", "a model from a remote source did not get onto the disk tier: no room, or given up");
+		metrics_add(M_fallback_persist_skipped, 1);
+	}
+}
+
+/* What a source does in a degraded way it names and logs itself. */
+static void source_fallbacks(struct daemon *d)
+{
+	static const struct {
+		enum metric metric;
+		size_t offset;
+	} rows[] = {
+#define COUNTER(name, doc)
+#define DEGRADED(name, text, doc) {M_fallback_##name, offsetof(struct source_counters, degraded_##name)},
+#include "mrm/source/source_counters.def"
+#undef COUNTER
+	};
+	for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
+		uint64_t sum = 0;
+		for (size_t i = 0; i < d->n_sources; i++)
+			sum += atomic_load_explicit((_Atomic uint64_t *)((char *)source_counters(d->sources[i]) + rows[r].offset),
+				memory_order_relaxed);
+		if (rows[r].metric != M_fallback_no_ranges) /* counted once per load, by the haul */
+			metrics_set(rows[r].metric, sum);
+	}
 }
 
 static void disk(struct daemon *d)
@@ -88,6 +113,7 @@ void gauges_update(struct daemon *d)
 	brain(d);
 	disk(d);
 	sources(d);
+	source_fallbacks(d);
 	metrics_set(M_clients, d->server ? d->server->n_conns : 0);
 	metrics_set(M_leases, d->server ? d->server->n_leases : 0);
 	metrics_set(M_models, d->images.n);

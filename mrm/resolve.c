@@ -43,7 +43,7 @@ static void run_find(struct job *job, void *worker)
 	struct search *s = container_of(job, struct search, job);
 	struct daemon *d = s->daemon;
 	s->result = -ENOENT;
-	fault_set(&s->why, TRIMS_E_NOT_FOUND, "%s: none of the %zu sources has it", s->name, d->n_sources);
+	fault_set(&s->why, TRIMS_E_NOT_FOUND, "%s: no source of %zu has it", s->name, d->n_sources);
 	if (!d->n_sources) { /* nobody can say that it does not exist: what is cached stays */
 		s->result = -EHOSTUNREACH;
 		fault_set(&s->why, TRIMS_E_UNREACHABLE, "%s: no source is configured", s->name);
