@@ -296,6 +296,12 @@ static void copy_advance(struct cache *c, struct copy *k)
 	}
 }
 
+/* A load without a transfer has just seen it end and is about to fail. */
+static bool is_being_given_up(const struct load *l)
+{
+	return !load_is_wanted_by_others(l) || !l->transfer || l->transfer->state == TRANSFER_STOPPING;
+}
+
 enum hold copy_hold(const struct copy *k)
 {
 	if (k->state == COPY_ABSENT)
@@ -304,7 +310,7 @@ enum hold copy_hold(const struct copy *k)
 		return HOLD_FIRM;
 	if (k->state == COPY_DRAINING || k->state == COPY_FAILED)
 		return HOLD_FREEING;
-	if (copy_is_doomed(k) && (!load_is_wanted_by_others(k->load) || k->load->transfer->state == TRANSFER_STOPPING))
+	if (copy_is_doomed(k) && is_being_given_up(k->load))
 		return HOLD_FREEING; /* LOADING; the other states were left above and by copy_advance() */
 	if (model_is_pinned(k->model, k->tier))
 		return HOLD_FIRM;
