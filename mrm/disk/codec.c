@@ -11,12 +11,6 @@
 #define SLICES 4
 #define SLICE_BYTES ((size_t)16 << 10)
 
-const char *codec_name(uint32_t codec)
-{
-	static const char *const names[] = {[CODEC_RAW] = "raw", [CODEC_LZ4] = "lz4"};
-	return codec < ARRAY_LEN(names) ? names[codec] : "?";
-}
-
 size_t codec_bound(size_t n)
 {
 	ASSERT(n <= LZ4_MAX_INPUT_SIZE);

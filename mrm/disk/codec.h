@@ -12,8 +12,6 @@ enum codec {
 	CODEC_N
 };
 
-const char *codec_name(uint32_t codec); /* "?" for an unknown number */
-
 /* Upper bound of what coding n bytes may need as room. */
 size_t codec_bound(size_t n);
 /* LZ4-codes n bytes when that makes at most max_bytes of them; else returns 0.  dst holds codec_bound(n) bytes. */

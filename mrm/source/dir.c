@@ -342,7 +342,6 @@ static int dir_open(struct source *s, const char *scheme, const char *rest, stru
 }
 
 const struct source_ops source_dir_ops = {
-	.kind = "dir",
 	.in_place = true,
 	.open = dir_open,
 	.resolve = dir_resolve,

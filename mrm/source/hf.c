@@ -299,7 +299,6 @@ static void hf_close(struct source *s)
 }
 
 const struct source_ops source_hf_ops = {
-	.kind = "hf",
 	.open = hf_open,
 	.close = hf_close,
 	.resolve = hf_resolve,

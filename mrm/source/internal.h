@@ -21,7 +21,6 @@ struct http_request;
 /* One kind of source: one file that fills this in, and a row in sources.def.  Only source.c calls resolve, read and
  * stream; it has checked the arguments' ranges and that nothing is cancelled yet. */
 struct source_ops {
-	const char *kind;
 	bool in_place;
 	/* rest: the URL behind the scheme.  Sets s->base, s->identity and, for web sources, s->origin; allocates s->priv. */
 	int (*open)(struct source *s, const char *scheme, const char *rest, struct fault *why);

@@ -248,7 +248,6 @@ static void s3_close(struct source *s)
 }
 
 const struct source_ops source_s3_ops = {
-	.kind = "s3",
 	.open = s3_open,
 	.close = s3_close,
 	.resolve = web_resolve,

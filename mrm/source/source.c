@@ -251,16 +251,6 @@ const char *source_url(const struct source *s)
 	return s->url;
 }
 
-const char *source_kind(const struct source *s)
-{
-	return s->ops->kind;
-}
-
-bool source_in_place(const struct source *s)
-{
-	return s->ops->in_place;
-}
-
 const struct source_counters *source_counters(const struct source *s)
 {
 	return &s->counters;

@@ -85,8 +85,6 @@ int source_new(struct source **out, const char *url, const struct source_options
 void source_free(struct source **s);
 /* As given, without anything secret. */
 const char *source_url(const struct source *s);
-const char *source_kind(const struct source *s); /* "dir", "http", "s3", "hf" */
-bool source_in_place(const struct source *s);    /* files are local: no disk copy is wanted */
 const struct source_counters *source_counters(const struct source *s);
 
 /* seed: of the retry jitter. */

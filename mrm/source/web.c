@@ -203,7 +203,6 @@ static int http_open(struct source *s, const char *scheme, const char *rest, str
 }
 
 const struct source_ops source_http_ops = {
-	.kind = "http",
 	.open = http_open,
 	.resolve = web_resolve,
 	.stream = web_stream,
