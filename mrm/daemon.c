@@ -308,10 +308,6 @@ static int start_pools(struct daemon *d, struct fault *why)
 		daemon_degraded(d, "no-io-uring", "%s", lane.no_uring ? "io is set to pread" : mode.why);
 		metrics_add(M_fallback_no_io_uring, 1);
 	}
-	if (mode.engine == READER_URING && !mode.fixed_buffers) {
-		daemon_degraded(d, "no-registered-buffers", "%s", mode.why);
-		metrics_add(M_fallback_no_registered, 1);
-	}
 	return 0;
 }
 

@@ -40,8 +40,8 @@ static void check_disk(json_t *checks, const struct daemon *d)
 	struct reader_mode mode = lane_mode();
 	const char *why = "";
 	bool uring = mode.engine == READER_URING, direct = disk_is_direct(d->disk, &why);
-	check(checks, "io", uring ? "ok" : "degraded", "%s%s%s%s", reader_engine_name(mode.engine),
-		uring && mode.fixed_buffers ? ", registered buffers" : "", *mode.why ? ": " : "", mode.why);
+	check(checks, "io", uring ? "ok" : "degraded", "%s%s%s", reader_engine_name(mode.engine), *mode.why ? ": " : "",
+		mode.why);
 	check(checks, "disk-tier", direct ? "ok" : "degraded", direct ? "%s, O_DIRECT" : "%s, through the page cache: %s",
 		d->config->cache_dir, why);
 }

@@ -137,6 +137,18 @@ struct job *pool_take(struct pool *p, bool wait)
 	return job;
 }
 
+bool pool_wait(struct pool *p, uint64_t timeout_ns)
+{
+	uint64_t until = clock_now() + timeout_ns;
+	struct timespec ts = {.tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S)};
+	int e = 0;
+	pthread_mutex_lock(&p->lock);
+	while (!e && !p->closing && list_empty(&p->queue))
+		e = pthread_cond_timedwait(&p->work, &p->lock, &ts);
+	pthread_mutex_unlock(&p->lock);
+	return e == 0;
+}
+
 bool pool_is_closing(struct pool *p)
 {
 	pthread_mutex_lock(&p->lock);
@@ -207,7 +219,7 @@ int pool_new(struct pool **out, struct jobs *back, const struct pool_ops *ops, s
 	p->back = back;
 	list_init(&p->queue);
 	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->work, NULL);
+	monotonic_cond(&p->work);
 	pthread_cond_init(&p->ready, NULL);
 	int e = 0;
 	while (!e && p->n_threads < threads)

@@ -55,6 +55,8 @@ void pool_free(struct pool **p);
 void pool_submit(struct pool *p, struct job *job);
 /* For serve(): the best job, NULL when there is none (wait = false) or the pool is closing. */
 struct job *pool_take(struct pool *p, bool wait);
+/* Until there is a job to take, or the pool closes; false when neither happened in time. */
+bool pool_wait(struct pool *p, uint64_t timeout_ns);
 /* For serve(): no more jobs will come. */
 bool pool_is_closing(struct pool *p);
 /* For serve(): the job is finished, send it home. */

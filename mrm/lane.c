@@ -12,6 +12,9 @@
 
 /* A usual chunk's ranges; larger ones get a buffer of their own from the reader. */
 #define SLOT_BYTES (IMAGE_CHUNK_BYTES + 64 * KIB)
+/* A lane without work for this long gives its buffers back, and finds new pages as it needs them.  That is also why they
+ * are not registered with the kernel: into huge pages that gains nothing one could measure. */
+#define IDLE_NS (10 * NS_PER_S)
 
 struct lane {
 	struct reader *reader;
@@ -47,7 +50,7 @@ static void lane_free(void **worker)
 static int lane_new(void **out, void *ctx)
 {
 	const struct lane_options *o = ctx;
-	struct reader_options ro = {.no_uring = o->no_uring};
+	struct reader_options ro = {.no_uring = o->no_uring, .no_fixed = true};
 	struct fault why;
 	void *made = calloc(1, sizeof(struct lane));
 	if (!made)
@@ -178,6 +181,8 @@ static void lane_serve(struct pool *p, void *worker)
 	struct lane *l = worker;
 	for (;;) {
 		struct job *job;
+		if (!reader_in_flight(l->reader) && !pool_wait(p, IDLE_NS))
+			reader_rest(l->reader);
 		while (reader_has_room(l->reader) && (job = pool_take(p, reader_in_flight(l->reader) == 0)))
 			submit(l, p, container_of(job, struct chunk_job, job));
 		struct reader_done done;

@@ -86,6 +86,17 @@ static int map_slots(struct reader *r)
 	return 0;
 }
 
+void reader_rest(struct reader *r)
+{
+	CHECK_OBJ(r, READER_MAGIC);
+	for (uint32_t i = 0; i < r->depth; i++)
+		if (r->slots[i].state != SLOT_FREE)
+			return;
+	/* Registered memory stays with the kernel, which would go on reading into pages that are no longer here. */
+	if (!r->mode.fixed_buffers)
+		madvise(r->map, r->map_bytes, MADV_DONTNEED);
+}
+
 static int open_engine(struct reader *r, const struct reader_options *o)
 {
 	struct engine_buffer buffers[READER_MAX_DEPTH];

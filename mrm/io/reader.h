@@ -76,6 +76,9 @@ int reader_submit_direct(struct reader *r, uint64_t tag, const struct reader_spa
 int reader_wait(struct reader *r, bool block, struct reader_done *out);
 /* Gives the slot back; out->data is gone.  Every completion needs one. */
 void reader_release(struct reader *r, const struct reader_done *done);
+/* Gives the slots' memory back to the machine until submissions need it again; nothing while a slot is in use, or when the
+ * slots are registered with the kernel. */
+void reader_rest(struct reader *r);
 /* Any thread, any time: makes a blocking reader_wait() return -EAGAIN, or the next one that would block. */
 void reader_wake(struct reader *r);
 

@@ -165,11 +165,33 @@ trims_model *lab_open(trims_conn *conn, const char *name, uint32_t tier)
 	return model;
 }
 
+static uint64_t used_bytes(trims_conn *conn, uint32_t tier)
+{
+	static const char *const names[] = {[TRIMS_TIER_DISK] = "disk", [TRIMS_TIER_HOST] = "host"};
+	char *text;
+	size_t bytes, i;
+	uint64_t next, used = 0;
+	if (trims_query(conn, TRIMS_REPORT_TIERS, NULL, 0, &text, &bytes, &next))
+		die_trims("asking for the tiers");
+	json_t *report = json_loadb(text, bytes, 0, NULL), *row;
+	free(text);
+	json_array_foreach(json_object_get(report, "tiers"), i, row) {
+		const char *name = json_string_value(json_object_get(row, "tier"));
+		if (name && (tier == TRIMS_TIER_ANY || strcmp(name, names[tier]) == 0))
+			used += (uint64_t)json_integer_value(json_object_get(row, "used"));
+	}
+	json_decref(report);
+	return used;
+}
+
 void lab_evict(trims_conn *conn, const char *name, uint32_t tier)
 {
 	int r = trims_evict(conn, name, tier, NULL, 0);
 	if (r && r != -TRIMS_E_NOT_FOUND)
 		die_trims("evicting");
+	for (uint64_t end = bench_now_ns() + READY_MS * NS_PER_MS; used_bytes(conn, tier) > 0; poll(NULL, 0, 1))
+		if (bench_now_ns() > end)
+			die("what was evicted a minute ago still takes memory");
 }
 
 /* ---- nginx ---- */

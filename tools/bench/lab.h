@@ -33,7 +33,8 @@ void mrm_stop(struct mrm *m);
 trims_conn *lab_connect(const struct mrm *m);
 /* Opens and waits for all bytes. */
 trims_model *lab_open(trims_conn *conn, const char *name, uint32_t tier);
-/* Drops a model from a tier; fine when it is not there. */
+/* Drops a model from a tier and waits until its memory and files are given back, so that what is measured next does not
+ * share the machine with that; fine when it is not there. */
 void lab_evict(trims_conn *conn, const char *name, uint32_t tier);
 
 /* Starts nginx on a free port of the loopback with `root` as its documents; the port. */

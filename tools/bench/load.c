@@ -10,11 +10,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* As the daemon's defaults: one reading thread per core, at most 4, 4 reads each. */
+/* As the daemon's defaults: one reading thread per core, 2 to 4, 8 reads each. */
 static uint32_t daemon_depth(void)
 {
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	return (uint32_t)(4 * MAX(1, MIN(cores, 4)));
+	return (uint32_t)(8 * MAX(2, MIN(cores, 4)));
 }
 
 static void must_be_cold(const char *path)
