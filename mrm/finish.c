@@ -26,7 +26,8 @@ struct finish {
 	struct disk_image *stored;
 	struct hash128 *hashes;     /* [n_chunks] of a host copy */
 	struct hash128 known, digest; /* from before ({0, 0}: none); found */
-	struct disk_image *reference; /* made for a model that is read in place */
+	struct disk_image *reference; /* made for a model that is read in place, */
+	struct holding *image;        /* after the haul, which is gone then; referenced */
 	int result;
 	struct fault why;
 };
@@ -149,9 +150,6 @@ static void run_host(struct finish *f)
 	if (f->result)
 		return;
 	f->digest = image_digest(f->desc, f->hashes);
-	bool first = !(f->known.hi | f->known.lo);
-	if (f->haul->way == WAY_FILES_HOST && first && f->disk && !f->stored)
-		write_reference(f);
 }
 
 /* Chunks that were not on record were compared with nothing: together they must still be what the model was. */
@@ -252,13 +250,43 @@ static void make_ready(struct haul *t)
 	cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
 }
 
+/* ---- the checksums of a model that is read in place ---- */
+
+static void run_reference(struct job *job, void *worker)
+{
+	write_reference(container_of(job, struct finish, job));
+}
+
+static void reference_written(struct job *job)
+{
+	struct finish *f = container_of(job, struct finish, job);
+	f->image->referencing = false;
+	if (f->reference)
+		f->image->stored = f->reference;
+	engine_names_changed(f->image->daemon);
+	holding_put(&f->image);
+	free(f->hashes);
+	free(f);
+}
+
+/* Behind everything else: its syncs are not what a first open should wait for.  True when it took f over. */
+static bool begin_reference(struct finish *f, struct holding *img)
+{
+	if (!f->disk || img->stored || img->referencing || !f->hashes || !f->desc->in_place)
+		return false;
+	img->referencing = true;
+	f->image = holding_get(img);
+	f->job = (struct job){
+		.run = run_reference, .done = reference_written, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
+	pool_submit(img->daemon->write, &f->job);
+	return true;
+}
+
 static void finished(struct job *job)
 {
 	struct finish *f = container_of(job, struct finish, job);
 	struct haul *t = f->haul;
 	struct daemon *d = t->daemon;
-	if (f->reference)
-		t->image->stored = f->reference;
 	if (f->result)
 		haul_fail(t, &f->why);
 	bool good = f->good && !f->result;
@@ -282,8 +310,10 @@ static void finished(struct job *job)
 		cache_corrupt(d->cache, clock_now(), t->image->model, d->tier_disk);
 	if (good && t->image->model)
 		identify(t, t->image->digest);
-	free(f->hashes);
-	free(f);
+	if (!good || !begin_reference(f, t->image)) {
+		free(f->hashes);
+		free(f);
+	}
 	haul_free(t);
 	engine_names_changed(d);
 	engine_pump(d);
