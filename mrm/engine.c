@@ -275,13 +275,37 @@ static void fx_poison(struct daemon *d, const struct cache_effect *fx)
 		segment_poison(copy, &fx->error);
 }
 
+static void reference_dropped(struct job *job)
+{
+	struct copy_job *j = container_of(job, struct copy_job, job);
+	if (job->withdrawn)
+		run_free(job, NULL);
+	copy_job_end(j);
+}
+
+/* The checksums of a model that is read in place stand for no copy: nothing but this would ever drop them. */
+static void forget_reference(struct daemon *d, struct holding *img)
+{
+	struct copy_job *j = calloc(1, sizeof *j);
+	ASSERT(j);
+	j->daemon = d;
+	j->image = holding_get(img);
+	j->leaving = STEAL(img->stored);
+	snprintf(j->label, sizeof j->label, "%s", img->desc->name);
+	j->job = (struct job){.run = run_free, .done = reference_dropped, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
+	holding_when_alone(img, &j->job);
+}
+
 static void fx_forget(struct daemon *d, const struct cache_effect *fx)
 {
 	struct holding *img = idmap_take(&d->images, fx->model);
 	if (!img)
 		return;
 	img->model = 0;
-	holding_settle(img);
+	if (img->desc->in_place && img->stored)
+		forget_reference(d, img);
+	else
+		holding_settle(img);
 }
 
 static void carry_out(struct daemon *d, const struct cache_effect *fx)
