@@ -215,7 +215,7 @@ TRIMS_API int trims_progress(trims_model *model, struct trims_progress *out);
 
 /* Maps one, config.json say, read-only until trims_close(). */
 TRIMS_API int trims_file(trims_model *model, const char *path, const void **data, size_t *bytes);
-/* The same as a descriptor of sealed memory, close-on-exec, the caller's to close. */
+/* The same as a descriptor that can only be read, close-on-exec, the caller's to close. */
 TRIMS_API int trims_file_fd(trims_model *model, const char *path, int *fd, uint64_t *bytes);
 
 /* ---- for tools ---- */

@@ -403,6 +403,7 @@ int daemon_new(struct daemon **out, struct config *config, int argc, char **argv
 	d->argc = argc;
 	d->argv = argv;
 	d->started_ns = clock_now();
+	d->settle_ns = config->drain_timeout + 5 * NS_PER_S; /* beside the drain: the catalog's syncs */
 	int e = start(d, why);
 	if (e) {
 		d->config = NULL; /* stays the caller's */
@@ -440,22 +441,31 @@ static void stop_watchers(struct daemon *d)
 	ev_signal_stop(d->loop, &d->sighup);
 }
 
-/* Whatever still runs is told to end; jobs then come home withdrawn or done. */
+static void await_jobs(struct daemon *d, uint64_t until)
+{
+	jobs_wait(d->jobs, NS_PER_S);
+	if (clock_now() > until)
+		leave_now(d, "workers did not come back in time");
+}
+
+/* Whatever still runs is told to end; jobs then come home withdrawn or done.  Signals are not heard any more: a disk that
+ * hangs must not keep the daemon. */
 static void settle(struct daemon *d)
 {
 	if (!d->jobs)
 		return;
+	uint64_t until = clock_now() + d->settle_ns;
 	if (d->halt)
 		source_cancel_set(d->halt);
 	haul_cancel_all(d);
 	if (d->misc) {
 		d->names_dirty = true;
 		while (d->names_saving)
-			jobs_wait(d->jobs, NS_PER_S);
+			await_jobs(d, until);
 		engine_names_save(d);
 	}
 	while (jobs_outstanding(d->jobs))
-		jobs_wait(d->jobs, NS_PER_S);
+		await_jobs(d, until);
 }
 
 /* The process ends: memory of copies goes with it, images on disk stay. */

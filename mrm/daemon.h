@@ -55,7 +55,7 @@ struct daemon {
 	struct degraded degraded[DAEMON_MAX_DEGRADED];
 	size_t n_degraded;
 	bool pumping, adopted, names_dirty, names_saving, stopping;
-	uint64_t started_ns, boot_hi, boot_lo;
+	uint64_t started_ns, settle_ns, boot_hi, boot_lo;
 	ev_timer tick, watchdog, names_timer, gauges, drain;
 	ev_signal sigterm, sigint, sighup;
 	ev_prepare pump;

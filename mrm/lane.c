@@ -138,6 +138,10 @@ static void finish_files(struct lane *l, struct chunk_job *c, const struct reade
 	const struct layout *layout = c->layout;
 	uint32_t n = layout_spans(layout, c->chunk, l->spans, l->max_spans);
 	layout_gather(layout, c->chunk, l->spans, done->data, n, c->dst, NULL);
+	for (uint32_t i = 0; i < n; i++) {
+		const struct reader_span *file = &c->haul->files[l->spans[i].file];
+		reader_forget(&(struct reader_span){file->fd, file->direct, l->spans[i].off, l->spans[i].bytes});
+	}
 	chunk_check(c, c->dst, chunk_bytes(c));
 }
 
@@ -153,6 +157,7 @@ static void finish_disk(struct chunk_job *c, const struct reader_done *done)
 		c->result = -EBADMSG;
 		return;
 	}
+	reader_forget(&(struct reader_span){at.fd, c->disk_direct, at.off, at.stored_bytes});
 	c->has_want = true;
 	c->want = at.hash;
 	chunk_check(c, c->dst, n);

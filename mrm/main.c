@@ -18,7 +18,7 @@ static void dump_log(void)
 static int run(struct config *config, int argc, char **argv)
 {
 	struct daemon *d;
-	struct fault why;
+	struct fault why = {0};
 	if (daemon_new(&d, config, argc, argv, &why)) {
 		log_error("main", "cannot start: %s", why.text);
 		config_free(&config);
@@ -33,7 +33,7 @@ static int run(struct config *config, int argc, char **argv)
 int main(int argc, char **argv)
 {
 	struct config *config;
-	struct fault why;
+	struct fault why = {0};
 	enum config_action action;
 	enum log_level level;
 	signal(SIGPIPE, SIG_IGN);

@@ -24,7 +24,7 @@ static size_t visited(const struct idmap *m, void *const *naive)
 {
 	size_t n = 0, at = 0;
 	char *value;
-	bool seen[KEYS] = {false};
+	bool seen[KEYS + 1] = {false};
 	while ((value = idmap_next(m, &at))) {
 		size_t i = 0;
 		while (i < KEYS && naive[i] != value)

@@ -165,7 +165,7 @@ static void print_view_json(const struct view *v)
 	json_t *whole = json_pack("{s:b,s:i,s:f,s:o,s:o}", "alive", v->now.alive, "pid", (int)v->now.pid, "seconds",
 		v->seconds, "values", j.now, "per_s", j.per_s);
 	if (whole)
-		json_dumpf(whole, stdout, JSON_COMPACT);
+		json_dumpf(whole, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
 	putchar('\n');
 	json_decref(whole);
 }
