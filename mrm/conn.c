@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +45,7 @@ struct conn {
 	uint32_t leases;
 	struct list out;
 	uint32_t n_out;
-	uint32_t n_pending;
+	uint32_t n_pending, n_opening; /* the latter are OPENs */
 	struct conn_pending *pending;
 	uint32_t cap_pending;
 };
@@ -111,6 +110,7 @@ static void conn_end_now(struct conn *c)
 	s->n_conns--;
 	c->account->conns--;
 	c->account->leases -= c->leases;
+	c->account->opening -= c->n_opening;
 	s->n_leases -= c->leases;
 	server_account_put(s, c->account);
 	list_add_tail(&c->dead_node, &s->dead);
@@ -238,6 +238,8 @@ static bool begin(struct conn *c, const struct conn_pending *p)
 		ASSERT(c->pending);
 	}
 	c->pending[c->n_pending++] = *p;
+	c->n_opening += p->is_open;
+	c->account->opening += p->is_open;
 	return true;
 }
 
@@ -272,6 +274,8 @@ bool conn_take(struct conn *c, uint64_t request, struct conn_pending *out)
 		return false;
 	*out = c->pending[i];
 	c->pending[i] = c->pending[--c->n_pending];
+	c->n_opening -= out->is_open;
+	c->account->opening -= out->is_open;
 	return true;
 }
 
@@ -285,12 +289,12 @@ bool conn_may_lease(struct conn *c, struct fault *why)
 {
 	const struct config *cfg = c->server->daemon->config;
 	/* Pending opens count: each of them may become a lease. */
-	if (c->leases + c->n_pending >= cfg->max_leases) {
+	if (c->leases + c->n_opening >= cfg->max_leases) {
 		fault_set(why, TRIMS_E_LIMIT, "this connection has %u leases; max-leases-per-conn is %" PRIu64, c->leases,
 			cfg->max_leases);
 		return false;
 	}
-	if (!server_is_exempt(c->peer.uid) && c->account->leases >= cfg->max_leases_uid) {
+	if (!server_is_exempt(c->peer.uid) && c->account->leases + c->account->opening >= cfg->max_leases_uid) {
 		fault_set(why, TRIMS_E_LIMIT, "user %u has %u leases; max-leases-per-uid is %" PRIu64,
 			(unsigned)c->peer.uid, c->account->leases, cfg->max_leases_uid);
 		return false;
@@ -374,28 +378,16 @@ static void on_io(struct ev_loop *loop, ev_io *w, int revents)
 			break;
 }
 
-static bool in_group(int fd, gid_t primary, const char *group)
+static bool in_group(int fd, gid_t primary, gid_t wanted)
 {
-	if (!*group)
-		return false;
-	char *end;
-	gid_t wanted = (gid_t)strtoul(group, &end, 10);
-	if (*end) {
-		struct group *g = getgrnam(group);
-		if (!g)
-			return false;
-		wanted = g->gr_gid;
-	}
-	if (primary == wanted)
-		return true;
 	gid_t groups[MAX_GROUPS];
 	socklen_t len = sizeof groups;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
-		return false;
+	if (wanted == SERVER_NO_GROUP || getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
+		len = 0;
 	for (size_t i = 0; i < len / sizeof *groups; i++)
 		if (groups[i] == wanted)
 			return true;
-	return false;
+	return wanted != SERVER_NO_GROUP && primary == wanted;
 }
 
 /* Says no on a socket that never becomes a connection. */
@@ -438,7 +430,7 @@ int conn_new(struct server *s, int fd)
 	c->account = a;
 	c->id = s->next_conn++;
 	c->peer = peer;
-	c->admin = server_is_exempt(peer.uid) || in_group(fd, peer.gid, cfg->admin_group);
+	c->admin = server_is_exempt(peer.uid) || in_group(fd, peer.gid, s->admin_group);
 	list_init(&c->out);
 	list_init(&c->dead_node);
 	strcpy(c->program, "?");

@@ -158,6 +158,7 @@ static bool reload(struct daemon *d, struct fault *why)
 	bool ok = check_names(fresh, why) == 0 && cache_reconfigure(d->cache, &cc, clock_now(), why) == 0;
 	if (ok) {
 		config_take_reloadable(d->config, fresh, ignored, sizeof ignored);
+		server_reload(d->server);
 		enum log_level level;
 		if (!log_level_parse(d->config->log_level, &level))
 			log_set_level(level);

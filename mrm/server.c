@@ -9,6 +9,7 @@
 #include "shared/seqpacket.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -132,6 +133,17 @@ static int listen_somehow(struct server *s, struct fault *why)
 	return listen_fresh(s, why);
 }
 
+void server_reload(struct server *s)
+{
+	const char *name = s->daemon->config->admin_group;
+	char *end;
+	unsigned long number = strtoul(name, &end, 10);
+	struct group *g = *end ? getgrnam(name) : NULL;
+	s->admin_group = !*name ? SERVER_NO_GROUP : !*end ? (gid_t)number : g ? g->gr_gid : SERVER_NO_GROUP;
+	if (*end && !g)
+		log_warn("server", "admin-group: there is no group \"%s\"", name);
+}
+
 int server_new(struct server **out, struct daemon *d, struct fault *why)
 {
 	struct server *s = calloc(1, sizeof *s);
@@ -146,6 +158,7 @@ int server_new(struct server **out, struct daemon *d, struct fault *why)
 	ev_timer_init(&s->pause, on_pause_over, 0, 0);
 	ev_prepare_init(&s->reap, on_reap);
 	s->accept.data = s->pause.data = s->reap.data = s;
+	server_reload(s);
 	int e = s->path ? listen_somehow(s, why) : -ENOMEM;
 	if (e) {
 		server_free(&s);

@@ -10,10 +10,12 @@
 
 struct conn;
 
+#define SERVER_NO_GROUP ((gid_t)-1)
+
 /* What one uid holds; kept while it holds something. */
 struct account {
 	uid_t uid;
-	uint32_t conns, leases;
+	uint32_t conns, leases, opening; /* opening: OPENs that may become leases */
 };
 
 struct server {
@@ -21,6 +23,7 @@ struct server {
 	int listener;
 	bool activated; /* the socket is systemd's: never unlinked here */
 	char *path;
+	gid_t admin_group;
 	ev_io accept;
 	ev_timer pause; /* out of descriptors: stop accepting for a moment */
 	struct idmap conns;    /* conn id -> struct conn */
@@ -34,6 +37,8 @@ struct server {
 /* -EADDRINUSE: another daemon answers on the socket.  A stale socket file is replaced. */
 int server_new(struct server **out, struct daemon *d, struct fault *why);
 void server_free(struct server **s);
+/* Takes over what a reload has changed.  Asking for a group may block for long: not done for each connection. */
+void server_reload(struct server *s);
 /* Closes the listener and tells every client that the daemon is stopping. */
 void server_stop(struct server *s);
 /* NULL when it has gone. */
