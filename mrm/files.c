@@ -30,42 +30,13 @@ struct file_job {
 	struct fault why;
 };
 
-/* The bytes as the source has them, when they still are what the model was taken in with. */
-static int fetch(struct file_job *f, struct source_worker *w, const struct source_listing *listing, uint8_t *buf)
+static void hand_out(struct file_job *f, const uint8_t *data)
 {
 	const struct image_side *side = &f->desc->sides[f->side];
-	int e = source_read(w, listing, listing->n_weights + f->side, 0, side->bytes, buf, f->daemon->halt, &f->why);
-	if (e)
-		return e;
-	if (!hash_equal(chunk_hash(buf, side->bytes), side->hash))
-		return fault_set(&f->why, TRIMS_E_CHANGED, "%s of %s is another file at its source now", side->name,
-			f->desc->name), -ESTALE;
-	return 0;
-}
-
-/* A side file that is damaged on disk, or was when its copy there was dropped, comes from the source again. */
-static int refetch(struct file_job *f, struct source_worker *w, uint8_t **out)
-{
-	const struct image_side *side = &f->desc->sides[f->side];
-	OWN(source_listing_free) struct source_listing *found = NULL;
-	struct fault damage = f->why, why;
-	metrics_add(M_verify_failures_disk, 1);
-	OWN_MEM uint8_t *buf = malloc(side->bytes + 1);
-	int e = buf ? 0 : -ENOMEM;
-	if (!e && !f->listing)
-		e = resolve_again(f->desc, f->source, w, f->daemon->halt, &found, &f->why);
-	e = e ? e : fetch(f, w, f->listing ? f->listing : found, buf);
-	if (e) {
-		why = f->why;
-		fault_set(&f->why, TRIMS_E_MISMATCH, "%.200s; it cannot be fetched again: %.250s", damage.text, why.text);
-		return e;
-	}
-	metrics_add(M_chunk_refetches, 1);
-	if (f->stored && disk_image_rewrite_side(f->stored, f->side, buf, &why))
-		log_warn("disk", "%s of %s was fetched again but could not be written back: %s", side->name, f->desc->name,
-			why.text);
-	*out = STEAL(buf);
-	return 0;
+	char name[200];
+	snprintf(name, sizeof name, "mrm:%s:%s", f->desc->name, side->name);
+	f->bytes = side->bytes;
+	f->result = shm_new_filled(&f->region, name, data, side->bytes, &f->daemon->shm, &f->why);
 }
 
 static void run(struct job *job, void *worker)
@@ -74,25 +45,48 @@ static void run(struct job *job, void *worker)
 	const struct image_side *side = &f->desc->sides[f->side];
 	const uint8_t *data = side->data ? side->data : f->side_data ? f->side_data[f->side] : NULL;
 	OWN_MEM uint8_t *read = NULL;
-	f->bytes = side->bytes;
 	if (!data && f->stored)
 		f->result = disk_image_side(f->stored, f->side, &read, &f->why);
 	else if (!data)
 		f->result = (fault_set(&f->why, TRIMS_E_DISK_ERROR, "%s of %s was damaged on disk when its copy there was dropped",
 			side->name, f->desc->name), -EBADMSG);
-	if (f->result == -EBADMSG)
-		f->result = refetch(f, net_source(worker), &read);
-	if (f->result)
+	if (!f->result)
+		hand_out(f, data ? data : read);
+}
+
+/* A side file that is damaged on disk, or was when its copy there was dropped, comes from the source again. */
+static void run_again(struct job *job, void *worker)
+{
+	struct file_job *f = container_of(job, struct file_job, job);
+	const struct source_cancel *halt = f->daemon->halt;
+	OWN(source_listing_free) struct source_listing *found = NULL;
+	OWN_MEM uint8_t *read = NULL;
+	struct fault damage = f->why, why;
+	struct source_worker *w = net_source(worker);
+	int e = f->listing ? 0 : resolve_again(f->desc, f->source, w, halt, &found, &why);
+	e = e ? e : resolve_side(f->desc, f->side, f->listing ? f->listing : found, w, halt, &read, &why);
+	metrics_add(M_verify_failures_disk, 1);
+	f->result = e;
+	if (e) {
+		fault_set(&f->why, TRIMS_E_MISMATCH, "%.200s; it cannot be fetched again: %.250s", damage.text, why.text);
 		return;
-	char name[200];
-	snprintf(name, sizeof name, "mrm:%s:%s", f->desc->name, side->name);
-	f->result = shm_new_filled(&f->region, name, data ? data : read, side->bytes, &f->daemon->shm, &f->why);
+	}
+	metrics_add(M_chunk_refetches, 1);
+	if (f->stored && disk_image_rewrite_side(f->stored, f->side, read, &why))
+		log_warn("disk", "%s of %s was fetched again but could not be written back: %s", f->desc->sides[f->side].name,
+			f->desc->name, why.text);
+	hand_out(f, read);
 }
 
 static void done(struct job *job)
 {
 	struct file_job *f = container_of(job, struct file_job, job);
 	struct conn *c = server_conn(f->daemon->server, f->conn);
+	if (c && !job->withdrawn && f->result == -EBADMSG && job->run == run) {
+		f->job = (struct job){.run = run_again, .done = done, .class = CLASS_DEMAND, .deadline = 0};
+		pool_submit(f->daemon->find, &f->job);
+		return;
+	}
 	if (c && conn_end(c, f->request)) {
 		if (job->withdrawn || f->result) {
 			conn_reply_fault(c, f->request, job->withdrawn ? TRIMS_E_STOPPING : f->why.code,
@@ -143,5 +137,5 @@ void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *p
 	f->source = img->source;
 	f->listing = img->listing;
 	f->job = (struct job){.run = run, .done = done, .class = CLASS_DEMAND, .deadline = 0};
-	pool_submit(d->find, &f->job);
+	pool_submit(d->misc, &f->job); /* one that is at hand does not wait for sources */
 }

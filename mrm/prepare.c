@@ -19,7 +19,7 @@
 struct prepare {
 	struct job job;
 	struct haul *haul;
-	bool want_listing, want_files, want_heads, want_disk;
+	bool want_listing, want_files, want_heads, want_sides, want_disk;
 	uint32_t repair_chunk;
 	/* borrowed */
 	const struct image_desc *desc;
@@ -73,10 +73,23 @@ static int read_heads(struct prepare *p, const struct source_listing *listing, s
 	return 0;
 }
 
-static int begin_disk(struct prepare *p)
+/* Side files that were damaged when the image that had them was dropped. */
+static int fetch_sides(struct prepare *p, struct image_desc *copy, const struct source_listing *listing,
+	struct source_worker *w)
 {
-	struct image_desc *copy;
+	int e = 0;
+	for (uint32_t i = 0; !e && i < copy->n_sides; i++)
+		if (!copy->sides[i].data && copy->sides[i].bytes)
+			e = resolve_side(copy, i, listing, w, p->cancel, &copy->sides[i].data, &p->why);
+	return e;
+}
+
+static int begin_disk(struct prepare *p, const struct source_listing *listing, struct source_worker *w)
+{
+	OWN(image_desc_free) struct image_desc *copy = NULL;
 	int e = holding_clone_desc(p->desc, p->side_data, &copy, &p->why);
+	if (!e && p->want_sides)
+		e = fetch_sides(p, copy, listing, w);
 	return e ? e : disk_image_begin(p->disk, &copy, &p->stored, &p->why);
 }
 
@@ -94,7 +107,7 @@ static void run(struct job *job, void *worker)
 	if (!p->result && p->want_heads)
 		p->result = read_heads(p, listing, w);
 	if (!p->result && p->want_disk)
-		p->result = begin_disk(p);
+		p->result = begin_disk(p, listing, w);
 }
 
 static void free_heads(struct prepare *p)
@@ -196,7 +209,7 @@ static struct prepare *prepare_new(struct haul *t)
 static void prepare_submit(struct prepare *p, void (*done)(struct job *))
 {
 	struct daemon *d = p->haul->daemon;
-	bool source = p->want_listing || p->want_files || p->want_heads;
+	bool source = p->want_listing || p->want_files || p->want_heads || p->want_sides;
 	p->job.done = done;
 	p->haul->outstanding++;
 	pool_submit(source ? d->find : d->write, &p->job);
@@ -221,24 +234,34 @@ static void alloc_scratch(struct haul *t, bool sha)
 		host->gaps = t->gaps;
 }
 
+static bool lacks_sides(const struct holding *img)
+{
+	for (uint32_t i = 0; i < img->desc->n_sides; i++)
+		if (img->desc->sides[i].bytes && !img->desc->sides[i].data && !(img->side_data && img->side_data[i]))
+			return true;
+	return false;
+}
+
 void prepare_start(struct haul *t)
 {
 	struct holding *img = t->image;
 	bool remote = t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK || t->way == WAY_FILES_HOST;
-	bool to_disk = t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK;
+	bool disk = (t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK) && !img->stored;
+	bool sides = disk && lacks_sides(img);
 	bool sha = (t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK) && sha_check_wanted(img);
-	if (t->way != WAY_HOST_DISK && source_cancel_new(&t->cancel) < 0)
+	if ((t->way != WAY_HOST_DISK || sides) && source_cancel_new(&t->cancel) < 0)
 		t->cancel = NULL; /* out of descriptors: it can then only be cancelled between chunks */
 	alloc_scratch(t, sha);
-	if (!remote && (!to_disk || img->stored)) {
+	if (!remote && !disk) {
 		begin_chunks(t, clock_now());
 		return;
 	}
 	struct prepare *p = prepare_new(t);
-	p->want_listing = remote && !img->listing;
+	p->want_listing = (remote || sides) && !img->listing;
 	p->want_files = t->way == WAY_FILES_HOST;
 	p->want_heads = sha;
-	p->want_disk = to_disk && !img->stored;
+	p->want_sides = sides;
+	p->want_disk = disk;
 	prepare_submit(p, prepared);
 }
 

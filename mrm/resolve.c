@@ -235,3 +235,19 @@ int resolve_again(const struct image_desc *desc, struct source *source, struct s
 	*out = l;
 	return 0;
 }
+
+int resolve_side(const struct image_desc *desc, uint32_t side, const struct source_listing *listing, struct source_worker *w,
+	const struct source_cancel *cancel, uint8_t **out, struct fault *why)
+{
+	const struct image_side *s = &desc->sides[side];
+	OWN_MEM uint8_t *buf = malloc(s->bytes + 1);
+	if (!buf)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %s", s->name), -ENOMEM;
+	int e = source_read(w, listing, listing->n_weights + side, 0, s->bytes, buf, cancel, why);
+	if (e)
+		return e;
+	if (!hash_equal(chunk_hash(buf, s->bytes), s->hash))
+		return fault_set(why, TRIMS_E_CHANGED, "%s of %s is another file at its source now", s->name, desc->name), -ESTALE;
+	*out = STEAL(buf);
+	return 0;
+}

@@ -5,13 +5,17 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 
 import models
 import remote
 import wire
-from trimstest import CTL, PATIENCE, main, program_environment, test
+from trimstest import CTL, PATIENCE, SOURCE, main, program_environment, test
+
+sys.path.insert(0, str(SOURCE / 'tests/source'))
+import servers  # noqa: E402  pylint: disable=wrong-import-position
 
 MIB = 1 << 20
 SECONDS = float(os.environ.get('TRIMS_STORM', 4))
@@ -23,6 +27,7 @@ EXPECTED = {'NO_ROOM', 'TOO_LARGE', 'BUSY', 'NOT_FOUND', 'CANCELLED', 'TIMED_OUT
 class Storm:
     def __init__(self, t, daemon, made, admin=True):
         self.t, self.daemon, self.made, self.admin = t, daemon, made, admin
+        self.expected = set(EXPECTED)
         self.over, self.trouble, self.served = threading.Event(), [], 0
 
     def say(self, rng, client):
@@ -63,7 +68,7 @@ class Storm:
                         try:
                             self.say(rng, client)
                         except wire.Fault as e:
-                            if e.code not in EXPECTED:
+                            if e.code not in self.expected:
                                 raise
                 finally:
                     client.close()
@@ -111,6 +116,21 @@ class Restarts(Storm):
             self.over.wait(self.t.random.random())
             self.t.random.choice([self.daemon.stop, self.daemon.kill])()
             self.daemon.start()
+
+
+class Rot(Storm):
+    """Bytes on the disk change."""
+
+    def command(self, until):
+        while time.monotonic() < until and not self.trouble:
+            self.over.wait(0.05)
+            files = [f for f in self.daemon.cache_dir.rglob('*') if f.is_file() and 'images' in str(f)]
+            try:
+                with open(self.t.random.choice(files), 'r+b') as f:
+                    f.seek(self.t.random.randrange(os.fstat(f.fileno()).st_size))
+                    f.write(self.t.random.randbytes(1))
+            except (OSError, IndexError, ValueError):
+                pass  # it is gone, or there is none
 
 
 def calm(t, daemon, made):
@@ -186,6 +206,44 @@ def a_storm_over_a_server_that_stumbles(t):
     storm = Storm(t, daemon, made)
     storm.blow(SECONDS)
     server.fault = None
+    calm(t, daemon, made)
+
+
+@test
+def a_storm_in_which_the_disk_rots(t):
+    made = models_of(t, SIZES)
+    daemon = t.daemon(sources=[remote.Nginx(t, t.models_dir).url], host_bytes='40M', disk_bytes='64M')
+    storm = Rot(t, daemon, made)
+    storm.expected |= {'MISMATCH', 'DISK_ERROR'}
+    storm.blow(SECONDS)
+    calm(t, daemon, made)
+
+
+@test
+def a_storm_over_a_hub_that_sends_wrong_bytes(t):
+    (t.models_dir / 'org').mkdir()
+    made = models_of(t, {f'org/{name}': size for name, size in SIZES.items() if '.' not in name}, shards=2)
+    gguf = {f'blk.{i}.weight': ('Q4_0', (63, 32 * 101), t.random.randbytes(63 * 101 * 18)) for i in range(100)}
+    (t.models_dir / 'org/a/d.gguf').write_bytes(models.gguf(gguf))
+    made['org/a/d.gguf'] = models.digests(gguf)
+    hub = servers.Hub(t, t.models_dir)
+
+    def wrong(request):
+        part = request.range(1 << 60)
+        if not part or part[0] < MIB or t.random.random() > 0.05:
+            return False
+        body = bytearray(request.begin_file())
+        if body:
+            body[len(body) // 2] ^= 1
+        request.wfile.write(body)
+        return True
+    hub.cdn.faults = [wrong]
+    daemon = t.daemon(sources=['hf://'], environment={'HF_ENDPOINT': hub.url, 'HF_TOKEN': hub.token}, host_bytes='40M',
+                      disk_bytes='48M')
+    storm = Storm(t, daemon, made)
+    storm.expected |= {'MISMATCH'}
+    storm.blow(SECONDS)
+    hub.cdn.faults = []
     calm(t, daemon, made)
 
 
