@@ -290,6 +290,7 @@ static void forget_reference(struct daemon *d, struct holding *img)
 	ASSERT(j);
 	j->daemon = d;
 	j->image = holding_get(img);
+	j->table.fd = -1;
 	j->leaving = STEAL(img->stored);
 	snprintf(j->label, sizeof j->label, "%s", img->desc->name);
 	j->job = (struct job){.run = run_free, .done = reference_dropped, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
@@ -301,6 +302,7 @@ static void fx_forget(struct daemon *d, const struct cache_effect *fx)
 	struct holding *img = idmap_take(&d->images, fx->model);
 	if (!img)
 		return;
+	ASSERT(img->model == fx->model);
 	img->model = 0;
 	if (img->desc->in_place && img->stored)
 		forget_reference(d, img);

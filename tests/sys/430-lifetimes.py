@@ -245,4 +245,17 @@ def a_server_without_ranges_can_fill_the_disk_tier(t):
     same(t, daemon.client().open('a'), tensors)
 
 
+@test
+def a_local_model_that_is_replaced_leaves_nothing_behind(t):
+    daemon = t.daemon(revalidate=0)
+    for _ in range(4):
+        tensors = t.model('a', 3 * MIB)
+        client = daemon.client()
+        t.eventually(lambda: models.digests(client.open('a').tensors()) == models.digests(tensors), 'the new one is served')
+        client.close()
+        settled(t, daemon)
+    t.eventually(lambda: len(list(daemon.cache_dir.glob('images/*.manifest'))) == 1, 'one set of checksums is left')
+    t.equal(os.readlink(f'/proc/{daemon.process.pid}/fd/0'), '/dev/null', 'no stranger is closed')
+
+
 main()
