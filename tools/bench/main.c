@@ -158,6 +158,7 @@ static _Noreturn void work(const struct bench_options *o, const struct bench *b)
 	} else {
 		print_result(b, result);
 	}
+	json_decref(result);
 	fflush(stdout);
 	exit(within ? BENCH_OK : BENCH_BEYOND);
 }
