@@ -14,7 +14,7 @@
 #define SLOT_BYTES (IMAGE_CHUNK_BYTES + 64 * KIB)
 /* A lane without work for this long gives its buffers back, and finds new pages as it needs them.  That is also why they
  * are not registered with the kernel: into huge pages that gains nothing one could measure. */
-#define IDLE_NS (10 * NS_PER_S)
+#define IDLE_NS NS_PER_S
 
 struct lane {
 	struct reader *reader;

@@ -79,7 +79,7 @@ json_t *bench_pull(const struct bench_options *o)
 	mrm_stop(&m);
 	double a = samples_median(&plain), b = samples_median(&host), c = samples_median(&disk);
 	json_t *result = json_pack("{s:f,s:f,s:f,s:f,s:f,s:I,s:i}", "yardstick_gbps", (double)bytes / a / 1e9, "pull_gbps",
-		(double)bytes / b / 1e9, "ratio", a / b, "durable_gbps", (double)bytes / c / 1e9, "durable_ratio", a / c,
+		(double)bytes / c / 1e9, "ratio", a / c, "host_gbps", (double)bytes / b / 1e9, "host_ratio", a / b,
 		"model_bytes", (json_int_t)bytes, "rounds", (int)rounds);
 	samples_fini(&plain);
 	samples_fini(&host);

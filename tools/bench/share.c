@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define MAX_CLIENTS 8
-#define SETTLE_MS 11000 /* an idle daemon gives its reading buffers back after ten seconds */
+#define SETTLE_MS 1500 /* an idle daemon gives its reading buffers back after a second */
 
 struct holder {
 	pid_t pid;
