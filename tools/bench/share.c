@@ -1,6 +1,7 @@
 /* share.c - trims-bench share: what N processes with the same model take, as the kernel accounts it.
  * The sum is over the whole of every process, libraries and stacks too, and over the daemon, whose own mapping takes its
- * part of each shared page, ten seconds after its load, when it holds what it means to keep.  Every client has read a byte of every page. */
+ * part of each shared page, a second after its load, when it holds what it means to keep.  Every client has read a byte
+ * of every page. */
 #include "tools/bench/lab.h"
 
 #include <errno.h>
