@@ -243,10 +243,25 @@ static void account(struct haul *t, uint64_t image_bytes)
 	cache_landed(t->daemon->cache, now, t->id, t->done_bytes);
 }
 
+/* What was not on record when the job was made may be now: another haul of the same model has brought the chunk. */
+static bool matches_record(struct haul *t, uint32_t chunk, struct hash128 hash)
+{
+	struct hash128 want;
+	struct fault why;
+	if (!holding_chunk_hash(t->image, chunk, &want) || hash_equal(want, hash))
+		return true;
+	fault_set(&why, TRIMS_E_MISMATCH, "chunk %u does not match the digest on record", chunk);
+	metrics_add(M_verify_failures_remote, 1);
+	haul_fail(t, &why);
+	return false;
+}
+
 static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 {
 	struct holding *img = t->image;
 	const struct layout *l = holding_layout(img);
+	if (!matches_record(t, chunk, hash))
+		return;
 	if (t->way != WAY_HOST_DISK) /* else it came from the record */
 		holding_set_chunk_hash(img, chunk, hash);
 	account(t, layout_chunk(l, chunk).bytes);
@@ -287,16 +302,9 @@ static bool try_repair(struct chunk_job *c)
 static void stream_landed(struct haul *t)
 {
 	uint32_t n = holding_layout(t->image)->n_chunks;
-	for (uint32_t i = 0; i < n && !haul_is_over(t); i++) {
-		struct hash128 want;
-		struct fault why;
-		if (holding_chunk_hash(t->image, i, &want) && !hash_equal(want, t->stream_hash[i])) {
-			fault_set(&why, TRIMS_E_MISMATCH, "chunk %u does not match the digest on record", i);
-			haul_fail(t, &why);
-		} else if (!fills_host(t) || !t->image->host->landed[i]) {
+	for (uint32_t i = 0; i < n && !haul_is_over(t); i++)
+		if (!fills_host(t) || !t->image->host->landed[i])
 			chunk_landed(t, i, t->stream_hash[i]);
-		}
-	}
 }
 
 static void chunk_done(struct job *job)
