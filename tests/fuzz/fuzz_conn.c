@@ -40,7 +40,7 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
 
 static void stop(void)
 {
-	pthread_kill(loop, SIGTERM);
+	kill(getpid(), SIGTERM);
 	pthread_join(loop, NULL);
 	daemon_free(&daemon_);
 	metrics_unlink(socket_path);
