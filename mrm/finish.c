@@ -7,6 +7,7 @@
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
+#include "shared/own.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -127,6 +128,32 @@ static int check_disk_files(struct finish *f)
 	return e;
 }
 
+/* Chunks that were not on record were compared with nothing: together they must still be what the model was. */
+static int check_identity(struct finish *f, struct hash128 digest)
+{
+	if (!(f->known.hi | f->known.lo) || hash_equal(f->known, digest))
+		return 0;
+	metrics_add(M_verify_failures_remote, 1);
+	fault_set(&f->why, TRIMS_E_MISMATCH, "%s: the bytes received are not those that the model had before", f->desc->name);
+	return -EBADMSG;
+}
+
+/* Before the commit: an image that is complete is believed. */
+static int check_stored(struct finish *f)
+{
+	uint32_t n = f->desc->layout->n_chunks;
+	OWN_MEM struct hash128 *hashes = calloc(MAX(n, 1u), sizeof *hashes);
+	ASSERT(hashes);
+	for (uint32_t i = 0; i < n; i++) {
+		struct disk_extent at;
+		int e = disk_image_chunk(f->stored, i, &at);
+		if (e)
+			return fault_errno(&f->why, TRIMS_E_DISK_ERROR, -e, "chunk %u of %s", i, f->desc->name), e;
+		hashes[i] = at.hash;
+	}
+	return check_identity(f, image_digest(f->desc, hashes));
+}
+
 static void run_disk(struct finish *f)
 {
 	if (!f->stored)
@@ -140,6 +167,8 @@ static void run_disk(struct finish *f)
 	if (f->haul->heads)
 		f->result = check_disk_files(f);
 	if (!f->result)
+		f->result = check_stored(f);
+	if (!f->result)
 		f->result = disk_image_commit(f->stored, &f->digest, &f->why);
 }
 
@@ -150,17 +179,10 @@ static void run_host(struct finish *f)
 	if (f->result)
 		return;
 	f->digest = image_digest(f->desc, f->hashes);
-}
-
-/* Chunks that were not on record were compared with nothing: together they must still be what the model was. */
-static void check_identity(struct finish *f)
-{
-	bool both = (f->known.hi | f->known.lo) && (f->digest.hi | f->digest.lo);
-	if (f->result || !both || hash_equal(f->known, f->digest))
-		return;
-	fault_set(&f->why, TRIMS_E_MISMATCH, "%s: the bytes received are not those that the model had before", f->desc->name);
-	metrics_add(M_verify_failures_remote, 1);
-	f->result = -EBADMSG;
+	f->result = check_identity(f, f->digest);
+	bool first = !(f->known.hi | f->known.lo);
+	if (f->haul->way == WAY_FILES_HOST && first && f->disk && !f->stored)
+		write_reference(f);
 }
 
 static void run(struct job *job, void *worker)
@@ -171,7 +193,6 @@ static void run(struct job *job, void *worker)
 		run_disk(f);
 	else if (f->good)
 		run_host(f);
-	check_identity(f);
 	for (uint32_t i = 0; i < t->n_files; i++)
 		if (t->files[i].fd >= 0)
 			close(t->files[i].fd);
@@ -287,6 +308,8 @@ static void finished(struct job *job)
 	struct finish *f = container_of(job, struct finish, job);
 	struct haul *t = f->haul;
 	struct daemon *d = t->daemon;
+	if (f->result == -EBADMSG)
+		t->cancelled = false; /* wrong bytes are not kept for a later load, as those of a cancelled one are */
 	if (f->result)
 		haul_fail(t, &f->why);
 	bool good = f->good && !f->result;

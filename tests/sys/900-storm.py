@@ -135,7 +135,10 @@ class Rot(Storm):
 
 def calm(t, daemon, made):
     """Afterwards: nothing is held, nothing moves, and every model is served right."""
-    t.eventually(lambda: daemon.metric('trims_leases') == 0 and daemon.metric('trims_transfers_active') == 0, 'calm')
+    try:
+        t.eventually(lambda: daemon.metric('trims_leases') == 0 and daemon.metric('trims_transfers_active') == 0, 'calm')
+    except AssertionError as e:
+        raise AssertionError('\n'.join([daemon.ctl('ls').out, *(daemon.ctl('trace', name).out for name in made)])) from e
     for name, want in made.items():
         client = daemon.client()
         for tier in (0, 1, 2):
