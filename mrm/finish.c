@@ -180,9 +180,6 @@ static void run_host(struct finish *f)
 		return;
 	f->digest = image_digest(f->desc, f->hashes);
 	f->result = check_identity(f, f->digest);
-	bool first = !(f->known.hi | f->known.lo);
-	if (f->haul->way == WAY_FILES_HOST && first && f->disk && !f->stored)
-		write_reference(f);
 }
 
 static void run(struct job *job, void *worker)
