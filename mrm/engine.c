@@ -283,12 +283,13 @@ static void reference_dropped(struct job *job)
 	copy_job_end(j);
 }
 
-/* The checksums of a model that is read in place stand for no copy: nothing but this would ever drop them. */
-static void forget_reference(struct daemon *d, struct holding *img)
+void engine_forget_reference(struct holding *img)
 {
+	if (!img->stored || !img->desc->in_place)
+		return;
 	struct copy_job *j = calloc(1, sizeof *j);
 	ASSERT(j);
-	j->daemon = d;
+	j->daemon = img->daemon;
 	j->image = holding_get(img);
 	j->table.fd = -1;
 	j->leaving = STEAL(img->stored);
@@ -304,10 +305,8 @@ static void fx_forget(struct daemon *d, const struct cache_effect *fx)
 		return;
 	ASSERT(img->model == fx->model);
 	img->model = 0;
-	if (img->desc->in_place && img->stored)
-		forget_reference(d, img);
-	else
-		holding_settle(img);
+	engine_forget_reference(img);
+	holding_settle(img);
 }
 
 static void carry_out(struct daemon *d, const struct cache_effect *fx)

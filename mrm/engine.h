@@ -11,6 +11,8 @@ struct conn;
 void engine_pump(struct daemon *d);
 /* The configuration's tiers and links, as the brain takes them; arrays are static. */
 void engine_cache_config(struct daemon *d, const struct config *c, struct cache_config *out);
+/* Drops the checksums of a model that is read in place: they stand for no copy, so nothing but this would. */
+void engine_forget_reference(struct holding *img);
 /* Tells the brain what the disk tier holds. */
 void engine_adopt(struct daemon *d);
 /* Names or uses have changed: the catalog is written soon. */

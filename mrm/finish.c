@@ -281,6 +281,8 @@ static void reference_written(struct job *job)
 	f->image->referencing = false;
 	if (f->reference)
 		f->image->stored = f->reference;
+	if (!f->image->model) /* forgotten while they were written */
+		engine_forget_reference(f->image);
 	engine_names_changed(f->image->daemon);
 	holding_put(&f->image);
 	free(f->hashes);
