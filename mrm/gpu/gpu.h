@@ -1,0 +1,64 @@
+/* gpu.h - the driver, its devices, and what can be asked of them without a word of CUDA: tiers of kind gpu have the tier
+ * indices d->tier_gpu + device.
+ *
+ * A machine without a driver or a device is no error: gpu_new() then gives a struct gpu of no devices that says why.  Only
+ * what was asked for by name (a driver's path, the simulator) has to be there.
+ *
+ * Thread: gpu_new() and gpu_free() on the main thread before and after the loop.  Facts are read-only afterwards; whether a
+ * device is lost may be asked and said on any thread.  Driver calls are made at start, by misc workers and by submitters,
+ * never by the loop.
+ * Owns: the driver's library, a retained primary context per device. */
+#ifndef MRM_GPU_GPU_H
+#define MRM_GPU_GPU_H
+
+#include "cache/cache.h"
+#include "mrm/gpu/export.h"
+#include "shared/base.h"
+#include "shared/error.h"
+
+#define GPU_MAX_DEVICES (CACHE_MAX_TIERS - 3) /* remote, disk and host have one tier each */
+#define GPU_UUID_TEXT 41                      /* "GPU-" and 36 characters, terminated */
+
+struct gpu;
+
+struct gpu_options {
+	const char *mode;        /* auto, off, sim or sim:FILE */
+	const char *driver;      /* path of the driver's library; empty: libcuda.so.1 */
+	const char *export;      /* auto, vmm-fd or cuda-ipc */
+};
+
+/* One device, as it was at start. */
+struct gpu_facts {
+	char uuid[GPU_UUID_TEXT], name[128], pci[16];
+	uint64_t total_bytes;
+	uint64_t granularity_bytes;  /* allocations are multiples of it */
+	int numa_node;               /* -1: not known */
+	int copy_engines;
+	bool can_vmm_fd, can_cuda_ipc;
+	bool register_read_only;     /* attribute 113: read-only mappings can be registered */
+	bool host_pointers;          /* attribute 91: registered memory has the host's address on the device, too */
+	bool host_numa_vmm;          /* attribute 141 */
+	enum gpu_export export;      /* what new copies on it are made for */
+};
+
+/* -ENODEV and the like only when the options name what is not there; *why is one sentence. */
+int gpu_new(struct gpu **out, const struct gpu_options *options, struct fault *why);
+void gpu_free(struct gpu **g);
+
+uint32_t gpu_count(const struct gpu *g);
+/* Why there is no device; "" when there is one. */
+const char *gpu_absence(const struct gpu *g);
+bool gpu_is_simulated(const struct gpu *g);
+uint32_t gpu_driver_version(const struct gpu *g); /* 13000 is 13.0; 0 without a driver */
+const char *gpu_driver_path(const struct gpu *g);
+const struct gpu_facts *gpu_facts(const struct gpu *g, uint32_t device);
+/* The device's index; -ENOENT. */
+int gpu_find(const struct gpu *g, const char *uuid);
+/* What is free on the device now.  Any thread but the loop's. */
+int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why);
+
+/* A device that has failed for good (a sticky error) is lost until the daemon is started again: every later call for it
+ * fails with the same sentence.  gpu_lost() is true from then on. */
+bool gpu_lost(const struct gpu *g, uint32_t device);
+
+#endif
