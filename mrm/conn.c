@@ -1,6 +1,6 @@
 /* conn.c - see conn.h.
- * Keeps: after `ending` is set nothing is read or dispatched any more; the object stays until conn_reap(); every queued
- * reply owns duplicates of its descriptors. */
+ * Keeps: after `ending` is set nothing is read, sent or dispatched any more; the object stays until conn_reap(), and before
+ * that its socket until the peer has read what is in flight. */
 #include "mrm/conn.h"
 
 #include "mrm/clock.h"
@@ -12,7 +12,6 @@
 #include "shared/seqpacket.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +20,7 @@
 
 #define CONN_MAGIC 0x434f4e4eu
 #define MESSAGES_PER_TURN 16  /* then the others get theirs */
-#define MAX_QUEUED 64         /* replies a client may leave unread */
 #define MAX_GROUPS 256
-
-struct queued {
-	struct list node;
-	uint32_t n_fds;
-	size_t len;
-	int fds[MSG_MAX_FDS];
-	uint8_t bytes[];
-};
 
 struct conn {
 	uint32_t magic;
@@ -38,13 +28,13 @@ struct conn {
 	struct account *account;
 	uint64_t id;
 	struct seqpacket_peer peer;
-	struct list dead_node;
+	struct list dead_node; /* in the server's dead or lingering ones */
 	ev_io io;
 	bool greeted, ending, admin;
 	char program[65];
 	uint32_t leases;
-	struct list out;
-	uint32_t n_out;
+	struct outbox out;
+	struct list held_node; /* in the server's list of those whose outbox is held */
 	uint32_t n_pending, n_opening; /* the latter are OPENs */
 	struct conn_pending *pending;
 	uint32_t cap_pending;
@@ -77,6 +67,16 @@ static enum metric message_metric(uint16_t type)
 	}
 }
 
+/* Each message is a line of the log at level debug, and costs a comparison at the others. */
+static void trace_message(const struct conn *c, const char *way, const struct msg *m)
+{
+	char line[400];
+	if (!log_wants(LOG_DEBUG))
+		return;
+	msg_print(m, line, sizeof line);
+	log_debug("msg", "%s #%" PRIu64 " %s: %s", way, c->id, c->program, line);
+}
+
 static void watch(struct conn *c, int events)
 {
 	struct ev_loop *loop = c->server->daemon->loop;
@@ -87,11 +87,37 @@ static void watch(struct conn *c, int events)
 	ev_io_start(loop, &c->io);
 }
 
-static void queued_free(struct queued *q)
+/* What the state of the outbox asks for: to be told when the socket takes more, or to be looked at in a while. */
+static void watch_output(struct conn *c)
 {
-	list_del(&q->node);
-	msg_close_fds(q->fds, q->n_fds);
-	free(q);
+	struct server *s = c->server;
+	bool waits = !list_empty(&c->out.queue);
+	watch(c, waits && !c->out.held ? EV_READ | EV_WRITE : EV_READ);
+	if (!c->out.held)
+		list_del(&c->held_node);
+	else if (!list_hooked(&c->held_node))
+		list_add_tail(&c->held_node, &s->held);
+	if (c->out.held)
+		server_look(s);
+}
+
+/* The end of the connection's last trace here: nothing of it is in flight any more, or the daemon stops. */
+static void bury(struct conn *c)
+{
+	close(c->io.fd);
+	c->account->conns--;
+	server_account_put(c->server, c->account);
+	list_del(&c->dead_node);
+	list_add_tail(&c->dead_node, &c->server->dead);
+}
+
+/* The peer hears that it is over, but what it has not read still counts against this user: for the kernel, so here too. */
+static void linger(struct conn *c)
+{
+	shutdown(c->io.fd, SHUT_RDWR);
+	c->server->n_lingering++;
+	list_add_tail(&c->dead_node, &c->server->lingering);
+	server_look(c->server);
 }
 
 /* Ends the connection: leases go back at once, the object follows when no callback of it can be on the stack. */
@@ -103,17 +129,17 @@ static void conn_end_now(struct conn *c)
 	struct daemon *d = s->daemon;
 	c->ending = true;
 	ev_io_stop(d->loop, &c->io);
-	close(c->io.fd);
-	while (!list_empty(&c->out))
-		queued_free(list_first(&c->out, struct queued, node));
+	list_del(&c->held_node);
+	outbox_fini(&c->out);
 	idmap_take(&s->conns, c->id);
 	s->n_conns--;
-	c->account->conns--;
 	c->account->leases -= c->leases;
 	c->account->opening -= c->n_opening;
 	s->n_leases -= c->leases;
-	server_account_put(s, c->account);
-	list_add_tail(&c->dead_node, &s->dead);
+	if (d->stopping || outbox_is_read(&c->out))
+		bury(c);
+	else
+		linger(c);
 	log_debug("conn", "#%" PRIu64 " %s (pid %d) is gone with %u leases", c->id, c->program, (int)c->peer.pid,
 		c->leases);
 	cache_owner_gone(d->cache, clock_now(), c->id);
@@ -148,29 +174,45 @@ static void drop(struct conn *c, enum metric counter, const char *why)
 	conn_end_now(c);
 }
 
-static void enqueue(struct conn *c, const uint8_t *bytes, size_t len, const int *fds, uint32_t n_fds)
+/* The daemon's last word on a socket.  It goes ahead of what is queued, which will never be sent. */
+static void last_word(int fd, enum trims_code code, const char *text)
 {
-	if (c->n_out >= MAX_QUEUED) {
-		drop(c, M_dropped_slow_reader, "it does not read its answers");
-		return;
-	}
-	struct queued *q = malloc(sizeof *q + len);
-	ASSERT(q);
-	list_init(&q->node);
-	memcpy(q->bytes, bytes, len);
-	q->len = len;
-	for (q->n_fds = 0; q->n_fds < n_fds; q->n_fds++) {
-		q->fds[q->n_fds] = fcntl(fds[q->n_fds], F_DUPFD_CLOEXEC, 3);
-		if (q->fds[q->n_fds] < 0) {
-			msg_close_fds(q->fds, q->n_fds);
-			free(q);
-			drop(c, M_dropped_system, "out of descriptors");
-			return;
-		}
-	}
-	list_add_tail(&q->node, &c->out);
-	c->n_out++;
-	watch(c, EV_READ | EV_WRITE);
+	struct msg m;
+	uint8_t buf[MSG_MAX_BYTES];
+	int fds[MSG_MAX_FDS];
+	uint32_t n_fds;
+	msg_init(&m, MSG_FAULT, 0);
+	m.u.fault.code = code;
+	if (MSG_SET_STR(m.u.fault.text, text) < 0)
+		MSG_SET_STR(m.u.fault.text, error_text(code));
+	ssize_t len = msg_encode(&m, buf, sizeof buf, fds, &n_fds);
+	ASSERT(len > 0);
+	metrics_add(metrics_fault(code), 1);
+	metrics_add(M_messages_fault, 1);
+	seqpacket_send(fd, buf, (size_t)len, fds, 0, MSG_DONTWAIT);
+}
+
+static void drop_deaf(struct conn *c)
+{
+	char text[160];
+	snprintf(text, sizeof text, "it does not read its answers: %" PRIu32 " wait, %" PRIu32 " descriptors with them, and %"
+		PRIu32 " more are unread", c->out.n_queued, c->out.queued_fds, c->out.unread_fds);
+	last_word(c->io.fd, TRIMS_E_LIMIT, text);
+	drop(c, M_dropped_slow_reader, text);
+}
+
+/* Descriptors have run out.  Whoever has most of them in its queue has to go, which may be this one. */
+static bool make_room(struct conn *c)
+{
+	struct conn *worst = c, *other;
+	for (size_t at = 0; (other = idmap_next(&c->server->conns, &at));)
+		if (other->out.queued_fds > worst->out.queued_fds)
+			worst = other;
+	if (worst->out.queued_fds == 0)
+		drop(c, M_dropped_system, "out of descriptors");
+	else
+		drop_deaf(worst);
+	return worst != c;
 }
 
 void conn_reply(struct conn *c, const struct msg *m)
@@ -184,13 +226,18 @@ void conn_reply(struct conn *c, const struct msg *m)
 	ssize_t len = msg_encode(m, buf, sizeof buf, fds, &n_fds);
 	ASSERT(len > 0);
 	metrics_add(message_metric(m->type), 1);
-	int e = list_empty(&c->out) ? seqpacket_send(c->io.fd, buf, (size_t)len, fds, n_fds, MSG_DONTWAIT) : -EAGAIN;
-	if (e == -EAGAIN || e == -ENOBUFS)
-		enqueue(c, buf, (size_t)len, fds, n_fds);
-	else if (e == -ETOOMANYREFS)
-		drop(c, M_dropped_system, "too many descriptors in flight");
+	trace_message(c, "to", m);
+	int e = outbox_send(&c->out, buf, (size_t)len, fds, n_fds);
+	if (e == -EMFILE && make_room(c))
+		e = outbox_send(&c->out, buf, (size_t)len, fds, n_fds);
+	if (c->ending)
+		return;
+	if (e == -ENOBUFS || e == -EMFILE)
+		drop_deaf(c);
 	else if (e < 0)
 		conn_end_now(c);
+	else
+		watch_output(c);
 }
 
 void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, const char *text)
@@ -206,20 +253,34 @@ void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, co
 
 static void flush(struct conn *c)
 {
-	while (!c->ending && !list_empty(&c->out)) {
-		struct queued *q = list_first(&c->out, struct queued, node);
-		int e = seqpacket_send(c->io.fd, q->bytes, q->len, q->fds, q->n_fds, MSG_DONTWAIT);
-		if (e == -EAGAIN || e == -ENOBUFS)
-			return;
-		if (e < 0) {
-			conn_end_now(c);
-			return;
-		}
-		queued_free(q);
-		c->n_out--;
+	if (outbox_flush(&c->out) < 0)
+		conn_end_now(c);
+	else
+		watch_output(c);
+}
+
+bool conn_look(struct server *s)
+{
+	struct list now;
+	list_init(&now);
+	while (!list_empty(&s->held)) {
+		struct list *node = s->held.next;
+		list_del(node);
+		list_add_tail(node, &now);
 	}
-	if (!c->ending)
-		watch(c, EV_READ);
+	while (!list_empty(&now)) {
+		struct conn *c = list_first(&now, struct conn, held_node);
+		list_del(&c->held_node);
+		flush(c); /* is held again, perhaps */
+	}
+	list_for_each_safe(it, &s->lingering) {
+		struct conn *c = list_entry(it, struct conn, dead_node);
+		if (s->daemon->stopping || outbox_is_read(&c->out)) {
+			s->n_lingering--;
+			bury(c);
+		}
+	}
+	return !list_empty(&s->held) || !list_empty(&s->lingering);
 }
 
 static bool begin(struct conn *c, const struct conn_pending *p)
@@ -314,7 +375,7 @@ void conn_violation(struct conn *c, const char *what)
 	if (c->ending)
 		return;
 	metrics_add(M_protocol_errors, 1);
-	conn_reply_fault(c, 0, TRIMS_E_PROTOCOL, what);
+	last_word(c->io.fd, TRIMS_E_PROTOCOL, what);
 	drop(c, M_dropped_protocol, what);
 }
 
@@ -356,6 +417,7 @@ static bool receive(struct conn *c)
 		conn_violation(c, "a malformed message");
 		return false;
 	}
+	trace_message(c, "from", &m);
 	if (msg_direction(m.type, &dir) < 0 || dir != MSG_C2D || (m.type == MSG_HELLO) == c->greeted)
 		conn_violation(c, "a message that has no place here");
 	else if (!c->greeted)
@@ -391,18 +453,9 @@ static bool in_group(int fd, gid_t primary, gid_t wanted)
 }
 
 /* Says no on a socket that never becomes a connection. */
-static int refuse(struct server *s, int fd, const char *text)
+static int refuse(int fd, const char *text)
 {
-	struct msg m;
-	uint8_t buf[MSG_MAX_BYTES];
-	int fds[MSG_MAX_FDS];
-	uint32_t n_fds;
-	msg_init(&m, MSG_FAULT, 0);
-	m.u.fault.code = TRIMS_E_TOO_MANY_CONNS;
-	MSG_SET_STR(m.u.fault.text, text);
-	ssize_t len = msg_encode(&m, buf, sizeof buf, fds, &n_fds);
-	if (len > 0)
-		seqpacket_send(fd, buf, (size_t)len, fds, 0, MSG_DONTWAIT);
+	last_word(fd, TRIMS_E_TOO_MANY_CONNS, text);
 	metrics_add(M_dropped_limit, 1);
 	close(fd);
 	return -EUSERS;
@@ -416,12 +469,12 @@ int conn_new(struct server *s, int fd)
 		close(fd);
 		return -ENOTCONN;
 	}
-	if (s->n_conns >= cfg->max_conns)
-		return refuse(s, fd, "the daemon has max-conns connections");
+	if (s->n_conns + s->n_lingering >= cfg->max_conns)
+		return refuse(fd, "the daemon has max-conns connections");
 	struct account *a = server_account(s, peer.uid);
 	if (!server_is_exempt(peer.uid) && a->conns >= cfg->max_conns_uid) {
 		server_account_put(s, a);
-		return refuse(s, fd, "this user has max-conns-per-uid connections");
+		return refuse(fd, "this user has max-conns-per-uid connections");
 	}
 	struct conn *c = calloc(1, sizeof *c);
 	ASSERT(c);
@@ -431,7 +484,8 @@ int conn_new(struct server *s, int fd)
 	c->id = s->next_conn++;
 	c->peer = peer;
 	c->admin = server_is_exempt(peer.uid) || in_group(fd, peer.gid, s->admin_group);
-	list_init(&c->out);
+	outbox_init(&c->out, &s->ledger, fd);
+	list_init(&c->held_node);
 	list_init(&c->dead_node);
 	strcpy(c->program, "?");
 	a->conns++;

@@ -1,6 +1,6 @@
 /* conn.h - one client connection: its requests, its leases (in the brain, owner = conn id), its limits.
- * Thread: loop.  Owned by the server; conn_free() ends the leases.  A reply never blocks: what the socket does not take
- * waits in a bounded queue, and a client that does not read is dropped. */
+ * Thread: loop.  Owned by the server; conn_free() ends the leases.  A reply never blocks: what must wait does
+ * so in a bounded queue (outbox.h), and a client that does not read is told so and dropped. */
 #ifndef MRM_CONN_H
 #define MRM_CONN_H
 
@@ -16,6 +16,10 @@ void conn_free(struct conn **c);
 
 /* Frees ended connections; where no callback of theirs can be running. */
 void conn_reap(struct list *dead);
+
+/* Looks whether peers have read: those whose answers are held back get more, those that are gone stop counting.  False when
+ * there is nobody left to look at. */
+bool conn_look(struct server *s);
 
 uint64_t conn_id(const struct conn *c);
 struct daemon *conn_daemon(const struct conn *c);

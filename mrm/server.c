@@ -12,11 +12,13 @@
 #include <grp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define BACKLOG 512
 #define ACCEPTS_PER_TURN 64
+#define LOOK_S 0.005
 
 bool server_is_exempt(uid_t uid)
 {
@@ -52,6 +54,19 @@ static void on_pause_over(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct server *s = w->data;
 	ev_io_start(loop, &s->accept);
+}
+
+static void on_look(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct server *s = w->data;
+	if (!conn_look(s))
+		ev_timer_stop(loop, w);
+}
+
+void server_look(struct server *s)
+{
+	if (!ev_is_active(&s->look) && !s->daemon->stopping)
+		ev_timer_again(s->daemon->loop, &s->look);
 }
 
 static void on_accept(struct ev_loop *loop, ev_io *w, int revents)
@@ -154,10 +169,16 @@ int server_new(struct server **out, struct daemon *d, struct fault *why)
 	s->next_conn = 1;
 	s->path = strdup(d->config->socket);
 	list_init(&s->dead);
+	list_init(&s->held);
+	list_init(&s->lingering);
+	struct rlimit limit = {.rlim_cur = 1024};
+	getrlimit(RLIMIT_NOFILE, &limit);
+	outbox_ledger_init(&s->ledger, limit.rlim_cur);
+	ev_timer_init(&s->look, on_look, LOOK_S, LOOK_S);
 	ev_io_init(&s->accept, on_accept, -1, EV_READ);
 	ev_timer_init(&s->pause, on_pause_over, 0, 0);
 	ev_prepare_init(&s->reap, on_reap);
-	s->accept.data = s->pause.data = s->reap.data = s;
+	s->accept.data = s->pause.data = s->reap.data = s->look.data = s;
 	server_reload(s);
 	int e = s->path ? listen_somehow(s, why) : -ENOMEM;
 	if (e) {
@@ -193,6 +214,8 @@ void server_stop(struct server *s)
 		metrics_add(M_dropped_stopping, 1);
 		conn_free(&c);
 	}
+	conn_look(s);
+	ev_timer_stop(s->daemon->loop, &s->look);
 }
 
 void server_free(struct server **sp)
@@ -204,6 +227,7 @@ void server_free(struct server **sp)
 	struct conn *c;
 	for (size_t at = 0; (c = idmap_next(&s->conns, &at)); at = 0)
 		conn_free(&c);
+	ASSERT(s->n_conns == 0 && list_empty(&s->lingering));
 	conn_reap(&s->dead);
 	if (ev_is_active(&s->reap)) {
 		ev_ref(s->daemon->loop);

@@ -4,6 +4,7 @@
 #define MRM_SERVER_H
 
 #include "mrm/daemon.h"
+#include "mrm/outbox.h"
 #include "shared/list.h"
 
 #include <sys/types.h>
@@ -31,7 +32,11 @@ struct server {
 	uint64_t next_conn;
 	struct list dead;      /* connections to free when the loop is back at its own level */
 	ev_prepare reap;
-	uint32_t n_conns, n_leases;
+	struct outbox_ledger ledger;
+	struct list held;      /* connections that get no more before they have read */
+	struct list lingering; /* ended ones whose peers have descriptors to read; they count towards limits */
+	ev_timer look;         /* while there are such; the kernel tells nobody when a peer reads */
+	uint32_t n_conns, n_leases, n_lingering;
 };
 
 /* -EADDRINUSE: another daemon answers on the socket.  A stale socket file is replaced. */
@@ -41,6 +46,8 @@ void server_free(struct server **s);
 void server_reload(struct server *s);
 /* Closes the listener and tells every client that the daemon is stopping. */
 void server_stop(struct server *s);
+/* Has conn_look() called in a while, until there is nobody to look at. */
+void server_look(struct server *s);
 /* NULL when it has gone. */
 struct conn *server_conn(struct server *s, uint64_t id);
 struct account *server_account(struct server *s, uid_t uid);

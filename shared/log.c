@@ -30,6 +30,11 @@ void log_set_level(enum log_level level)
 	atomic_store(&threshold, (int)level);
 }
 
+bool log_wants(enum log_level level)
+{
+	return (int)level <= atomic_load_explicit(&threshold, memory_order_relaxed);
+}
+
 int log_level_parse(const char *text, enum log_level *out)
 {
 	for (size_t i = 0; i < ARRAY_LEN(levels); i++)
@@ -70,7 +75,7 @@ void log_line(enum log_level level, const char *topic, const char *fmt, ...)
 	pthread_mutex_lock(&ring_lock);
 	memcpy(ring[ring_next++ % RING_LINES], line, len + 2);
 	pthread_mutex_unlock(&ring_lock);
-	if ((int)level <= atomic_load(&threshold)) {
+	if (log_wants(level)) {
 		ssize_t ignored = write(STDERR_FILENO, line, len + 1); /* nowhere left to say that it failed */
 		(void)ignored;
 	}

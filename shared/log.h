@@ -4,9 +4,13 @@
 #ifndef SHARED_LOG_H
 #define SHARED_LOG_H
 
+#include <stdbool.h>
+
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 void log_set_level(enum log_level level);
+/* A line of this level would be written: for lines that cost something to make. */
+bool log_wants(enum log_level level);
 /* Accepts "error", "warn", "info", "debug"; -EINVAL otherwise. */
 int log_level_parse(const char *text, enum log_level *out);
 void log_line(enum log_level level, const char *topic, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -1,8 +1,10 @@
 """What a client may say and take is bounded; who breaks the protocol loses the connection and nobody else notices."""
 import os
+import shutil
 import struct
 
 import remote
+import trimstest
 import wire
 from trimstest import main, test
 
@@ -188,6 +190,95 @@ def a_client_that_never_reads_is_dropped_and_delays_nobody(t):
     assert dropped or deaf.request > 10, 'nothing was sent'
     deaf.close()
     t.eventually(lambda: daemon.metric('trims_clients') <= before + 1, 'it is gone')
+    unharmed(t, daemon)
+
+
+NOBODY = 65534
+
+
+def daemon_of_a_user(t, nofile, **options):
+    """A daemon that the kernel's bound on descriptors in flight holds for, which it does not for root's.  That bound is
+    its limit on open files, and counts what the user's processes sent and nobody has read."""
+    wrapper, program = ['prlimit', f'--nofile={nofile}:{nofile}'], trimstest.MRM
+    if os.getuid() == 0:
+        program = t.dir / 'mrm'
+        shutil.copy(trimstest.MRM, program)  # the build folder may be closed to others
+        wrapper += ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups']
+        (t.dir / 'cache').mkdir()
+        for path in (t.dir, t.dir / 'cache'):
+            os.chown(path, NOBODY, NOBODY)
+    before = os.umask(0)  # so that it reaches the notify socket
+    try:
+        return t.daemon(wrapper=wrapper, program=program, socket_mode='0666', **options)
+    finally:
+        os.umask(before)
+
+
+def never_reads(client, count):
+    """Sends so many OPENs at most; returns how many went out before the daemon had enough."""
+    client.socket.setblocking(False)
+    for sent in range(count):
+        try:
+            client.open_send('a')
+        except (BlockingIOError, wire.Gone):
+            return sent
+    return count
+
+
+@test
+def unread_descriptors_of_one_client_never_hit_another(t):
+    t.model('a')
+    daemon = daemon_of_a_user(t, 1024, max_leases_per_conn=100000)
+    unharmed(t, daemon)
+    deaf = [daemon.client() for _ in range(4)]
+    for client in deaf:
+        assert never_reads(client, 400) > 10
+        for _ in range(5):
+            other = daemon.client()
+            other.open('a').close()
+            other.close()
+    t.equal(daemon.metric('trims_connections_dropped_total', reason='system'), 0, 'others that were dropped')
+    t.equal(daemon.metric('trims_connections_dropped_total', reason='slow-reader'), 4)
+    assert daemon.metric('trims_replies_held_total') >= 4
+    assert 'wire.py' in daemon.log() and 'does not read its answers' in daemon.log()
+    for client in deaf:  # what was on the way is there, and behind it the reason
+        client.socket.settimeout(60)
+        t.equal(code_of(lambda client=client: client.answer(-1)), 'LIMIT')
+        assert client.gone()
+
+
+@test
+def who_reads_late_gets_every_answer_in_order(t):
+    t.model('a')
+    daemon = daemon_of_a_user(t, 1024)
+    unharmed(t, daemon)
+    client = daemon.client()
+    requests = [client.open_send('a') for _ in range(120)]  # three descriptors each: more than may be unread
+    for request in requests:
+        t.equal(client.open_answer(request).opened['hit'], 1)
+    assert daemon.metric('trims_replies_held_total') >= 1
+    t.equal(daemon.metric('trims_leases'), 120)
+    client.close()
+    unharmed(t, daemon)
+
+
+@test
+def who_comes_again_without_ever_reading_runs_into_its_own_bound(t):
+    t.model('a')
+    daemon = daemon_of_a_user(t, 4096, max_conns=12, max_leases_per_conn=100000)
+    unharmed(t, daemon)
+    deaf = []
+    for _ in range(40):
+        try:
+            deaf.append(daemon.client())
+        except wire.Fault as fault:
+            t.equal(fault.code, 'TOO_MANY_CONNS')
+            break
+        never_reads(deaf[-1], 400)
+    assert 8 <= len(deaf) <= 12, len(deaf)  # dropped, but what it left unread is still there
+    for client in deaf:
+        client.close()
+    t.eventually(lambda: code_of(daemon.client) == '', 'there is room again')
     unharmed(t, daemon)
 
 

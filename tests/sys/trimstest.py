@@ -89,13 +89,13 @@ def run(*arguments, stdin=None, timeout=PATIENCE, **environment):
 class Daemon:
     """One mrm.  It is ready, as it says itself, when the constructor returns."""
 
-    def __init__(self, t, sources=None, arguments=(), wrapper=(), environment=None, **options):
+    def __init__(self, t, sources=None, arguments=(), wrapper=(), environment=None, program=MRM, **options):
         self.t, self.socket = t, str(t.dir / 'mrm.sock')
         self.cache_dir = pathlib.Path(options.pop('cache_dir', t.dir / 'cache'))
         self.cache_dir.mkdir(exist_ok=True)
         options = {'host_bytes': '256M', 'disk_bytes': '256M', 'min_residency': 0, 'negative': 0, 'retry_base': '1ms',
                    **options}
-        self.command = [*wrapper, MRM, '--socket', self.socket, '--cache-dir', str(self.cache_dir)]
+        self.command = [*map(str, wrapper), str(program), '--socket', self.socket, '--cache-dir', str(self.cache_dir)]
         for source in [f'dir:{t.models_dir}'] if sources is None else sources:
             self.command += ['--source', source]
         for name, value in options.items():
