@@ -11,7 +11,8 @@
  * they stay where they are until trims_close(), whatever becomes of the daemon or the connection.
  *
  * Results: functions return 0, or a negative enum trims_code with the story in trims_last_error().  Outputs are written
- * only on success.  Nothing here prints, aborts, raises a signal, or starts a thread.
+ * only on success.  Nothing here prints, aborts, raises a signal, or starts a thread, with one exception: a connection
+ * that has opened a model on a GPU has one thread of its own, see "GPUs" below.
  *
  * Threads: any number may use one connection or model at once; requests are in flight side by side.  Only
  * trims_disconnect() and trims_close() want to be the last user of what they end.  After fork() the child may read
@@ -115,7 +116,10 @@ struct trims_connect_options {
  * options NULL: the defaults. */
 TRIMS_API int trims_connect(const char *socket_path, const struct trims_connect_options *options, trims_conn **out);
 /* Connects again, to the same path, when the connection is gone; 0 and nothing done when it is alive.  Models that were
- * open before keep their mappings but have no lease any more. */
+ * open before keep their mappings.  When the daemon that answers is the same one come back (it has the same cache
+ * directory), their leases are asked for again; whether a model has one says `leased` in its trims_info(): a daemon that
+ * did not keep the memory over its restart has nothing to lease.  The mappings are good either way, but for models whose
+ * export is TRIMS_EXPORT_CUDA_IPC: see "GPUs". */
 TRIMS_API int trims_reconnect(trims_conn *conn);
 /* 0 while the connection is alive, as far as the kernel knows; else why it is not. */
 TRIMS_API int trims_check(trims_conn *conn);
@@ -137,7 +141,7 @@ struct trims_open_options {
 	uint32_t tier;       /* enum trims_tier */
 	uint32_t flags;      /* enum trims_open_flags */
 	uint64_t timeout_ns; /* for the whole call; 0: none */
-	const char *device;  /* UUID, for TRIMS_TIER_GPU; NULL: any */
+	const char *device;  /* UUID ("GPU-..."), for TRIMS_TIER_GPU; NULL: any that this process sees */
 };
 
 /* Takes a lease on `name` or `name@revision`.  options NULL: the best tier, wait until every byte is there. */
@@ -146,6 +150,12 @@ TRIMS_API int trims_open(trims_conn *conn, const char *name, const struct trims_
 /* Gives the lease back; every pointer into the model ends here.  NULLs *model; NULL is fine. */
 TRIMS_API void trims_close(trims_model **model);
 
+/* How the memory of a device is shared: by descriptors of cuMemCreate() memory, or by cudaIpcMemHandles. */
+enum trims_export { TRIMS_EXPORT_NONE = 0, TRIMS_EXPORT_VMM_FD = 1, TRIMS_EXPORT_CUDA_IPC = 2 };
+
+/* Who waits in trims_wait_stream(): the stream, or the calling thread (`wait-on-cpu`). */
+enum trims_stream_wait { TRIMS_STREAM_WAIT_NONE = 0, TRIMS_STREAM_WAIT_CPU = 1, TRIMS_STREAM_WAIT_GPU = 2 };
+
 struct trims_info {
 	size_t size;          /* in: sizeof(struct trims_info) */
 	uint32_t tier;        /* enum trims_tier: where this copy is */
@@ -153,6 +163,12 @@ struct trims_info {
 	uint64_t image_bytes; /* on that tier */
 	uint64_t copy;        /* equal numbers from one daemon run are the same memory */
 	uint64_t digest_hi, digest_lo; /* of the content; 0 while not every byte has been seen */
+	uint32_t leased;      /* 1: the daemon still counts this model as in use; 0: the lease went with its connection */
+	/* of TRIMS_TIER_GPU, else 0 and empty */
+	uint32_t export_kind; /* enum trims_export */
+	uint32_t stream_wait; /* enum trims_stream_wait */
+	uint32_t simulated;   /* 1: the device is simcuda's; nothing timed on it is a measurement */
+	char device[64];      /* its UUID */
 };
 TRIMS_API int trims_info(trims_model *model, struct trims_info *out);
 
@@ -189,7 +205,8 @@ struct trims_tensor {
 	uint32_t rank;
 	uint64_t shape[TRIMS_MAX_RANK]; /* outermost first */
 	uint64_t bytes;
-	const void *data; /* 256-byte aligned; NULL on tier disk.  Bytes that have not arrived read as anything. */
+	const void *data; /* 256-byte aligned; NULL on tier disk; on TRIMS_TIER_GPU a device's address (CUdeviceptr), for its
+	                     kernels and copies and not for the CPU.  Bytes that have not arrived read as anything. */
 };
 
 TRIMS_API int trims_tensor_count(trims_model *model, uint32_t *out);
@@ -210,6 +227,54 @@ struct trims_progress {
 	uint32_t error; /* enum trims_code, for TRIMS_STATE_FAILED */
 };
 TRIMS_API int trims_progress(trims_model *model, struct trims_progress *out);
+
+/* Copies part of a tensor to memory of this process, from whatever tier the model is on (UNSUPPORTED on tier disk).  The
+ * bytes must have arrived (trims_wait_tensor()).  BAD_REQUEST: offset and bytes reach beyond the tensor. */
+TRIMS_API int trims_read(trims_model *model, uint32_t index, uint64_t offset, void *to, size_t bytes);
+
+/* ---- GPUs ----
+ *
+ * trims_open() with TRIMS_TIER_GPU gives device addresses.  The connection's first such open attaches it: the driver
+ * (libcuda.so.1, or what $TRIMS_CUDA_DRIVER names) is loaded and initialised, the daemon's way of sharing memory is tried
+ * out on a small piece, and the connection's thread is started.  NO_TIER: no driver, or no device that both sides see;
+ * UNSUPPORTED: no way of sharing worked, and the text says why not.
+ *
+ * Contexts.  Every call here that needs a context uses the one that is current on the calling thread when that is one
+ * of the model's device, else that device's primary context, and leaves current what was current.  Addresses of
+ * TRIMS_EXPORT_VMM_FD models are good in every context of that device.  Those of TRIMS_EXPORT_CUDA_IPC models are good only
+ * in the context they were opened in, and a process can open a copy in one context at a time (UNSUPPORTED says so).
+ * trims_private() memory belongs to the context that was used.  A context must outlive the models opened and the
+ * connection attached in it.
+ *
+ * Memory.  What trims_tensor() points to is the daemon's and everybody's, mapped read-only where the driver can
+ * (TRIMS_EXPORT_VMM_FD; a kernel that writes to it ends with an illegal-address error), and must not be written in any
+ * case.  A process that opens one copy several times has it mapped once; the last trims_close() unmaps it.  Work that uses
+ * a model or waits for it must be complete when the model is closed.
+ *
+ * The thread.  One per connection that is attached, ended by trims_disconnect() and restarted by trims_reconnect().  It
+ * sleeps until the daemon is gone and then lets every stream go that waits in trims_wait_stream(), so that none hangs.  It
+ * blocks all signals and makes no driver call.  As everywhere in CUDA, a child of fork() can use nothing of this (its calls
+ * fail with UNSUPPORTED); it must exec first.
+ *
+ * When the daemon dies: models exported as TRIMS_EXPORT_VMM_FD stay as they are, for as long as this process wants.
+ * Those exported as TRIMS_EXPORT_CUDA_IPC are gone with it: their pointers must not be used any more, waits and requests
+ * fail with DISCONNECTED, and after trims_reconnect() they are to be closed and opened again. */
+
+#define TRIMS_ALL_TENSORS UINT32_MAX
+
+/* Makes a CUDA stream (a CUstream or cudaStream_t; NULL: the null stream) wait until that tensor's bytes, or all, are there.
+ * Returns at once where info.stream_wait is TRIMS_STREAM_WAIT_GPU; where it is TRIMS_STREAM_WAIT_CPU the call itself waits,
+ * so that what is put on the stream afterwards is right either way.  The stream's context must be current or be found by
+ * the rule above.
+ * A load that fails, or a daemon that dies, lets the stream go as well: when the stream has passed this point,
+ * trims_wait_tensor() (or trims_wait()) with a timeout of 0 says whether the bytes are there; results computed without asking
+ * are worth nothing.  Errors as of trims_wait(); GPU_ERROR: the driver refused. */
+TRIMS_API int trims_wait_stream(trims_model *model, uint32_t index, void *cu_stream);
+
+/* A copy of that tensor that belongs to this model handle alone and may be written, for engines that change weights in
+ * place (scales, buffers).  Waits for the tensor first; the same address each time; freed by trims_close().  NO_MEMORY: the
+ * device has no room for it. */
+TRIMS_API int trims_private(trims_model *model, uint32_t index, void **device_address);
 
 /* ---- files that travel with a model ---- */
 
