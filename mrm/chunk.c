@@ -20,7 +20,7 @@ struct net_worker {
 
 void chunk_populate(const struct chunk_job *c)
 {
-	if (!shm_populate(c->dst, layout_chunk(c->layout, c->chunk).bytes, c->huge))
+	if (!segment_populate(c->host, c->layout, c->chunk, c->huge))
 		metrics_add(M_fallback_no_hugepages, 1);
 }
 

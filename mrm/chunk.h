@@ -65,7 +65,7 @@ extern const struct pool_ops write_pool;
 /* run() of the kinds that are not read by lanes; worker: struct net_worker or NULL. */
 void chunk_run(struct job *job, void *worker);
 
-/* Makes sure the destination's pages exist: faulting them one by one costs several times as much. */
+/* segment_populate() of the destination. */
 void chunk_populate(const struct chunk_job *c);
 /* Hash, compare, and say what is wrong.  Sets result. */
 void chunk_check(struct chunk_job *c, const uint8_t *bytes, uint64_t n);

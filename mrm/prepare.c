@@ -234,6 +234,68 @@ static void alloc_scratch(struct haul *t, bool sha)
 		host->gaps = t->gaps;
 }
 
+/* ---- pages ahead of bytes ---- */
+
+#define AHEAD_CHUNKS 16u /* one job's share: keeps others who want memory going */
+
+/* A remote server leaves the time to make a copy's pages before its bytes come, all of them in one go while the memory is
+ * at hand, rather than between two receives.  Chunks whose bytes are there first make their own. */
+struct ahead {
+	struct job job;
+	struct haul *haul;
+	struct segment *host;
+	const struct layout *layout;
+	const struct source_cancel *cancel;
+	bool huge;
+	uint32_t next;
+};
+
+static void run_ahead(struct job *job, void *worker)
+{
+	struct ahead *a = container_of(job, struct ahead, job);
+	uint32_t end = MIN(a->layout->n_chunks, a->next + AHEAD_CHUNKS);
+	for (; a->next < end && !source_cancel_is_set(a->cancel); a->next++)
+		if (!segment_populate(a->host, a->layout, a->next, a->huge))
+			metrics_add(M_fallback_no_hugepages, 1);
+}
+
+static void submit_ahead(struct ahead *a);
+
+static void ahead_done(struct job *job)
+{
+	struct ahead *a = container_of(job, struct ahead, job);
+	struct haul *t = a->haul;
+	struct daemon *d = t->daemon;
+	t->outstanding--;
+	if (!job->withdrawn && a->next < a->layout->n_chunks && !haul_is_over(t)) {
+		submit_ahead(a);
+		return;
+	}
+	free(a);
+	haul_advance(t);
+	engine_pump(d);
+}
+
+static void submit_ahead(struct ahead *a)
+{
+	a->job.class = a->haul->class;
+	a->job.deadline = a->haul->deadline;
+	a->haul->outstanding++;
+	pool_submit(a->haul->daemon->misc, &a->job);
+}
+
+static void begin_ahead(struct haul *t)
+{
+	struct ahead *a = calloc(1, sizeof *a);
+	ASSERT(a);
+	*a = (struct ahead){.haul = t, .host = t->image->host, .layout = holding_layout(t->image),
+		.cancel = t->cancel ? t->cancel : t->daemon->halt, .huge = t->daemon->shm.huge,
+		.job = {.run = run_ahead, .done = ahead_done}};
+	submit_ahead(a);
+}
+
+/* ---- the start ---- */
+
 static bool lacks_sides(const struct holding *img)
 {
 	for (uint32_t i = 0; i < img->desc->n_sides; i++)
@@ -252,6 +314,8 @@ void prepare_start(struct haul *t)
 	if ((t->way != WAY_HOST_DISK || sides) && source_cancel_new(&t->cancel) < 0)
 		t->cancel = NULL; /* out of descriptors: it can then only be cancelled between chunks */
 	alloc_scratch(t, sha);
+	if (t->way == WAY_REMOTE_HOST)
+		begin_ahead(t);
 	if (!remote && !disk) {
 		begin_chunks(t, clock_now());
 		return;

@@ -29,11 +29,12 @@ static int new_extents(struct segment *c, const struct layout *l, const char *la
 	struct fault *why)
 {
 	c->n_chunks = l->n_chunks;
+	c->pages.state = calloc(MAX(l->n_chunks, 1u), sizeof *c->pages.state);
 	c->extents = calloc(MAX(l->n_extents, 1u), sizeof *c->extents);
 	c->edge = calloc(MAX(l->n_extents, 1u), sizeof *c->edge);
 	c->landed = calloc(MAX(l->n_chunks, 1u), sizeof *c->landed);
 	c->readable = calloc(MAX(l->n_chunks, 1u), sizeof *c->readable);
-	if (!c->extents || !c->edge || !c->landed || !c->readable)
+	if (!c->pages.state || !c->extents || !c->edge || !c->landed || !c->readable)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u chunks", l->n_chunks), -ENOMEM;
 	for (uint32_t i = 0; i < l->n_extents; i++) {
 		c->edge[i] = l->extent_chunk[i];
@@ -53,6 +54,8 @@ int segment_new(struct segment **out, const struct layout *l, uint64_t generatio
 		return -ENOMEM;
 	c->generation = generation;
 	c->page.fd = -1;
+	pthread_mutex_init(&c->pages.lock, NULL);
+	pthread_cond_init(&c->pages.made, NULL);
 	char name[220];
 	snprintf(name, sizeof name, "mrm:%s:progress", label);
 	int e = shm_new(&c->page, name, PROGRESS_BYTES, options, why);
@@ -81,6 +84,9 @@ void segment_free(struct segment **cp)
 	for (uint32_t i = 0; i < c->n_extents; i++)
 		shm_fini(&c->extents[i]);
 	shm_fini(&c->page);
+	pthread_cond_destroy(&c->pages.made);
+	pthread_mutex_destroy(&c->pages.lock);
+	free(c->pages.state);
 	free(c->extents);
 	free(c->edge);
 	free(c->landed);
@@ -96,6 +102,28 @@ uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t
 		return NULL;
 	struct layout_chunk k = layout_chunk(l, chunk);
 	return (uint8_t *)c->extents[k.extent].map + k.offset;
+}
+
+enum { PAGES_NONE, PAGES_UNDER_WAY, PAGES_THERE };
+
+bool segment_populate(struct segment *c, const struct layout *l, uint32_t chunk, bool huge)
+{
+	struct segment_pages *p = &c->pages;
+	pthread_mutex_lock(&p->lock);
+	while (p->state[chunk] == PAGES_UNDER_WAY)
+		pthread_cond_wait(&p->made, &p->lock);
+	bool mine = p->state[chunk] == PAGES_NONE;
+	if (mine)
+		p->state[chunk] = PAGES_UNDER_WAY;
+	pthread_mutex_unlock(&p->lock);
+	if (!mine)
+		return true;
+	bool good = shm_populate(segment_chunk(c, l, chunk), layout_chunk(l, chunk).bytes, huge);
+	pthread_mutex_lock(&p->lock);
+	p->state[chunk] = PAGES_THERE;
+	pthread_cond_broadcast(&p->made);
+	pthread_mutex_unlock(&p->lock);
+	return good || !huge;
 }
 
 void segment_set_readable(struct segment *c, const struct layout *l, uint32_t chunk)

@@ -1,7 +1,7 @@
 /* segment.h - one copy of a model in memory as clients see it: extents and a progress page; of a copy on disk: the page alone.
  *
- * Thread: loop, except that workers write into extents they were given a chunk of, and that making and freeing (which
- * take long) are done by workers on copies nobody else can see.
+ * Thread: loop, except that workers write into extents they were given a chunk of, that making and freeing (which
+ * take long) are done by workers on copies nobody else can see, and that segment_populate() is for any thread.
  * Keeps: a watermark only ever grows, and covers verified bytes only. */
 #ifndef MRM_SEGMENT_H
 #define MRM_SEGMENT_H
@@ -11,11 +11,21 @@
 #include "shared/image.h"
 #include "shared/progress.h"
 
+#include <pthread.h>
+
+/* Which chunks' pages exist. */
+struct segment_pages {
+	pthread_mutex_t lock;
+	pthread_cond_t made;
+	uint8_t *state;              /* [n_chunks] enum in segment.c */
+};
+
 struct segment {
 	uint64_t generation;
 	struct shm_region page;      /* struct progress_page */
 	uint32_t n_extents;          /* 0: on disk */
 	struct shm_region *extents;
+	struct segment_pages pages;
 	uint32_t n_chunks;
 	bool *landed;                /* [n_chunks] bytes are there and matched what was known of them */
 	bool *readable;              /* [n_chunks] landed, and nothing further has to be checked */
@@ -32,6 +42,10 @@ void segment_free(struct segment **c);
 
 /* Where the chunk's bytes belong; NULL on disk. */
 uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t chunk);
+/* Makes sure that the chunk's pages exist before it is filled: faulting them one by one costs several times as much.  The
+ * first caller makes them, one who comes meanwhile waits.  False when huge pages were wanted, not to be had, and this is
+ * the first time that this chunk is asked for. */
+bool segment_populate(struct segment *c, const struct layout *l, uint32_t chunk, bool huge);
 /* The chunk may be read by clients from now on: moves the watermark and wakes whoever waits. */
 void segment_set_readable(struct segment *c, const struct layout *l, uint32_t chunk);
 /* A complete copy: all watermarks at their ends. */

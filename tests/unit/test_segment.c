@@ -215,6 +215,57 @@ START_TEST(whoever_waits_is_woken)
 }
 END_TEST
 
+/* One of several threads that want pages of the same copy; it fills every n-th chunk, and only after asking for it. */
+struct filler {
+	struct segment *segment;
+	const struct layout *layout;
+	uint32_t index, n;
+	uint32_t *order;
+};
+
+static void *fill_share(void *arg)
+{
+	struct filler *f = arg;
+	for (uint32_t i = 0; i < f->layout->n_chunks; i++) {
+		uint32_t chunk = f->order[i];
+		segment_populate(f->segment, f->layout, chunk, true);
+		struct layout_chunk k = layout_chunk(f->layout, chunk);
+		uint8_t *at = segment_chunk(f->segment, f->layout, chunk);
+		for (uint64_t o = 0; o < k.bytes; o += IMAGE_PAGE) {
+			unsigned char there;
+			ck_assert(mincore(at + o, IMAGE_PAGE, &there) == 0 && there & 1);
+			if (chunk % f->n == f->index)
+				at[o] = (uint8_t)(1 + chunk % 251);
+		}
+	}
+	return NULL;
+}
+
+START_TEST(pages_are_there_for_whoever_asked_and_what_is_written_stays)
+{
+	uint64_t seed = unit_seed() ^ 9, data[] = {61 * MIB};
+	struct model m;
+	struct filler fillers[4];
+	pthread_t threads[ARRAY_LEN(fillers)];
+	model_init(&m, data, 1, false, &seed);
+	const struct layout *l = m.desc->layout;
+	struct segment *s = made(l, true);
+	for (uint32_t i = 0; i < ARRAY_LEN(fillers); i++) {
+		fillers[i] = (struct filler){s, l, i, ARRAY_LEN(fillers), random_order(l->n_chunks, &seed)};
+		pthread_create(&threads[i], NULL, fill_share, &fillers[i]);
+	}
+	for (uint32_t i = 0; i < ARRAY_LEN(fillers); i++) {
+		pthread_join(threads[i], NULL);
+		free(fillers[i].order);
+	}
+	for (uint32_t chunk = 0; chunk < l->n_chunks; chunk++)
+		for (uint64_t o = 0; o < layout_chunk(l, chunk).bytes; o += IMAGE_PAGE)
+			ck_assert_uint_eq(segment_chunk(s, l, chunk)[o], 1 + chunk % 251);
+	segment_free(&s);
+	model_fini(&m);
+}
+END_TEST
+
 START_TEST(memory_that_cannot_be_had_leaves_nothing)
 {
 	struct layout *l;
@@ -234,6 +285,7 @@ static void all(Suite *suite)
 {
 	UNIT_CASE(suite, "page", the_page_says_what_it_is, ready_is_the_end_of_all_watermarks, the_first_poison_stays,
 		memory_that_cannot_be_had_leaves_nothing);
+	UNIT_CASE(suite, "pages", pages_are_there_for_whoever_asked_and_what_is_written_stays);
 	UNIT_CASE(suite, "progress", watermarks_cover_what_is_readable_without_a_hole_and_only_grow, whoever_waits_is_woken);
 }
 
