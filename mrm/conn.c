@@ -38,6 +38,7 @@ struct conn {
 	uint32_t n_pending, n_opening; /* the latter are OPENs */
 	struct conn_pending *pending;
 	uint32_t cap_pending;
+	uint64_t next_ticket;
 };
 
 uint64_t conn_id(const struct conn *c)
@@ -283,38 +284,6 @@ bool conn_look(struct server *s)
 	return !list_empty(&s->held) || !list_empty(&s->lingering);
 }
 
-static bool begin(struct conn *c, const struct conn_pending *p)
-{
-	if (!p->request || conn_is_pending(c, p->request)) {
-		conn_violation(c, "a request id is 0 or in use already");
-		return false;
-	}
-	if (c->n_pending >= c->server->daemon->config->max_pending) {
-		conn_reply_fault(c, p->request, TRIMS_E_LIMIT, "too many unanswered requests on this connection");
-		return false;
-	}
-	if (c->n_pending == c->cap_pending) {
-		c->cap_pending = c->cap_pending ? c->cap_pending * 2 : 4;
-		c->pending = realloc(c->pending, c->cap_pending * sizeof *c->pending);
-		ASSERT(c->pending);
-	}
-	c->pending[c->n_pending++] = *p;
-	c->n_opening += p->is_open;
-	c->account->opening += p->is_open;
-	return true;
-}
-
-bool conn_begin(struct conn *c, uint64_t request)
-{
-	return begin(c, &(struct conn_pending){.request = request});
-}
-
-bool conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier)
-{
-	return begin(c, &(struct conn_pending){
-		.request = request, .since_ns = clock_now(), .is_open = true, .tier = tier});
-}
-
 static uint32_t pending_index(const struct conn *c, uint64_t request)
 {
 	uint32_t i = 0;
@@ -323,14 +292,46 @@ static uint32_t pending_index(const struct conn *c, uint64_t request)
 	return i;
 }
 
-bool conn_is_pending(const struct conn *c, uint64_t request)
+static bool is_pending(const struct conn *c, uint64_t request)
 {
-	return pending_index(c, request) < c->n_pending;
+	return request && pending_index(c, request) < c->n_pending;
 }
 
-bool conn_take(struct conn *c, uint64_t request, struct conn_pending *out)
+static uint64_t begin(struct conn *c, const struct conn_pending *p)
 {
-	uint32_t i = pending_index(c, request);
+	if (!p->request || is_pending(c, p->request)) {
+		conn_violation(c, "a request id is 0 or in use already");
+		return 0;
+	}
+	if (c->n_pending >= c->server->daemon->config->max_pending) {
+		conn_reply_fault(c, p->request, TRIMS_E_LIMIT, "too many unanswered requests on this connection");
+		return 0;
+	}
+	if (c->n_pending == c->cap_pending) {
+		c->cap_pending = c->cap_pending ? c->cap_pending * 2 : 4;
+		c->pending = realloc(c->pending, c->cap_pending * sizeof *c->pending);
+		ASSERT(c->pending);
+	}
+	c->pending[c->n_pending] = *p;
+	c->pending[c->n_pending++].ticket = ++c->next_ticket;
+	c->n_opening += p->is_open;
+	c->account->opening += p->is_open;
+	return c->next_ticket;
+}
+
+uint64_t conn_begin(struct conn *c, uint64_t request)
+{
+	return begin(c, &(struct conn_pending){.request = request});
+}
+
+uint64_t conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier)
+{
+	return begin(c, &(struct conn_pending){
+		.request = request, .since_ns = clock_now(), .is_open = true, .tier = tier});
+}
+
+static bool take(struct conn *c, uint32_t i, struct conn_pending *out)
+{
 	if (i == c->n_pending)
 		return false;
 	*out = c->pending[i];
@@ -338,6 +339,40 @@ bool conn_take(struct conn *c, uint64_t request, struct conn_pending *out)
 	c->n_opening -= out->is_open;
 	c->account->opening -= out->is_open;
 	return true;
+}
+
+bool conn_take(struct conn *c, uint64_t request, struct conn_pending *out)
+{
+	return take(c, pending_index(c, request), out);
+}
+
+static uint32_t ticket_index(const struct conn *c, uint64_t ticket)
+{
+	uint32_t i = 0;
+	while (i < c->n_pending && c->pending[i].ticket != ticket)
+		i++;
+	return i;
+}
+
+bool conn_redeem(struct conn *c, uint64_t ticket)
+{
+	struct conn_pending p;
+	return take(c, ticket_index(c, ticket), &p) && p.request;
+}
+
+bool conn_wants(const struct conn *c, uint64_t ticket)
+{
+	uint32_t i = ticket_index(c, ticket);
+	return i < c->n_pending && c->pending[i].request;
+}
+
+void conn_cancel(struct conn *c, uint64_t request)
+{
+	uint32_t i = pending_index(c, request);
+	if (!request || i == c->n_pending)
+		return;
+	c->pending[i].request = 0;
+	conn_reply_fault(c, request, TRIMS_E_CANCELLED, "cancelled by the client");
 }
 
 bool conn_end(struct conn *c, uint64_t request)

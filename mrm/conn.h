@@ -27,20 +27,25 @@ bool conn_is_admin(const struct conn *c);
 /* Descriptors in *m stay the caller's. May end the connection, but not before the caller returned to the loop. */
 void conn_reply(struct conn *c, const struct msg *m);
 void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, const char *text);
-/* A request that will be answered later.  False (and answered LIMIT or PROTOCOL) when there are too many or the id is in
- * use. */
-bool conn_begin(struct conn *c, uint64_t request);
+/* A request that will be answered later: a ticket for it, which no other request of this connection ever gets.  0 (and
+ * answered LIMIT or PROTOCOL) when there are too many or the id is in use. */
+uint64_t conn_begin(struct conn *c, uint64_t request);
 /* As conn_begin() for an OPEN: its time to the answer is measured. */
-bool conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier);
+uint64_t conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier);
 struct conn_pending {
-	uint64_t request, since_ns;
+	uint64_t request, ticket, since_ns; /* request 0: cancelled, but somebody works on it */
 	bool is_open;
 	enum tier_kind tier; /* asked for by an OPEN */
 };
 /* The answer is being sent: forgets the request.  False when it was not pending.  out may be NULL. */
 bool conn_end(struct conn *c, uint64_t request);
 bool conn_take(struct conn *c, uint64_t request, struct conn_pending *out);
-bool conn_is_pending(const struct conn *c, uint64_t request);
+/* For what workers answer, who may take long: the client may have cancelled it and used its number again meanwhile.  The
+ * work counts as pending until its ticket is redeemed. */
+bool conn_redeem(struct conn *c, uint64_t ticket); /* true: is to be answered; the request is forgotten */
+bool conn_wants(const struct conn *c, uint64_t ticket);
+/* Answers CANCELLED.  Nothing when it is not pending: it was answered while the CANCEL was on its way. */
+void conn_cancel(struct conn *c, uint64_t request);
 /* Books leases for the connection and its user; false when that passes a limit (*why says which). */
 bool conn_may_lease(struct conn *c, struct fault *why);
 void conn_leases_add(struct conn *c, int n);

@@ -135,11 +135,10 @@ void dispatch_close(struct conn *c, uint64_t request, const struct msg_close *m)
 void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *m)
 {
 	struct daemon *d = conn_daemon(c);
-	/* Not pending: it was answered while the CANCEL was on its way. */
 	if (cache_cancel(d->cache, clock_now(), conn_id(c), m->target) == 0)
 		engine_pump(d);
-	else if (conn_end(c, m->target))
-		conn_reply_fault(c, m->target, TRIMS_E_CANCELLED, "cancelled by the client");
+	else
+		conn_cancel(c, m->target);
 }
 
 void dispatch_prefetch(struct conn *c, uint64_t request, const struct msg_prefetch *m)
@@ -194,14 +193,16 @@ void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
 
 void dispatch_verify(struct conn *c, uint64_t request, const struct msg_verify *m)
 {
-	if (may_administer(c, request) && name_is_valid(c, request, m->model) && conn_begin(c, request))
-		verify_start(c, request, m->model);
+	uint64_t ticket;
+	if (may_administer(c, request) && name_is_valid(c, request, m->model) && (ticket = conn_begin(c, request)))
+		verify_start(c, request, ticket, m->model);
 }
 
 void dispatch_file(struct conn *c, uint64_t request, const struct msg_file *m)
 {
-	if (conn_begin(c, request))
-		files_start(c, request, m->lease, m->path);
+	uint64_t ticket = conn_begin(c, request);
+	if (ticket)
+		files_start(c, request, ticket, m->lease, m->path);
 }
 
 void dispatch_query(struct conn *c, uint64_t request, const struct msg_query *m)

@@ -22,7 +22,7 @@ struct file_job {
 	struct disk_image *stored;
 	struct source *source;
 	const struct source_listing *listing;
-	uint64_t conn, request;
+	uint64_t conn, request, ticket;
 	uint32_t side;
 	struct shm_region region;
 	uint64_t bytes;
@@ -82,12 +82,12 @@ static void done(struct job *job)
 {
 	struct file_job *f = container_of(job, struct file_job, job);
 	struct conn *c = server_conn(f->daemon->server, f->conn);
-	if (c && !job->withdrawn && f->result == -EBADMSG && job->run == run) {
+	if (c && conn_wants(c, f->ticket) && !job->withdrawn && f->result == -EBADMSG && job->run == run) {
 		f->job = (struct job){.run = run_again, .done = done, .class = CLASS_DEMAND, .deadline = 0};
 		pool_submit(f->daemon->find, &f->job);
 		return;
 	}
-	if (c && conn_end(c, f->request)) {
+	if (c && conn_redeem(c, f->ticket)) {
 		if (job->withdrawn || f->result) {
 			conn_reply_fault(c, f->request, job->withdrawn ? TRIMS_E_STOPPING : f->why.code,
 				job->withdrawn ? "the daemon is stopping" : f->why.text);
@@ -105,12 +105,12 @@ static void done(struct job *job)
 	free(f);
 }
 
-void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *path)
+void files_start(struct conn *c, uint64_t request, uint64_t ticket, uint64_t lease, const char *path)
 {
 	struct daemon *d = conn_daemon(c);
 	struct holding *img = holding_by_model(d, cache_lease_model(d->cache, conn_id(c), lease));
 	if (!img) {
-		conn_end(c, request);
+		conn_redeem(c, ticket);
 		conn_reply_fault(c, request, TRIMS_E_NO_LEASE, error_text(TRIMS_E_NO_LEASE));
 		return;
 	}
@@ -119,7 +119,7 @@ void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *p
 	while (i < desc->n_sides && strcmp(desc->sides[i].name, path))
 		i++;
 	if (i == desc->n_sides) {
-		conn_end(c, request);
+		conn_redeem(c, ticket);
 		conn_reply_fault(c, request, TRIMS_E_NO_FILE, error_text(TRIMS_E_NO_FILE));
 		return;
 	}
@@ -130,6 +130,7 @@ void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *p
 	f->desc = desc;
 	f->conn = conn_id(c);
 	f->request = request;
+	f->ticket = ticket;
 	f->side = i;
 	f->region.fd = -1;
 	f->side_data = img->side_data;

@@ -4,7 +4,7 @@
 
 #include "mrm/conn.h"
 
-/* The request is pending; it is answered FILED or FAULT. */
-void files_start(struct conn *c, uint64_t request, uint64_t lease, const char *path);
+/* The request is pending under the ticket; it is answered FILED or FAULT. */
+void files_start(struct conn *c, uint64_t request, uint64_t ticket, uint64_t lease, const char *path);
 
 #endif

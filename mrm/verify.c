@@ -21,7 +21,7 @@
 struct verification {
 	struct job job;
 	struct daemon *daemon;
-	uint64_t id, conn, request, model, lease;
+	uint64_t id, conn, request, ticket, model, lease;
 	char name[CACHE_NAME_MAX + 1];
 	int stage; /* 0 disk, 1 host */
 	json_t *copies, *bad;
@@ -45,6 +45,9 @@ static struct verification *find(struct daemon *d, uint64_t id)
 
 static void end(struct verification *v)
 {
+	struct conn *c = server_conn(v->daemon->server, v->conn);
+	if (c)
+		conn_redeem(c, v->ticket);
 	idmap_take(&v->daemon->verifications, v->id);
 	json_decref(v->copies);
 	json_decref(v->bad);
@@ -56,7 +59,7 @@ static void end(struct verification *v)
 static void reply(struct verification *v)
 {
 	struct conn *c = server_conn(v->daemon->server, v->conn);
-	if (c && conn_end(c, v->request)) {
+	if (c && conn_redeem(c, v->ticket)) {
 		json_t *r = json_pack("{s:I, s:O}", "model", (json_int_t)v->model, "copies", v->copies);
 		report_send(c, v->request, r, 0);
 	}
@@ -146,7 +149,7 @@ static void copy_done(struct verification *v)
 static bool is_wanted(const struct verification *v)
 {
 	struct conn *c = server_conn(v->daemon->server, v->conn);
-	return c && conn_is_pending(c, v->request) && !v->daemon->stopping;
+	return c && conn_wants(c, v->ticket) && !v->daemon->stopping;
 }
 
 static void give_up(struct verification *v)
@@ -220,12 +223,12 @@ void verify_refused(struct daemon *d, const struct cache_effect *fx)
 	open_next(v);
 }
 
-void verify_start(struct conn *c, uint64_t request, const char *name)
+void verify_start(struct conn *c, uint64_t request, uint64_t ticket, const char *name)
 {
 	struct daemon *d = conn_daemon(c);
 	uint64_t model = cache_find(d->cache, name);
 	if (!model) {
-		conn_end(c, request);
+		conn_redeem(c, ticket);
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is known here");
 		return;
 	}
@@ -234,7 +237,7 @@ void verify_start(struct conn *c, uint64_t request, const char *name)
 	v->buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_BYTES);
 	if (!v->buf) {
 		free(v);
-		conn_end(c, request);
+		conn_redeem(c, ticket);
 		conn_reply_fault(c, request, TRIMS_E_NO_MEMORY, "no memory to verify with");
 		return;
 	}
@@ -242,6 +245,7 @@ void verify_start(struct conn *c, uint64_t request, const char *name)
 	v->id = VERIFY_OWNER | ++d->next_verification;
 	v->conn = conn_id(c);
 	v->request = request;
+	v->ticket = ticket;
 	v->model = model;
 	v->copies = json_array();
 	snprintf(v->name, sizeof v->name, "%s", name);

@@ -7,7 +7,7 @@
 
 #define VERIFY_OWNER ((uint64_t)1 << 63) /* owners with this bit are verifications, not connections */
 
-void verify_start(struct conn *c, uint64_t request, const char *name);
+void verify_start(struct conn *c, uint64_t request, uint64_t ticket, const char *name);
 /* The brain's answer to a verification's own open. */
 void verify_granted(struct daemon *d, const struct cache_effect *fx);
 void verify_refused(struct daemon *d, const struct cache_effect *fx);

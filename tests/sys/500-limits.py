@@ -1,6 +1,7 @@
 """What a client may say and take is bounded; who breaks the protocol loses the connection and nobody else notices."""
 import os
 import shutil
+import signal
 import struct
 
 import remote
@@ -155,6 +156,44 @@ def a_connection_may_have_so_many_requests_pending_and_no_more(t):
     assert code_of(lambda: client.answer(client.open_send('a'))) in ('LIMIT', 'GONE')
     server.released.set()
     assert requests
+
+
+def all_at_once(daemon, client, messages):
+    """Has the daemon find these messages together, before any of its workers could do anything about one."""
+    daemon.signal(signal.SIGSTOP)
+    try:
+        for name, request, fields in messages:
+            client.send_raw(wire.encode(name, request, fields))
+    finally:
+        daemon.signal(signal.SIGCONT)
+
+
+@test
+def the_late_answer_to_a_request_that_was_cancelled_is_nobody_elses(t):
+    t.model('a', files={'one.json': b'1', 'two.json': b'22'})
+    daemon = t.daemon()
+    client = daemon.client()
+    lease = client.open('a').opened['lease']
+    two = ('file', 7, {'lease': lease, 'path': 'two.json'})
+    for first in (('file', 7, {'lease': lease, 'path': 'one.json'}), ('verify', 7, {'model': 'a'})):
+        all_at_once(daemon, client, [first, ('cancel', 8, {'target': 7}), two])
+        t.equal(code_of(lambda: client.answer(7)), 'CANCELLED')
+        name, request, fields, fds = client.receive()
+        t.equal((name, request, fields['bytes']), ('filed', 7, 2))
+        t.equal(os.pread(fds[0], 9, 0), b'22')
+        os.close(fds[0])
+
+
+@test
+def cancelled_requests_count_until_their_work_has_ended(t):
+    t.model('a')
+    daemon = t.daemon(max_pending_per_conn=4)
+    client = daemon.client()
+    ask = {'lease': client.open('a').opened['lease'], 'path': 'config.json'}
+    all_at_once(daemon, client, [row for i in range(6) for row in (
+        ('file', 100 + i, ask), ('cancel', 200 + i, {'target': 100 + i}))])
+    t.equal([code_of(lambda i=i: client.answer(100 + i)) for i in range(6)], ['CANCELLED'] * 4 + ['LIMIT'] * 2)
+    t.eventually(lambda: code_of(lambda: client.call('file', **ask)) == '', 'there is room again')
 
 
 @test
