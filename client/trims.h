@@ -80,7 +80,8 @@ enum trims_code {
 	TRIMS_E_TOO_MANY_CONNS = 28, /* too many connections for this user or in all */
 	TRIMS_E_STOPPING = 29,       /* the daemon is stopping */
 	TRIMS_E_INTERNAL = 30,       /* internal error */
-	TRIMS_E_NO_SYSTEM = 31       /* the operating system refused a resource */
+	TRIMS_E_NO_SYSTEM = 31,      /* the operating system refused a resource */
+	TRIMS_E_GPU_ERROR = 32       /* a GPU or its driver failed */
 };
 
 /* The largest thing that an error spoils: the request alone (try again or give up), the connection (trims_reconnect()),
@@ -290,7 +291,8 @@ enum trims_report {
 	TRIMS_REPORT_SHOW = 2,   /* one model */
 	TRIMS_REPORT_TRACE = 3,  /* the last loads of a model and where the time went */
 	TRIMS_REPORT_DOCTOR = 4, /* what this machine has, and which degraded paths are in use */
-	TRIMS_REPORT_TIERS = 5   /* tiers and links */
+	TRIMS_REPORT_TIERS = 5,  /* tiers and links */
+	TRIMS_REPORT_LINKS = 6   /* per GPU and direction: what is queued and moving */
 };
 
 /* One page of a report, as a JSON text that ends with a NUL and is the caller's to free().  model: NULL for reports

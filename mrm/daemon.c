@@ -230,6 +230,7 @@ static int open_disk(struct daemon *d, struct fault *why)
 	int e = disk_open(&d->disk, d->config->cache_dir, &o, why);
 	if (e)
 		return e;
+	disk_identity(d->disk, &d->identity_hi, &d->identity_lo);
 	const char *why_not;
 	if (!disk_is_direct(d->disk, &why_not)) {
 		daemon_degraded(d, "no-o-direct", "%s: %s", d->config->cache_dir, why_not);

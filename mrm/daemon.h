@@ -56,6 +56,7 @@ struct daemon {
 	size_t n_degraded;
 	bool pumping, adopted, names_dirty, names_saving, stopping;
 	uint64_t started_ns, settle_ns, boot_hi, boot_lo;
+	uint64_t identity_hi, identity_lo; /* of the cache directory: outlives runs */
 	ev_timer tick, watchdog, names_timer, gauges, drain;
 	ev_signal sigterm, sigint, sighup;
 	ev_prepare pump;

@@ -43,6 +43,8 @@ void dispatch_hello(struct conn *c, uint64_t request, const struct msg_hello *m)
 	r.u.welcome.version = MSG_VERSION;
 	r.u.welcome.boot_hi = d->boot_hi;
 	r.u.welcome.boot_lo = d->boot_lo;
+	r.u.welcome.identity_hi = d->identity_hi;
+	r.u.welcome.identity_lo = d->identity_lo;
 	r.u.welcome.max_leases = (uint32_t)d->config->max_leases;
 	for (size_t t = 1; t < cache_n_tiers(d->cache); t++) {
 		struct cache_tier_view v;
@@ -67,6 +69,14 @@ static bool name_is_valid(struct conn *c, uint64_t request, const char *name)
 	if (!name_check(name, &why))
 		return true;
 	conn_reply_fault(c, request, why.code, why.text);
+	return false;
+}
+
+static bool device_is_known(struct conn *c, uint64_t request, const char *uuid)
+{
+	if (!*uuid)
+		return true;
+	conn_reply_fault(c, request, TRIMS_E_NO_TIER, "this daemon has no GPU of that UUID");
 	return false;
 }
 
@@ -106,10 +116,8 @@ void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
 		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "unknown class or flag");
 		return;
 	}
-	if (*m->device) {
-		conn_reply_fault(c, request, TRIMS_E_NO_TIER, "this daemon has no GPU of that UUID");
+	if (!device_is_known(c, request, m->device))
 		return;
-	}
 	if (!conn_may_lease(c, &why)) {
 		conn_reply_fault(c, request, why.code, why.text);
 		return;
@@ -144,13 +152,14 @@ void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *
 void dispatch_prefetch(struct conn *c, uint64_t request, const struct msg_prefetch *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	ask_brain(c, request, m->model, m->tier, &req, cache_prefetch);
+	if (device_is_known(c, request, m->device))
+		ask_brain(c, request, m->model, m->tier, &req, cache_prefetch);
 }
 
 void dispatch_pin(struct conn *c, uint64_t request, const struct msg_pin *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (may_administer(c, request))
+	if (may_administer(c, request) && device_is_known(c, request, m->device))
 		ask_brain(c, request, m->model, m->tier, &req, cache_pin);
 }
 
@@ -165,7 +174,8 @@ static void reply_done(struct conn *c, uint64_t request, const char *text)
 void dispatch_unpin(struct conn *c, uint64_t request, const struct msg_unpin *m)
 {
 	struct daemon *d = conn_daemon(c);
-	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model))
+	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
+		!device_is_known(c, request, m->device))
 		return;
 	if (cache_unpin(d->cache, clock_now(), m->model, (enum tier_kind)m->tier) < 0)
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no pinned model of this name");
@@ -177,7 +187,8 @@ void dispatch_unpin(struct conn *c, uint64_t request, const struct msg_unpin *m)
 void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
 {
 	struct daemon *d = conn_daemon(c);
-	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model))
+	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
+		!device_is_known(c, request, m->device))
 		return;
 	uint32_t in_use = 0;
 	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, &in_use) < 0) {
@@ -203,6 +214,26 @@ void dispatch_file(struct conn *c, uint64_t request, const struct msg_file *m)
 	uint64_t ticket = conn_begin(c, request);
 	if (ticket)
 		files_start(c, request, ticket, m->lease, m->path);
+}
+
+static void refuse_gpu(struct conn *c, uint64_t request)
+{
+	conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon has no GPU tier");
+}
+
+void dispatch_attach(struct conn *c, uint64_t request, const struct msg_attach *m)
+{
+	refuse_gpu(c, request);
+}
+
+void dispatch_verdict(struct conn *c, uint64_t request, const struct msg_verdict *m)
+{
+	refuse_gpu(c, request);
+}
+
+void dispatch_claim(struct conn *c, uint64_t request, const struct msg_claim *m)
+{
+	refuse_gpu(c, request);
 }
 
 void dispatch_query(struct conn *c, uint64_t request, const struct msg_query *m)

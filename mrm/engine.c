@@ -7,6 +7,7 @@
 #include "mrm/haul.h"
 #include "mrm/verify.h"
 #include "shared/check.h"
+#include "shared/gpu_handle.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
 #include "shared/own.h"
@@ -192,6 +193,7 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	m.u.opened.digest_hi = img->digest.hi;
 	m.u.opened.digest_lo = img->digest.lo;
 	m.u.opened.image_bytes = holding_layout(img)->image_bytes;
+	m.u.opened.slot = GPU_SLOT_NONE;
 	struct msg_fds *fds = &m.u.opened.fds;
 	fds->fd[fds->n++] = img->table.fd;
 	fds->fd[fds->n++] = copy->page.fd;

@@ -254,6 +254,9 @@ void report_answer(struct conn *c, uint64_t request, uint32_t report, const char
 		gauges_update(d); /* so that who asked finds the same in the segment */
 		report_send(c, request, tiers_report(d), 0);
 		break;
+	case REPORT_LINKS:
+		conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon has no GPU tier, hence no links to report");
+		break;
 	default:
 		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "no such report");
 	}

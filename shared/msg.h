@@ -14,7 +14,7 @@
 
 #define MSG_VERSION 1 /* of the header and bodies below; what HELLO offers and WELCOME grants */
 #define MSG_HEADER_BYTES 16
-#define MSG_MAX_FDS 130 /* the widest F_FDS row */
+#define MSG_MAX_FDS 131 /* the widest F_FDS row */
 
 enum msg_type {
 #define MSG(NAME, name, type, direction, doc) MSG_##NAME = type,

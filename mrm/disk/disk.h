@@ -46,6 +46,10 @@ struct disk_image *disk_find(struct disk *d, uint64_t fingerprint_hi, uint64_t f
 /* (mem) True when data is read and written with O_DIRECT; false is the named state "buffered", *why_not says why. */
 bool disk_is_direct(const struct disk *d, const char **why_not);
 
+/* (mem) What tells this directory from any other, made with it and the same for as long as it exists: clients know by it
+ * that the daemon they talk to is the one that they knew, started again. */
+void disk_identity(const struct disk *d, uint64_t *hi, uint64_t *lo);
+
 /* ---- names ---- */
 
 struct disk_name {

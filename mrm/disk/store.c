@@ -16,9 +16,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #define CATALOG "catalog"
+#define IDENTITY "identity"
+#define IDENTITY_BYTES 33 /* 32 hex digits and a newline */
 #define COUNT(d, what) atomic_fetch_add_explicit(&(d)->count.what, 1, memory_order_relaxed)
 
 int disk_compress_parse(const char *text, enum disk_compress *out)
@@ -381,6 +384,63 @@ static void visit_sweep(struct disk *d, const char *file, const char *stem, cons
 		log_warn("disk", "%s/images/%s: a leftover that cannot be removed: errno %d", d->dir, file, errno);
 }
 
+/* ---- identity ---- */
+
+static bool identity_parse(const uint8_t *text, size_t n, uint64_t *hi, uint64_t *lo)
+{
+	char half[2][17] = {"", ""};
+	if (n != IDENTITY_BYTES || text[n - 1] != '\n' || strspn((const char *)text, "0123456789abcdef") != n - 1)
+		return false;
+	memcpy(half[0], text, 16);
+	memcpy(half[1], text + 16, 16);
+	*hi = strtoull(half[0], NULL, 16);
+	*lo = strtoull(half[1], NULL, 16);
+	return *hi | *lo;
+}
+
+static int identity_make(struct disk *d)
+{
+	static const struct replace_points points = {DISK_POINT_IDENTITY_WRITTEN, DISK_POINT_IDENTITY_SYNCED,
+		DISK_POINT_IDENTITY_RENAMED};
+	uint64_t id[2] = {0};
+	char text[IDENTITY_BYTES + 1];
+	while (!(id[0] | id[1]))
+		if (getrandom(id, sizeof id, 0) < 0 && errno != EINTR)
+			return -errno;
+	snprintf(text, sizeof text, "%016" PRIx64 "%016" PRIx64 "\n", id[0], id[1]);
+	int r = file_replace(d->dir_fd, IDENTITY, (const uint8_t *)text, IDENTITY_BYTES, points);
+	if (r == 0 && fsync(d->dir_fd) < 0)
+		r = -errno;
+	d->identity_hi = id[0];
+	d->identity_lo = id[1];
+	return r;
+}
+
+static int load_identity(struct disk *d)
+{
+	OWN_MEM uint8_t *text = NULL;
+	size_t n = 0;
+	unlinkat(d->dir_fd, IDENTITY ".tmp", 0);
+	int r = file_read(d->dir_fd, IDENTITY, IDENTITY_BYTES, &text, &n);
+	if (r == 0) {
+		text[n] = 0; /* file_read() leaves room for it */
+		if (identity_parse(text, n, &d->identity_hi, &d->identity_lo))
+			return 0;
+	}
+	if (r < 0 && r != -ENOENT && r != -EFBIG)
+		return r;
+	if (r != -ENOENT)
+		log_warn("disk", "%s/" IDENTITY ": damaged, a new one is made: clients of earlier runs load again", d->dir);
+	return identity_make(d);
+}
+
+void disk_identity(const struct disk *d, uint64_t *hi, uint64_t *lo)
+{
+	CHECK_OBJ(d, DISK_MAGIC);
+	*hi = d->identity_hi;
+	*lo = d->identity_lo;
+}
+
 /* ---- names ---- */
 
 static char *copy_text(const char *text)
@@ -478,6 +538,8 @@ int disk_open(struct disk **out, const char *dir, const struct disk_options *opt
 	int r = open_dirs(d);
 	if (r == 0)
 		r = lock_dir(d, &local);
+	if (r == 0)
+		r = load_identity(d);
 	if (r == 0) {
 		probe_direct(d);
 		r = each_file(d, visit_adopt);

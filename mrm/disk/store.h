@@ -36,6 +36,7 @@ struct disk {
 	struct disk_options options;
 	bool direct;
 	char why_not_direct[96];
+	uint64_t identity_hi, identity_lo;
 	pthread_mutex_t lock;
 	struct list images, buffers;
 	struct list by_print[PRINT_BUCKETS]; /* the images again, by fingerprint */
@@ -101,7 +102,7 @@ int image_open(const struct disk_image *img, const char *kind, int flags);
 /* -ENOENT is success. */
 int image_unlink(const struct disk_image *img, const char *kind);
 
-/* Whole file to the heap; -EFBIG when it is larger than max. */
+/* Whole file to the heap, with room for a NUL behind it; -EFBIG when it is larger than max. */
 int file_read(int dir_fd, const char *name, uint64_t max, uint8_t **out, size_t *bytes);
 /* All bytes at off, or -errno; EINTR and short writes are dealt with. */
 int file_write_at(int fd, const uint8_t *bytes, size_t n, uint64_t off);

@@ -30,6 +30,21 @@ def it_takes_over_the_socket_of_a_dead_daemon(t):
 
 
 @test
+def a_cache_directory_has_one_identity_for_all_runs(t):
+    daemon = t.daemon()
+
+    def ids(client):
+        return [(client.welcome[kind + '_hi'], client.welcome[kind + '_lo']) for kind in ('identity', 'boot')]
+
+    identity, boot = ids(daemon.client())
+    daemon.kill()
+    daemon.start()
+    again, other_boot = ids(daemon.client())
+    t.equal(again, identity)
+    assert identity != (0, 0) and boot != other_boot, (identity, boot, other_boot)
+
+
+@test
 def two_daemons_do_not_share_a_socket_or_a_cache_directory(t):
     daemon = t.daemon()
     again = run(*daemon.command)

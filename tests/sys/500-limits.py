@@ -100,6 +100,24 @@ def messages_in_the_wrong_order_end_the_connection(t):
 
 
 @test
+def a_daemon_without_a_gpu_refuses_all_that_needs_one(t):
+    t.model('a')
+    daemon = t.daemon()
+    client = daemon.client()
+    uuid = 'GPU-00000000-0000-0000-0000-000000000000'
+    for what, fields, code in (('attach', {'devices': uuid, 'exports': 3}, 'UNSUPPORTED'),
+                               ('verdict', {'good': 1}, 'UNSUPPORTED'),
+                               ('claim', {'model': 'a', 'copy': 1, 'tier': 3, 'device': uuid}, 'UNSUPPORTED'),
+                               ('open', {'model': 'a', 'tier': 3}, 'NO_TIER'),
+                               ('open', {'model': 'a', 'tier': 3, 'device': uuid}, 'NO_TIER'),
+                               ('prefetch', {'model': 'a', 'tier': 3, 'device': uuid}, 'NO_TIER'),
+                               ('evict', {'model': 'a', 'tier': 3, 'device': uuid}, 'NO_TIER'),
+                               ('query', {'report': wire.REPORTS['links']}, 'UNSUPPORTED')):
+        t.equal(code_of(lambda what=what, fields=fields: client.call(what, **fields)), code, (what, fields))
+    unharmed(t, daemon)
+
+
+@test
 def descriptors_nobody_asked_for_end_the_connection_and_are_closed(t):
     t.model('a')
     daemon = t.daemon()

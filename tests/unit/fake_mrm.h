@@ -5,6 +5,7 @@
 #ifndef TESTS_UNIT_FAKE_MRM_H
 #define TESTS_UNIT_FAKE_MRM_H
 
+#include "shared/gpu_handle.h"
 #include "shared/msg.h"
 #include "shared/progress.h"
 #include "shared/seqpacket.h"
@@ -169,7 +170,8 @@ struct fake {
 	uint32_t n_copies;
 	_Atomic bool refuse_welcome;
 	_Atomic uint32_t version; /* in WELCOME */
-	uint64_t boot;
+	uint64_t boot;     /* raised by each start */
+	uint64_t identity; /* 0: fake_start() makes one that stays for the struct's life */
 	_Atomic int opens, closes, cancels, conns, leases;
 	_Atomic bool mute; /* reads nothing while set */
 	_Atomic uint64_t last_request;
@@ -225,6 +227,7 @@ static inline void fake_opened(struct fake *f, struct fake_copy *c, uint64_t req
 	m->u.opened.copy = c->number;
 	m->u.opened.tier = 2;
 	m->u.opened.image_bytes = c->image_bytes;
+	m->u.opened.slot = GPU_SLOT_NONE;
 	m->u.opened.hit = atomic_load(&c->p->state) == PROGRESS_READY;
 	m->u.opened.fds.n = 2 + c->n_extents;
 	m->u.opened.fds.fd[0] = c->table;
@@ -291,6 +294,7 @@ static inline bool fake_hello(struct fake *f, int fd, const struct msg *m)
 	msg_init(&r, MSG_WELCOME, m->request);
 	r.u.welcome.version = f->version;
 	r.u.welcome.boot_lo = f->boot;
+	r.u.welcome.identity_lo = f->identity;
 	fake_send(fd, &r);
 	return true;
 }
@@ -350,6 +354,7 @@ static inline void fake_start(struct fake *f, fake_handle_fn *handle, struct fak
 	f->n_copies = n_copies;
 	f->version = f->version ? f->version : MSG_VERSION;
 	f->boot++;
+	f->identity = f->identity ? f->identity : (uint64_t)(uintptr_t)f;
 	f->stop = false;
 	ck_assert_int_eq(seqpacket_listen(f->path, 16, &f->listener), 0);
 	f->kick = eventfd(0, EFD_CLOEXEC);

@@ -352,6 +352,46 @@ START_TEST(names_are_kept)
 }
 END_TEST
 
+/* Whether the directory is the one of these 128 bits; they become what it has now. */
+static bool same_identity(const struct fixture *fx, uint64_t id[2])
+{
+	uint64_t hi, lo;
+	disk_identity(fx->disk, &hi, &lo);
+	ck_assert(hi | lo);
+	bool same = hi == id[0] && lo == id[1];
+	id[0] = hi;
+	id[1] = lo;
+	return same;
+}
+
+START_TEST(the_identity_outlives_the_daemon_and_is_made_anew_when_damaged)
+{
+	struct fixture fx = {0}, other = {0};
+	uint64_t id[2] = {0};
+	char path[120];
+	fixture_init(&fx);
+	fixture_init(&other);
+	ck_assert(!same_identity(&fx, id));
+	ck_assert(!same_identity(&other, (uint64_t[2]){id[0], id[1]}));
+	fixture_reopen(&fx);
+	ck_assert(same_identity(&fx, id));
+	snprintf(path, sizeof path, "%s/identity", fx.dir);
+	flip_byte(path, 7);
+	fixture_reopen(&fx);
+	ck_assert(!same_identity(&fx, id));
+	fixture_reopen(&fx);
+	ck_assert(same_identity(&fx, id));
+	ck_assert_int_eq(truncate(path, 5), 0);
+	fixture_reopen(&fx);
+	ck_assert(!same_identity(&fx, id));
+	ck_assert_int_eq(truncate(path, 5000), 0);
+	fixture_reopen(&fx);
+	ck_assert(!same_identity(&fx, id));
+	fixture_fini(&other);
+	fixture_fini(&fx);
+}
+END_TEST
+
 START_TEST(a_directory_that_cannot_be_made_is_refused_by_name)
 {
 	struct fault why;
@@ -392,7 +432,8 @@ static void images(Suite *suite)
 static void directory(Suite *suite)
 {
 	UNIT_CASE(suite, "directory", a_second_daemon_is_refused_with_the_first_ones_pid,
-		leftovers_go_and_strangers_stay, names_are_kept, a_directory_that_cannot_be_made_is_refused_by_name);
+		leftovers_go_and_strangers_stay, names_are_kept,
+		the_identity_outlives_the_daemon_and_is_made_anew_when_damaged, a_directory_that_cannot_be_made_is_refused_by_name);
 }
 
 UNIT_MAIN("disk", images, directory)

@@ -110,11 +110,24 @@ static int drop(struct fixture *fx, uint64_t model)
 	return disk_image_drop(&img, NULL);
 }
 
+/* A directory of its first day. */
+static int open_anew(struct fixture *fx)
+{
+	char path[120];
+	struct fault why;
+	disk_close(&fx->disk);
+	snprintf(path, sizeof path, "%s/identity", fx->dir);
+	ck_assert_int_eq(unlink(path), 0);
+	return disk_open(&fx->disk, fx->dir, &fx->options, &why);
+}
+
 static int script(struct fixture *fx)
 {
 	char name[] = "one", source[] = "http://x", revision[] = "";
 	const struct disk_name names[] = {{name, source, revision, ONE, ~(uint64_t)ONE, 5}};
-	int r = ingest(fx, ONE, true);
+	int r = open_anew(fx);
+	if (r == 0)
+		r = ingest(fx, ONE, true);
 	if (r == 0)
 		r = disk_names_save(fx->disk, names, 1, NULL);
 	if (r == 0)
@@ -189,6 +202,9 @@ static void check_store(struct fixture *fx)
 	struct fault why;
 	ck_assert_uint_eq(stats(fx).set_aside, 0);
 	ck_assert_uint_eq(stats(fx).names_lost, 0);
+	uint64_t hi, lo;
+	disk_identity(fx->disk, &hi, &lo);
+	ck_assert(hi | lo);
 	uint32_t n = disk_names(fx->disk, &names);
 	if (run->passed[DISK_POINT_NAMES_RENAMED])
 		ck_assert_uint_eq(n, 1);

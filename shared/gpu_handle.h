@@ -1,0 +1,62 @@
+/* gpu_handle.h - how device memory crosses the socket: handle records, session pages, canaries.
+ *
+ * Handle records: a memory file sealed by the daemon (no size or content changes), holding struct gpu_handle[n], one per
+ * extent of the tensor table in its order; little-endian.  kind is the same in all of them and is OPENED.export:
+ *   GPU_HANDLE_VMM_FD    the extent's memory is the descriptor at the record's place behind the records (OPENED.fds[3 + i],
+ *                        CANARY.fds[1]): cuMemImportFromShareableHandle(), then mapped whole with read access.
+ *   GPU_HANDLE_CUDA_IPC  ipc is a CUipcMemHandle, for cuIpcOpenMemHandle(); no descriptors.
+ * Each extent is an allocation of its own and starts at its first byte.
+ *
+ * Session page: one per connection that attached, made and sealed in size by the daemon, written by the daemon (and, once
+ * it is dead, by the client's watchdog), mapped read-write by the client and registered with its driver.  It is an array
+ * of 64-bit slots: gpu_slot[OPENED.slot + i] is how many checked bytes of extent i are in device memory, counted from
+ * the extent's start; it only grows, so a stream waits for "at least" (cuStreamWaitValue64, GEQ).  GPU_SLOT_ENDED wakes
+ * everybody and promises nothing: the copy is complete, or poisoned, or its lease is gone; the progress page's state says
+ * which.  A slot belongs to one lease from OPENED until the daemon has read its CLOSE, and is 0 when it is handed out.
+ *
+ * Rules: nothing here may be trusted by the side that reads it.  A client checks the size of the records against the
+ * table, kind, and bytes >= the extent's; a daemon never reads a session page.
+ * Thread: any.  Owns nothing. */
+#ifndef SHARED_GPU_HANDLE_H
+#define SHARED_GPU_HANDLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum gpu_handle_kind {
+	GPU_HANDLE_NONE = 0,
+	GPU_HANDLE_VMM_FD = 1,
+	GPU_HANDLE_CUDA_IPC = 2
+};
+#define GPU_EXPORT_BIT(kind) (1u << ((kind) - 1)) /* ATTACH.exports */
+
+#define GPU_IPC_BYTES 64          /* sizeof(CUipcMemHandle) */
+#define GPU_EXTENT_ALIGN ((uint64_t)2 << 20) /* extents take whole multiples of this on a device */
+#define GPU_SLOT_NONE UINT32_MAX  /* OPENED.slot: the session page is full; wait on the progress page */
+#define GPU_SLOT_ENDED INT64_MAX
+#define GPU_UUID_CHARS 40         /* "GPU-" and 36 of hex digits and dashes */
+
+struct gpu_handle {
+	uint32_t kind;            /* enum gpu_handle_kind */
+	uint32_t reserved;        /* 0 */
+	uint64_t bytes;           /* of the allocation: what to reserve and map; at least the extent's */
+	uint64_t generation;      /* OPENED.copy: no two allocations of one daemon, restarts included, have the same pair of
+	                           * generation and place; what a client caches opened handles by, since drivers reuse addresses
+	                           * and handle bytes */
+	uint8_t ipc[GPU_IPC_BYTES]; /* zero unless GPU_HANDLE_CUDA_IPC */
+};
+
+_Static_assert(sizeof(struct gpu_handle) == 88, "wire format");
+_Static_assert(offsetof(struct gpu_handle, bytes) == 8 && offsetof(struct gpu_handle, generation) == 16 &&
+	offsetof(struct gpu_handle, ipc) == 24, "wire format");
+
+/* What a canary holds as its 64-bit little-endian word i: splitmix64 of seed + i. */
+static inline uint64_t gpu_canary_word(uint64_t seed, uint64_t i)
+{
+	uint64_t z = seed + i + 0x9e3779b97f4a7c15u;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+#endif
