@@ -3,6 +3,7 @@
  * drop the pools, the brain and the disk store. */
 #include "mrm/daemon.h"
 
+#include "mrm/catalog.h"
 #include "mrm/chunk.h"
 #include "mrm/clock.h"
 #include "mrm/disk/disk.h"
@@ -11,6 +12,7 @@
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
 #include "mrm/notify.h"
+#include "mrm/tiers.h"
 #include "mrm/server.h"
 #include "mrm/haul.h"
 #include "mrm/verify.h"
@@ -89,7 +91,7 @@ static void on_gauges(struct ev_loop *loop, ev_timer *w, int revents)
 
 static void on_names(struct ev_loop *loop, ev_timer *w, int revents)
 {
-	engine_names_save(w->data);
+	catalog_save(w->data);
 }
 
 static void on_watchdog(struct ev_loop *loop, ev_timer *w, int revents)
@@ -154,7 +156,7 @@ static bool reload(struct daemon *d, struct fault *why)
 		fresh->disk_bytes = d->config->disk_bytes;
 	char ignored[512];
 	struct cache_config cc;
-	engine_cache_config(d, fresh, &cc);
+	tiers_config(d, fresh, &cc);
 	bool ok = check_names(fresh, why) == 0 && cache_reconfigure(d->cache, &cc, clock_now(), why) == 0;
 	if (ok) {
 		config_take_reloadable(d->config, fresh, ignored, sizeof ignored);
@@ -367,13 +369,13 @@ static int start(struct daemon *d, struct fault *why)
 		return e;
 	size_tiers(d);
 	struct cache_config cc;
-	engine_cache_config(d, d->config, &cc);
+	tiers_config(d, d->config, &cc);
 	e = cache_new(&d->cache, &cc, why);
 	e = e ? e : start_pools(d, why);
 	e = e ? e : start_metrics(d, why);
 	if (e)
 		return e;
-	engine_adopt(d);
+	catalog_adopt(d);
 	init_watchers(d);
 	return server_new(&d->server, d, why);
 }
@@ -384,7 +386,7 @@ int daemon_check(const struct config *config, struct fault *why)
 	struct cache_config cc;
 	struct source_options o;
 	int e = check_names(config, why);
-	engine_cache_config(&scratch, config, &cc);
+	tiers_config(&scratch, config, &cc);
 	e = e ? e : cache_new(&scratch.cache, &cc, why);
 	cache_free(&scratch.cache);
 	fill_source_options(config, &o);
@@ -464,7 +466,7 @@ static void settle(struct daemon *d)
 		d->names_dirty = true;
 		while (d->names_saving)
 			await_jobs(d, until);
-		engine_names_save(d);
+		catalog_save(d);
 	}
 	while (jobs_outstanding(d->jobs))
 		await_jobs(d, until);
@@ -477,9 +479,11 @@ static void free_images(struct daemon *d)
 	struct fault stopping;
 	fault_set(&stopping, TRIMS_E_STOPPING, "the daemon is stopping");
 	for (size_t at = 0; (img = idmap_next(&d->prints, &at)); at = 0) {
-		if (img->host)
-			segment_poison(img->host, &stopping); /* whoever waits for more bytes hears that none will come */
-		segment_free(&img->host);
+		for (uint8_t t = 0; t < CACHE_MAX_TIERS; t++) {
+			if (img->copies[t])
+				segment_poison(img->copies[t], &stopping); /* whoever waits for more bytes hears that none will come */
+			segment_free(&img->copies[t]);
+		}
 		img->model = 0;
 		img->stored = NULL;
 		ASSERT(img->refs == 0);

@@ -1,7 +1,9 @@
 /* finish.c - the end of a transfer. */
 #include "mrm/finish.h"
 
+#include "mrm/catalog.h"
 #include "mrm/clock.h"
+#include "mrm/copies.h"
 #include "mrm/engine.h"
 #include "mrm/sha.h"
 #include "shared/check.h"
@@ -258,12 +260,12 @@ static void identify(struct haul *t, struct hash128 digest)
 static void make_ready(struct haul *t)
 {
 	struct holding *img = t->image;
-	struct segment *c = t->to == t->daemon->tier_disk ? img->disk : img->host;
+	struct segment *c = img->copies[t->to];
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
 	if (t->to != t->daemon->tier_disk)
 		return;
-	segment_free(&img->disk); /* later opens get a page of their own */
+	segment_free(&img->copies[t->to]); /* later opens get a page of their own */
 	holding_drop_table(img);
 	cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
 }
@@ -282,8 +284,8 @@ static void reference_written(struct job *job)
 	if (f->reference)
 		f->image->stored = f->reference;
 	if (!f->image->model) /* forgotten while they were written */
-		engine_forget_reference(f->image);
-	engine_names_changed(f->image->daemon);
+		copies_forget_reference(f->image);
+	catalog_changed(f->image->daemon);
 	holding_put(&f->image);
 	free(f->hashes);
 	free(f);
@@ -337,7 +339,7 @@ static void finished(struct job *job)
 		free(f);
 	}
 	haul_free(t);
-	engine_names_changed(d);
+	catalog_changed(d);
 	engine_pump(d);
 }
 

@@ -76,7 +76,7 @@ struct chunk_job *chunk_new(struct haul *t, uint32_t chunk, enum chunk_how how)
 	c->layout = c->desc->layout;
 	c->stored = img->stored;
 	c->listing = img->listing;
-	c->host = img->host;
+	c->host = holding_host(img);
 	c->label = c->desc->name;
 	c->cancel = t->cancel ? t->cancel : t->daemon->halt;
 	c->disk_direct = t->daemon->disk && disk_is_direct(t->daemon->disk, NULL);
@@ -85,7 +85,7 @@ struct chunk_job *chunk_new(struct haul *t, uint32_t chunk, enum chunk_how how)
 	c->to_disk = t->way == WAY_REMOTE_DISK;
 	c->mend = img->stored && disk_image_complete(img->stored); /* one that is being filled has another writer */
 	c->chunk = chunk;
-	c->dst = img->host ? segment_chunk(img->host, c->layout, chunk) : NULL;
+	c->dst = holding_host(img) ? segment_chunk(holding_host(img), c->layout, chunk) : NULL;
 	if (how != CHUNK_STREAM)
 		c->has_want = holding_chunk_hash(img, chunk, &c->want);
 	return c;
@@ -138,7 +138,7 @@ enum readiness { CHUNK_SKIP, CHUNK_WAIT, CHUNK_GO };
 static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 {
 	const struct holding *img = t->image;
-	if (fills_host(t) && img->host->landed[chunk])
+	if (fills_host(t) && holding_host(img)->landed[chunk])
 		return CHUNK_SKIP;
 	if (t->way == WAY_DISK_HOST) {
 		/* What is still being downloaded to disk may be read chunk by chunk, unless whole files are checked at its end.
@@ -153,7 +153,7 @@ static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 	if (disk_image_has(img->stored, chunk) && !anew)
 		return CHUNK_SKIP;
 	struct hash128 ignored; /* not on record: the load it came with has failed, and this one is about to be cancelled */
-	if (t->way == WAY_HOST_DISK && !(img->host->readable[chunk] && holding_chunk_hash(img, chunk, &ignored)))
+	if (t->way == WAY_HOST_DISK && !(holding_host(img)->readable[chunk] && holding_chunk_hash(img, chunk, &ignored)))
 		return CHUNK_WAIT;
 	return CHUNK_GO;
 }
@@ -223,7 +223,7 @@ void haul_kick_followers(const struct haul *t)
 
 void haul_chunk_readable(struct haul *t, uint32_t chunk)
 {
-	segment_set_readable(t->image->host, holding_layout(t->image), chunk);
+	segment_set_readable(holding_host(t->image), holding_layout(t->image), chunk);
 	haul_kick_followers(t);
 }
 
@@ -269,8 +269,8 @@ static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 		haul_kick_followers(t);
 		return;
 	}
-	img->host->landed[chunk] = true;
-	img->host->n_landed++;
+	holding_host(img)->landed[chunk] = true;
+	holding_host(img)->n_landed++;
 	if (!t->sha || sha_check_passed(t->sha, chunk))
 		haul_chunk_readable(t, chunk);
 	if (t->sha)
@@ -303,7 +303,7 @@ static void stream_landed(struct haul *t)
 {
 	uint32_t n = holding_layout(t->image)->n_chunks;
 	for (uint32_t i = 0; i < n && !haul_is_over(t); i++)
-		if (!fills_host(t) || !t->image->host->landed[i])
+		if (!fills_host(t) || !holding_host(t->image)->landed[i])
 			chunk_landed(t, i, t->stream_hash[i]);
 }
 

@@ -34,6 +34,14 @@ int holding_new(struct holding **out, struct daemon *d, uint64_t hi, uint64_t lo
 	return 0;
 }
 
+bool holding_in_memory(const struct holding *img)
+{
+	for (uint8_t t = 0; t < CACHE_MAX_TIERS; t++)
+		if (img->copies[t] && t != img->daemon->tier_disk)
+			return true;
+	return false;
+}
+
 static void forget_hashes(struct holding *img)
 {
 	free(STEAL(img->hashes));
@@ -53,8 +61,9 @@ static void holding_free(struct holding *img)
 	uint64_t key = print_key(img->fingerprint_hi, img->fingerprint_lo);
 	if (idmap_get(&img->daemon->prints, key) == img)
 		idmap_take(&img->daemon->prints, key);
-	ASSERT(!img->host && !img->model && !img->when_alone);
-	segment_free(&img->disk);
+	ASSERT(!img->model && !img->when_alone);
+	segment_free(&img->copies[img->daemon->tier_disk]);
+	ASSERT(!holding_in_memory(img));
 	free_sides(img);
 	image_desc_free(&img->desc);
 	source_listing_free(&img->listing);
@@ -167,7 +176,7 @@ void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 
 
 void holding_keep_hashes(struct holding *img)
 {
-	uint32_t n = img->host ? holding_layout(img)->n_chunks : 0;
+	uint32_t n = holding_in_memory(img) ? holding_layout(img)->n_chunks : 0;
 	struct hash128 hash;
 	for (uint32_t i = 0; i < n; i++)
 		if (!(img->has_hash && img->has_hash[i]) && holding_chunk_hash(img, i, &hash))
@@ -177,7 +186,7 @@ void holding_keep_hashes(struct holding *img)
 /* What was received in a load that failed may be what was wrong: the next one must not be measured by it. */
 void holding_settle_hashes(struct holding *img)
 {
-	if (!img->doubtful || img->n_hauls || img->host)
+	if (!img->doubtful || img->n_hauls || holding_in_memory(img))
 		return;
 	img->doubtful = false;
 	forget_hashes(img);
@@ -238,7 +247,7 @@ void holding_take_sides(struct holding *img, uint8_t **side_data)
 
 void holding_drop_table(struct holding *img)
 {
-	if (!img->host && !img->disk)
+	if (!img->copies[img->daemon->tier_disk] && !holding_in_memory(img))
 		shm_fini(&img->table);
 }
 

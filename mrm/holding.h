@@ -35,7 +35,7 @@ struct holding {
 	uint32_t n_hauls;
 	struct hash128 digest;        /* {0, 0}: not known */
 	struct shm_region table;
-	struct segment *host, *disk;
+	struct segment *copies[CACHE_MAX_TIERS]; /* by tier; of the disk tier only while it arrives, as a page */
 	struct trace trace;
 };
 
@@ -47,6 +47,13 @@ void holding_put(struct holding **img);
 void holding_when_alone(struct holding *img, struct job *job);
 struct holding *holding_by_model(struct daemon *d, uint64_t model);
 struct holding *holding_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t lo);
+
+/* Whether there is a copy on host or on a device. */
+bool holding_in_memory(const struct holding *img);
+static inline struct segment *holding_host(const struct holding *img)
+{
+	return img->copies[img->daemon->tier_host];
+}
 
 /* What it is made of. */
 const struct image_desc *holding_desc(const struct holding *img);

@@ -227,7 +227,7 @@ static void alloc_scratch(struct haul *t, bool sha)
 	}
 	if (!sha)
 		return;
-	struct segment *host = t->way == WAY_REMOTE_HOST ? t->image->host : NULL;
+	struct segment *host = t->way == WAY_REMOTE_HOST ? holding_host(t->image) : NULL;
 	t->gaps = host && host->gaps ? host->gaps : malloc(desc->layout->gap_bytes + 1);
 	ASSERT(t->gaps);
 	if (host)
@@ -288,7 +288,7 @@ static void begin_ahead(struct haul *t)
 {
 	struct ahead *a = calloc(1, sizeof *a);
 	ASSERT(a);
-	*a = (struct ahead){.haul = t, .host = t->image->host, .layout = holding_layout(t->image),
+	*a = (struct ahead){.haul = t, .host = holding_host(t->image), .layout = holding_layout(t->image),
 		.cancel = t->cancel ? t->cancel : t->daemon->halt, .huge = t->daemon->shm.huge,
 		.job = {.run = run_ahead, .done = ahead_done}};
 	submit_ahead(a);

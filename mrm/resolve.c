@@ -3,6 +3,7 @@
  * version that is not known yet. */
 #include "mrm/resolve.h"
 
+#include "mrm/catalog.h"
 #include "mrm/chunk.h"
 #include "mrm/clock.h"
 #include "mrm/engine.h"
@@ -149,7 +150,7 @@ static void answer(struct search *s, struct holding *img)
 		idmap_set(&d->images, model, img);
 	}
 	holding_put(&img);
-	engine_names_changed(d);
+	catalog_changed(d);
 }
 
 static void fail(struct search *s)

@@ -95,7 +95,7 @@ int sha_check_new(struct sha_check **out, struct haul *t, struct source_bytes *h
 	ASSERT(s);
 	s->haul = t;
 	s->layout = desc->layout;
-	s->host = t->image->host;
+	s->host = holding_host(t->image);
 	s->heads = heads;
 	s->n_files = desc->n_files;
 	s->file = calloc(desc->n_files, sizeof *s->file);

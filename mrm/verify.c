@@ -204,7 +204,7 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 	v->image = holding_get(img);
 	v->layout = holding_layout(img);
 	v->stored = stages[v->stage] == TIER_DISK ? img->stored : NULL;
-	v->host = img->host;
+	v->host = holding_host(img);
 	v->want = v->stored ? NULL : wanted_hashes(img);
 	v->next = 0;
 	v->n_chunks = v->layout->n_chunks;

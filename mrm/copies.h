@@ -1,0 +1,14 @@
+/* copies.h - memory and files of copies: made and given back by workers, as the brain says.  Thread: loop. */
+#ifndef MRM_COPIES_H
+#define MRM_COPIES_H
+
+#include "mrm/holding.h"
+
+/* The effects of these names; each answers the brain. */
+void copies_alloc(struct daemon *d, const struct cache_effect *fx);
+void copies_free(struct daemon *d, const struct cache_effect *fx);
+void copies_poison(struct daemon *d, const struct cache_effect *fx);
+/* Drops the checksums of a model that is read in place: they stand for no copy, so nothing but this would. */
+void copies_forget_reference(struct holding *img);
+
+#endif

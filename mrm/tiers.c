@@ -1,0 +1,47 @@
+/* tiers.c - see tiers.h. */
+#include "mrm/tiers.h"
+
+#include "shared/log.h"
+
+#include <inttypes.h>
+
+static void on_edge(void *ctx, uint64_t model, uint8_t tier, enum copy_state from, enum copy_state to, const char *why)
+{
+	log_debug("state", "model %" PRIu64 " tier %u: %s -> %s (%s)", model, tier, copy_state_name(from),
+		copy_state_name(to), why);
+}
+
+void tiers_config(struct daemon *d, const struct config *c, struct cache_config *out)
+{
+	static struct cache_tier_config tiers[3];
+	static struct cache_link_config links[5];
+	tiers[0] = (struct cache_tier_config){.kind = TIER_REMOTE};
+	tiers[1] = (struct cache_tier_config){.kind = TIER_DISK, .capacity_bytes = c->disk_bytes};
+	tiers[2] = (struct cache_tier_config){.kind = TIER_HOST, .capacity_bytes = c->host_bytes};
+	links[0] = (struct cache_link_config){0, 2, 4, 500 * MIB};
+	links[1] = (struct cache_link_config){0, 1, 4, 500 * MIB};
+	links[2] = (struct cache_link_config){1, 2, 4, 2 * GIB};
+	links[3] = (struct cache_link_config){2, 1, 4, GIB};
+	*out = (struct cache_config){
+		.tiers = tiers,
+		.n_tiers = 3,
+		.links = links,
+		.n_links = 4,
+		.policy = c->policy,
+		.min_residency_ns = c->min_residency,
+		.ttl_ns = c->ttl,
+		.half_life_ns = c->half_life,
+		.revalidate_ns = c->revalidate,
+		.negative_ns = c->negative,
+		.max_names = (uint32_t)c->max_models,
+		.max_waiters = (uint32_t)c->max_waiters,
+		.promote = true,
+		.dedup = c->dedup,
+		.hash_seed = (uint32_t)d->boot_lo,
+		.on_edge = on_edge,
+		.ctx = d,
+	};
+	d->tier_remote = 0;
+	d->tier_disk = 1;
+	d->tier_host = 2;
+}
