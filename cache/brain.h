@@ -197,6 +197,7 @@ struct load {
 	uint8_t keep;        /* enum keep bits: wanted besides waiters and leases */
 	bool retried;        /* gave up one damaged source already */
 	bool waited_young;   /* counted in residency_waits */
+	bool squeezed;       /* was refused memory once and had idle copies evicted: asks again when they are gone */
 	bool accepting;      /* has prefetch or pin requests to accept when the event is over */
 	struct want own;     /* for `keep` */
 	struct want source;  /* our interest in the load of the copy we are filled from */
@@ -381,6 +382,9 @@ void room_enter(struct cache *c, struct load *l);
 void room_leave(struct cache *c, struct load *l);
 /* Its class or deadline changed. */
 void room_resort(struct cache *c, struct load *l);
+/* The machine refused the memory that the tier's capacity promised.  True: idle copies make way and the load waits for
+ * that, once; false: it cannot be helped. */
+bool room_squeeze(struct cache *c, struct load *l, const struct fault *why);
 void room_pump(struct cache *c, struct tier *t);
 /* When a copy that somebody waits for reaches its minimum residency. */
 uint64_t room_wake(const struct cache *c, const struct tier *t);

@@ -162,7 +162,8 @@ struct cache_model_info {
  * Returns true when the record is new. */
 bool cache_resolved(struct cache *c, uint64_t now, uint64_t name, const struct cache_model_info *info, uint64_t *model);
 void cache_resolve_failed(struct cache *c, uint64_t now, uint64_t name, const struct fault *why);
-/* error NULL: the memory is there; else the load fails with it, and there is nothing to free. */
+/* error NULL: the memory is there; else there is nothing to free, and the load fails with it; after NO_MEMORY a
+ * demand asks again once, when idle copies have gone. */
 void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy,
 	const struct fault *error);
 /* Bytes landed so far in all (monotone). */

@@ -326,10 +326,10 @@ void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tie
 	k->has_memory = !error;
 	if (k->state == COPY_RESERVED) {
 		ASSERT(k->load && k->load->phase == LOAD_ALLOC);
-		if (error)
-			load_fail(c, k->load, error);
-		else
+		if (!error)
 			load_replan(c, k->load);
+		else if (!room_squeeze(c, k->load, error))
+			load_fail(c, k->load, error);
 	}
 	copy_settle(c, k);
 	brain_run(c);

@@ -86,6 +86,22 @@ static void room_take_soft(struct cache *c, struct tier *t, uint64_t bytes)
 	}
 }
 
+bool room_squeeze(struct cache *c, struct load *l, const struct fault *why)
+{
+	struct copy *k = l->copy;
+	struct tier *t = &c->tiers[k->tier];
+	uint64_t bytes = MIN(k->bytes, evictable_bytes(c, t));
+	/* Images on disk take no memory. */
+	if (why->code != TRIMS_E_NO_MEMORY || t->kind == TIER_DISK || l->squeezed || !load_may_take_any(l) || bytes == 0)
+		return false;
+	l->squeezed = true;
+	c->stats.alloc_retries++;
+	evict_bytes(c, t, bytes);
+	k->prefetched = false; /* it is no waste yet */
+	copy_drain(c, k, "its memory was refused; it is asked for again when idle copies are gone");
+	return true;
+}
+
 enum verdict { VERDICT_ADMIT, VERDICT_WAIT, VERDICT_REFUSE };
 
 static enum verdict room_demand(struct cache *c, struct tier *t, struct load *l, uint64_t missing)
@@ -113,6 +129,8 @@ static enum verdict room_judge(struct cache *c, struct tier *t, struct load *l)
 	uint64_t need = load_bytes(c, l), wanted = t->used_bytes + need;
 	if (need > t->capacity_bytes)
 		return VERDICT_REFUSE;
+	if (l->squeezed && t->hold_bytes[HOLD_FREEING])
+		return VERDICT_WAIT;
 	if (wanted <= t->capacity_bytes)
 		return VERDICT_ADMIT;
 	if (wanted - t->capacity_bytes <= t->hold_bytes[HOLD_FREEING])

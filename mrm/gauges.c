@@ -51,6 +51,7 @@ static void brain(struct daemon *d)
 	metrics_set(M_prefetch_wasted, s->prefetch_wasted);
 	metrics_set(M_promotions, s->promotions);
 	metrics_set(M_residency_waits, s->residency_waits);
+	metrics_set(M_alloc_retries, s->alloc_retries);
 	metrics_set(M_merged, s->merged);
 	while (metrics_value(M_fallback_persist_skipped) < s->persist_skipped) {
 		daemon_degraded(d, "persist-skipped", "a model from a remote source did not get onto the disk tier: no room, or given up");

@@ -73,7 +73,7 @@ struct sim {
 	size_t n_leases;
 	struct sim_request requests[SIM_REQUESTS];
 	size_t n_requests;
-	uint64_t answered;
+	uint64_t answered, alloc_retries;
 	unsigned fail_percent, twice_percent;
 	bool lazy; /* effects are read later than they could be: some are out of date by then */
 	bool over_capacity_ok; /* after a reconfiguration, until the tiers have shrunk */

@@ -1,9 +1,10 @@
 """Bounds, victims, leases, pins: nobody loses memory that is in use, and nothing grows beyond its bound."""
+import os
 import threading
 
 import models
 import wire
-from trimstest import main, test
+from trimstest import Skip, main, test
 
 MIB = 1 << 20
 
@@ -44,6 +45,26 @@ def a_model_larger_than_the_tier_is_refused_at_once(t):
     text = refused(t, 'TOO_LARGE', lambda: client.open('a'))
     assert 'a' in text
     client.open('b')
+
+
+@test
+def where_the_machine_has_less_than_promised_idle_copies_make_way(t):
+    if os.getuid() != 0:
+        raise Skip('needs root, for a small /dev/shm of its own')
+    made = {name: t.model(name, 10 * MIB) for name in 'abc'}
+    small = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs -o size=28M tmpfs /dev/shm && exec "$@"', 'sh']
+    daemon = t.daemon(wrapper=small, host_memory='shm', policy='lru')
+    client = daemon.client()
+    client.open('a').close()
+    b = client.open('b')
+    c = client.open('c')  # there is no room for three; the tier's bound would have let them in
+    t.equal(models.digests(c.tensors()), models.digests(made['c']))
+    there = [m['names'][0] for m in daemon.json('ls')['models'] if m['tiers'].get('host', {}).get('state') == 'ready']
+    t.equal(sorted(there), ['b', 'c'])
+    text = refused(t, 'NO_MEMORY', lambda: client.open('a'))
+    assert '/dev/shm' in text, text
+    b.close()
+    t.equal(models.digests(client.open('a').tensors()), models.digests(made['a']))
 
 
 @test

@@ -87,6 +87,81 @@ START_TEST(memory_that_cannot_be_had_refuses_the_open_and_counts_no_bytes)
 }
 END_TEST
 
+/* Two idle models are on host, and a third asks for memory by hand. */
+static const struct fix_answer *ask_with_idle_models(struct fixture *f)
+{
+	fix_init(f);
+	fix_use(f, 1, "old:300!");
+	fix_use(f, 2, "young:300!");
+	f->hands &= ~(HAND_ALLOC | HAND_FREE);
+	return fix_open(f, 3, "a:250!");
+}
+
+START_TEST(memory_that_cannot_be_had_is_asked_for_again_when_idle_copies_are_gone)
+{
+	struct fixture f;
+	const struct fix_answer *a = ask_with_idle_models(&f);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_MEMORY);
+	ck_assert_state(&f, "old:300!", HOST, COPY_DRAINING);
+	ck_assert_state(&f, "young:300!", HOST, COPY_READY);
+	ck_assert_uint_eq(fix_held(&f, FX_ALLOC), 0); /* not before the memory is back */
+	ck_assert_int_eq(a->kind, FX_N);
+	fix_done(&f, FX_FREE, TRIMS_E_NONE);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+	ck_assert_granted(a, COPY_LOADING);
+	ck_assert_state(&f, "a:250!", HOST, COPY_READY);
+	ck_assert_uint_eq(cache_stats(f.c)->alloc_retries, 1);
+	ck_assert_uint_eq(cache_stats(f.c)->evicted_room, 1);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(memory_that_cannot_be_had_twice_refuses_the_open)
+{
+	struct fixture f;
+	const struct fix_answer *a = ask_with_idle_models(&f);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_MEMORY);
+	fix_done(&f, FX_FREE, TRIMS_E_NONE);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_MEMORY);
+	ck_assert_refused(a, TRIMS_E_NO_MEMORY);
+	ck_assert_state(&f, "young:300!", HOST, COPY_READY);
+	ck_assert_uint_eq(fix_used(&f, HOST), 300);
+	ck_assert_uint_eq(cache_stats(f.c)->alloc_retries, 1);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(other_failures_and_prefetches_do_not_cost_idle_copies)
+{
+	struct fixture f;
+	const struct fix_answer *a = ask_with_idle_models(&f);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_SYSTEM);
+	ck_assert_refused(a, TRIMS_E_NO_SYSTEM);
+	struct cache_open ask = fix_ask(4, "b:250!");
+	cache_prefetch(f.c, f.now, &ask);
+	fix_run(&f);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_MEMORY);
+	ck_assert_uint_eq(f.count[FX_FREE], 0);
+	ck_assert_uint_eq(fix_used(&f, HOST), 600);
+	ck_assert_uint_eq(cache_stats(f.c)->alloc_retries, 0);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(who_waits_for_memory_may_give_up)
+{
+	struct fixture f;
+	const struct fix_answer *a = ask_with_idle_models(&f);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_MEMORY);
+	ck_assert_int_eq(cache_cancel(f.c, f.now, 1, 3), 0);
+	fix_run(&f);
+	ck_assert_refused(a, TRIMS_E_CANCELLED);
+	fix_done(&f, FX_FREE, TRIMS_E_NONE);
+	ck_assert_uint_eq(fix_held(&f, FX_ALLOC), 0);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_remote_load_is_written_through_to_disk_behind_it)
 {
 	struct fixture f;
@@ -429,7 +504,10 @@ static void loading(Suite *s)
 {
 	UNIT_CASE(s, "loading", a_cold_open_is_granted_while_bytes_arrive, a_second_open_is_a_hit_on_the_same_copy,
 		two_hundred_opens_of_a_cold_model_make_one_load, memory_is_asked_for_before_the_grant,
-		memory_that_cannot_be_had_refuses_the_open_and_counts_no_bytes, a_prefetched_load_outlives_its_clients,
+		memory_that_cannot_be_had_refuses_the_open_and_counts_no_bytes,
+		memory_that_cannot_be_had_is_asked_for_again_when_idle_copies_are_gone,
+		memory_that_cannot_be_had_twice_refuses_the_open, other_failures_and_prefetches_do_not_cost_idle_copies,
+		who_waits_for_memory_may_give_up, a_prefetched_load_outlives_its_clients,
 		late_and_double_answers_change_nothing, idle_ticks_bring_up_what_earns_it);
 }
 
