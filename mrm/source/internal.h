@@ -33,6 +33,7 @@ struct source_ops {
 	/* Web sources: adds what proves who we are.  Called only for URLs on s->origin.  NULL: nothing does. */
 	int (*authorize)(const struct source *s, const struct http_request *rq, struct curl_slist **headers);
 	bool refused_is_absent; /* 403 is also what a missing file gets */
+	const char *denied_means; /* NULL, or what is said of a 403 that gives no reason but that access is denied */
 	bool cache_redirects;   /* where a file's redirect led may be used again for a while */
 };
 

@@ -254,4 +254,6 @@ const struct source_ops source_s3_ops = {
 	.stream = web_stream,
 	.authorize = s3_authorize,
 	.refused_is_absent = true,
+	.denied_means = "absent, or not permitted: the credentials may lack s3:ListBucket, without which a store does not "
+		"say which",
 };

@@ -233,6 +233,14 @@ static void server_words(const struct http_response *r, char *out, size_t size)
 		snprintf(out, size, " (the bucket is in %s: set AWS_REGION)", r->region);
 }
 
+/* Not a wrong signature or an unknown key. */
+static bool gives_no_reason(const struct http_response *r)
+{
+	char code[64];
+	find_tag(r->body_start, "<Code>", code, sizeof code);
+	return r->status == 403 && !*r->region && !*r->error_code && (!*code || !strcmp(code, "AccessDenied"));
+}
+
 static bool is_retryable(int status)
 {
 	return status == 408 || status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
@@ -262,7 +270,9 @@ static int judge_status(struct state *st, const struct http_response *r)
 		code = TRIMS_E_REFUSED;
 	else if (r->status == 412 || r->status == 416)
 		code = TRIMS_E_CHANGED;
-	return fail(st->why, code, "%.*s: status %d%s", URL_SHOWN(t->url), r->status, words);
+	const char *means = gives_no_reason(r) ? t->source->ops->denied_means : NULL;
+	return fail(st->why, code, "%.*s: status %d%s%s%s", URL_SHOWN(t->url), r->status, words, means ? "; " : "",
+		means ? means : "");
 }
 
 static int judge(struct state *st)

@@ -626,7 +626,7 @@ def requests_to_s3_are_signed(t):
         t.equal(p.counters['degraded_clear_token'], int(bool(token)))
         store.faults += [limited(status(503), 2)]
         good(t, p, data)
-        p.refuses(p.resolve('absent'), 'REFUSED', '403')
+        p.refuses(p.resolve('absent'), 'REFUSED', 'absent, or not permitted: the credentials may lack s3:ListBucket')
 
 
 @test
@@ -637,7 +637,9 @@ def s3_says_why_it_refuses(t):
                        ({'AWS_ACCESS_KEY_ID': 'other'}, 'InvalidAccessKeyId'),
                        ({'AWS_REGION': 'us-east-9'}, 'AuthorizationHeaderMalformed')):
         p = Probe(t, 's3://bucket', env=s3_environment(store, **more))
-        p.refuses(p.resolve('m.safetensors'), 'REFUSED', word)
+        why = p.resolve('m.safetensors')
+        p.refuses(why, 'REFUSED', word)
+        assert 'ListBucket' not in json.dumps(why), why
     store.secret = None
     p = Probe(t, 's3://bucket', env={'AWS_ENDPOINT_URL_S3': store.url, 'AWS_ENDPOINT_URL': 'http://127.0.0.1:1'})
     p.found('m')
