@@ -46,6 +46,9 @@ static void adopt_image(struct daemon *d, struct disk_image *stored)
 		return;
 	}
 	idmap_set(&d->images, img->model, img);
+	if (!disk_image_complete(stored))
+		log_info("disk", "%s: %u of %u chunks are there from an earlier run", desc->name, disk_image_chunks(stored),
+			desc->layout->n_chunks);
 	metrics_add(disk_image_complete(stored) ? M_disk_adopted_complete : M_disk_adopted_partial, 1);
 	if (img->digest.hi | img->digest.lo)
 		cache_identified(d->cache, clock_now(), img->model, img->digest.hi, img->digest.lo);

@@ -143,6 +143,7 @@ static void conn_end_now(struct conn *c)
 		linger(c);
 	log_debug("conn", "#%" PRIu64 " %s (pid %d) is gone with %u leases", c->id, c->program, (int)c->peer.pid,
 		c->leases);
+	ASSERT(c->leases <= cache_owner_leases(d->cache, c->id)); /* grants may be on their way here */
 	cache_owner_gone(d->cache, clock_now(), c->id);
 	engine_pump(d);
 }

@@ -235,7 +235,11 @@ void report_answer(struct conn *c, uint64_t request, uint32_t report, const char
 {
 	struct daemon *d = conn_daemon(c);
 	struct holding *img = NULL;
-	if ((report == REPORT_SHOW || report == REPORT_TRACE) && !(img = asked_for(c, request, model)))
+	if (!report_name(report)) {
+		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "no such report");
+		return;
+	}
+	if (report_needs_model(report) && !(img = asked_for(c, request, model)))
 		return;
 	switch (report) {
 	case REPORT_LS:
@@ -258,6 +262,6 @@ void report_answer(struct conn *c, uint64_t request, uint32_t report, const char
 		conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon has no GPU tier, hence no links to report");
 		break;
 	default:
-		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "no such report");
+		NEVER();
 	}
 }

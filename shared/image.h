@@ -119,7 +119,6 @@ struct layout {
 	uint64_t gap_bytes;
 	uint32_t *by_name;       /* [n_tensors] indices of tensors, sorted by name bytes */
 	uint64_t max_span_bytes; /* see layout_max_span_bytes() */
-	uint32_t max_spans;
 };
 
 /* Takes the tensors over from *list (emptied, also on failure).  Refuses overlaps, tensors outside the data part of their
@@ -146,9 +145,8 @@ struct layout_span {
  * gaps travel with the chunk that holds the tensor behind them (trailing ones: before them).  Where a tensor straddles
  * chunks its bytes are split exactly.  Returns how many; at most n_files. */
 uint32_t layout_spans(const struct layout *l, uint32_t chunk, struct layout_span *out, uint32_t max);
-/* Upper bound of the sum of span bytes of any one chunk, and of the number of spans. */
+/* Upper bound of the sum of span bytes of any one chunk. */
 uint64_t layout_max_span_bytes(const struct layout *l);
-uint32_t layout_max_spans(const struct layout *l);
 
 /* Builds the chunk's image bytes at dst (layout_chunk().bytes of them, padding zeroed) from the spans' bytes:
  * src[i] holds spans[i].bytes bytes.  Gap bytes go to gap_buf + gap_off when gap_buf is not NULL. */

@@ -228,32 +228,6 @@ static int find_gaps(struct layout *l, const char *const *file_names, struct fau
 	return r;
 }
 
-/* The most files that meet in one chunk: their stretches of chunks are in file order and touch only at the ends. */
-static uint32_t most_files_in_a_chunk(const struct layout *l)
-{
-	uint32_t most = 1, here = 0, at = UINT32_MAX, g = 0, i = 0;
-	for (uint32_t f = 0; f < l->n_files; f++) {
-		uint32_t first = UINT32_MAX, last = 0;
-		for (; g < l->n_gaps && l->gaps[g].file == f; g++) {
-			first = MIN(first, l->gaps[g].chunk);
-			last = MAX(last, l->gaps[g].chunk);
-		}
-		for (; i < l->n_tensors && l->tensors[i].file == f; i++)
-			if (l->tensors[i].bytes) {
-				first = MIN(first, chunk_of(l, &l->tensors[i], 0));
-				last = MAX(last, chunk_of(l, &l->tensors[i], l->tensors[i].bytes - 1));
-			}
-		if (first == UINT32_MAX)
-			continue;
-		here = first == at ? here + 1 : 1;
-		most = MAX(most, here);
-		if (last != first)
-			here = 1;
-		at = last;
-	}
-	return most;
-}
-
 static void measure_spans(struct layout *l)
 {
 	uint64_t most = 0, here = 0;
@@ -262,7 +236,6 @@ static void measure_spans(struct layout *l)
 		most = MAX(most, here);
 	}
 	l->max_span_bytes = MIN(IMAGE_CHUNK_BYTES, l->image_bytes) + most;
-	l->max_spans = most_files_in_a_chunk(l);
 }
 
 /* Takes the list over and copies what the caller keeps. */
@@ -363,11 +336,6 @@ struct layout_chunk layout_chunk(const struct layout *l, uint32_t chunk)
 uint64_t layout_max_span_bytes(const struct layout *l)
 {
 	return l->max_span_bytes;
-}
-
-uint32_t layout_max_spans(const struct layout *l)
-{
-	return l->max_spans;
 }
 
 /* A stretch of one file that goes into one chunk as it is. */

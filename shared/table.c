@@ -134,26 +134,3 @@ int table_check(const void *table, uint64_t bytes)
 			return -EPROTO;
 	return 0;
 }
-
-static int name_compare(const char *a, size_t a_len, const char *b, size_t b_len)
-{
-	int d = memcmp(a, b, MIN(a_len, b_len));
-	return d ? d : (a_len > b_len) - (a_len < b_len);
-}
-
-int64_t table_find(const struct table_header *t, const char *name, size_t len)
-{
-	uint32_t lo = 0, hi = t->n_tensors;
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2, i = by_name(t)[mid];
-		const struct table_tensor *x = &table_tensors(t)[i];
-		int d = name_compare(name, len, table_name(t, x), x->name_len);
-		if (!d)
-			return i;
-		if (d < 0)
-			hi = mid;
-		else
-			lo = mid + 1;
-	}
-	return -1;
-}

@@ -57,7 +57,4 @@ static inline const char *table_name(const struct table_header *t, const struct 
 {
 	return (const char *)t + t->names_off + x->name_off;
 }
-/* Index of the tensor of that name by binary search, -1 if there is none. */
-int64_t table_find(const struct table_header *t, const char *name, size_t len);
-
 #endif

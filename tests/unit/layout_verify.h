@@ -5,7 +5,7 @@
 
 #include "shared/check.h"
 #include "shared/image.h"
-#include "shared/table.h"
+#include "tests/unit/table_find.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -65,15 +65,15 @@ static inline void verify_shape(const struct layout *l)
 /* Gathers every chunk from its spans alone; the spans of a file must tile it behind its head. */
 static inline void verify_gather(const struct layout *l, const uint8_t *const *files, uint8_t *image, uint8_t *gaps)
 {
-	struct layout_span *spans = verify_alloc(sizeof *spans * layout_max_spans(l));
-	const uint8_t **src = verify_alloc(sizeof *src * layout_max_spans(l));
+	struct layout_span *spans = verify_alloc(sizeof *spans * l->n_files);
+	const uint8_t **src = verify_alloc(sizeof *src * l->n_files);
 	uint64_t *covered = verify_alloc(sizeof *covered * l->n_files);
 	memcpy(covered, l->data_start, sizeof *covered * l->n_files);
 	for (uint32_t c = 0; c < l->n_chunks; c++) {
 		struct layout_chunk k = layout_chunk(l, c);
 		uint64_t sum = 0;
-		uint32_t n = layout_spans(l, c, spans, layout_max_spans(l));
-		ASSERT(n <= layout_max_spans(l) && n <= l->n_files);
+		uint32_t n = layout_spans(l, c, spans, l->n_files);
+		ASSERT(n <= l->n_files);
 		for (uint32_t i = 0; i < n; i++) {
 			ASSERT(!i || spans[i].file > spans[i - 1].file);
 			ASSERT(spans[i].bytes > 0 && spans[i].off == covered[spans[i].file]);

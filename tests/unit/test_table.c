@@ -1,8 +1,8 @@
 /* test_table.c - the tensor table: lookups, and tables that lie.  That a table says the same as its layout is checked by
  * layout_verify() in the tests of layouts. */
-#include "shared/table.h"
 
 #include "shared/image.h"
+#include "tests/unit/table_find.h"
 #include "tests/unit/unit.h"
 
 #include <errno.h>
