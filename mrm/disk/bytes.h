@@ -1,4 +1,4 @@
-/* bytes.h - little-endian fields in and out of memory; private to mrm/disk.
+/* bytes.h - little-endian fields in and out of memory, for the daemon's own records (mrm/disk, mrm/keep).
  * Writing grows a heap block and cannot fail.  Reading is bounded: the first field that is not there makes `bad` stick,
  * and everything read after it is zero or NULL, so a decoder checks once at the end of a group.
  * Thread: the owner's.  Ownership: out.p is the owner's heap block; in borrows. */

@@ -1,9 +1,11 @@
-/* fuzz_manifest.c - the disk store's own files.  The first byte says which: a manifest, a journal's head, a catalog.
+/* fuzz_manifest.c - the daemon's own records.  The first byte says which: a manifest, a journal's head, a catalog, the record of a
+ * kept copy.
  * Checksums are made to match, so that what is tested is what lies behind them: whatever is accepted encodes to the
  * same bytes. */
 #include "mrm/disk/bytes.h"
 #include "mrm/disk/disk.h"
 #include "mrm/disk/manifest.h"
+#include "mrm/keep/copy.h"
 #include "tests/fuzz/fuzz.h"
 
 static void same(const uint8_t *a, size_t a_bytes, const uint8_t *b, size_t b_bytes)
@@ -75,9 +77,29 @@ static void fuzz_catalog(uint8_t *in, size_t n)
 	disk_names_free(names, count);
 }
 
+static void fuzz_kept(uint8_t *in, size_t n)
+{
+	struct kept_copy c;
+	struct fault why = {0};
+	uint8_t *out;
+	size_t out_bytes;
+	if (n < CHECK_BYTES)
+		return;
+	store_hash(in + n - CHECK_BYTES, seeded_hash(in, n - CHECK_BYTES, fetch_u64(in)));
+	if (kept_record_decode(in, n, &c, &why) < 0) {
+		ASSERT(*why.text && !c.desc);
+		return;
+	}
+	ASSERT(kept_record_encode(&c, &out, &out_bytes, &why) == 0);
+	same(in, n, out, out_bytes);
+	free(out);
+	kept_copy_fini(&c);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static void (*const kinds[])(uint8_t *in, size_t n) = {fuzz_manifest, fuzz_journal, fuzz_catalog};
+	static void (*const kinds[])(uint8_t *in, size_t n) = {fuzz_manifest, fuzz_journal, fuzz_catalog,
+		fuzz_kept};
 	if (size < 1)
 		return 0;
 	uint8_t *copy = malloc(size - 1 + !(size - 1)); /* exact, so that a sanitizer sees a read behind it */

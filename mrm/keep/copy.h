@@ -1,0 +1,40 @@
+/* copy.h - a whole copy of a model among kept descriptors: its extents, and a record that says what they are.
+ *
+ * The record is put last and dropped first: where there is one, the copy is whole.  It carries everything that serving the
+ * copy takes (description, layout, chunk hashes, digest), so neither source nor disk tier is needed for it; side files'
+ * contents are not in it.  Nothing a record says is believed before its checksum matched and the layout was built anew, and
+ * nothing of the bytes before they were compared with its hashes, which is the taker's business.
+ *
+ * Thread: kept_copy_put() and kept_copy_drop() on workers; the rest on the main thread at start. */
+#ifndef MRM_KEEP_COPY_H
+#define MRM_KEEP_COPY_H
+
+#include "cache/cache.h"
+#include "mrm/disk/desc.h"
+#include "mrm/keep/keep.h"
+
+struct kept_copy {
+	enum tier_kind tier;     /* HOST or GPU */
+	char device[65];         /* GPU: its UUID */
+	uint64_t generation;     /* the brain's number of the copy, as clients know it */
+	struct hash128 digest;
+	struct image_desc *desc; /* a reference */
+	struct hash128 *hashes;  /* [layout->n_chunks] */
+	int *fds;                /* [layout->n_extents] */
+};
+
+/* Frees what it points to and closes the descriptors that are left in fds. */
+void kept_copy_fini(struct kept_copy *c);
+/* Gives all of it to the place that keeps; descriptors stay the caller's.  On failure nothing of it is kept. */
+int kept_copy_put(struct keep *k, const struct kept_copy *c, struct fault *why);
+void kept_copy_drop(struct keep *k, uint64_t generation, uint32_t n_extents);
+/* Takes the next whole copy out of what was found; -ENOENT: there is none left, and whatever else was found has been
+ * dropped.  *cursor starts at 0. */
+int kept_copy_next(struct keep *k, size_t *cursor, struct kept_copy *out);
+
+/* The record itself, for tests and fuzzing. */
+int kept_record_encode(const struct kept_copy *c, uint8_t **out, size_t *bytes, struct fault *why);
+/* fds are all -1 then. */
+int kept_record_decode(const uint8_t *in, size_t n, struct kept_copy *out, struct fault *why);
+
+#endif
