@@ -1,6 +1,7 @@
 /* resolve.c - see resolve.h.
  * Two steps: find (is there such a model, in which version?), then describe (read its headers), the second only for a
- * version that is not known yet. */
+ * version that is not known yet.  Where headers are at hand, a name that leads nowhere yet is described at once: that
+ * costs less than asking the loop whether it must be. */
 #include "mrm/resolve.h"
 
 #include "mrm/catalog.h"
@@ -25,6 +26,7 @@ struct search {
 	char name[CACHE_NAME_MAX + 1], base[CACHE_NAME_MAX + 1], revision[CACHE_NAME_MAX + 1];
 	struct source_listing *listing;
 	struct source_description *description;
+	bool is_new; /* the name leads to no model yet */
 	uint64_t started_ns;
 	int result;
 	struct fault why;
@@ -39,9 +41,8 @@ static void search_free(struct search *s)
 
 /* Every source is asked until one has it.  A source that fails does not hide the next ones, but when nobody has the
  * model its failure is the answer: "not found" would be a guess. */
-static void run_find(struct job *job, void *worker)
+static void ask_sources(struct search *s, void *worker)
 {
-	struct search *s = container_of(job, struct search, job);
 	struct daemon *d = s->daemon;
 	s->result = -ENOENT;
 	fault_set(&s->why, TRIMS_E_NOT_FOUND, "%s: no source of %zu has it", s->name, d->n_sources);
@@ -67,11 +68,23 @@ static void run_find(struct job *job, void *worker)
 	}
 }
 
-static void run_describe(struct job *job, void *worker)
+static void describe_found(struct search *s, void *worker)
 {
-	struct search *s = container_of(job, struct search, job);
 	s->result = source_describe(net_source(worker), s->listing, s->daemon->halt, &s->description, &s->why);
 	metrics_add(s->result ? M_source_requests_failed : M_source_requests_done, 1);
+}
+
+static void run_find(struct job *job, void *worker)
+{
+	struct search *s = container_of(job, struct search, job);
+	ask_sources(s, worker);
+	if (!s->result && s->is_new && s->listing->in_place)
+		describe_found(s, worker);
+}
+
+static void run_describe(struct job *job, void *worker)
+{
+	describe_found(container_of(job, struct search, job), worker);
 }
 
 /* ---- what was found becomes a description ---- */
@@ -160,23 +173,27 @@ static void fail(struct search *s)
 	cache_resolve_failed(s->daemon->cache, clock_now(), s->name_id, &s->why);
 }
 
+/* Another name may have led to the same files meanwhile. */
+static struct holding *described_holding(struct search *s)
+{
+	struct holding *img = holding_by_fingerprint(s->daemon, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
+	if (!img) {
+		int e = holding_new(&img, s->daemon, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
+		ASSERT(!e);
+	}
+	if (!holding_desc(img))
+		img->desc = describe(s->listing, s->description);
+	return img;
+}
+
 static void described(struct job *job)
 {
 	struct search *s = container_of(job, struct search, job);
 	struct daemon *d = s->daemon;
-	if (job->withdrawn || s->result) {
+	if (job->withdrawn || s->result)
 		fail(s);
-	} else {
-		/* Another name may have led to the same files meanwhile. */
-		struct holding *img = holding_by_fingerprint(d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
-		if (!img) {
-			int e = holding_new(&img, d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
-			ASSERT(!e);
-		}
-		if (!holding_desc(img))
-			img->desc = describe(s->listing, s->description);
-		answer(s, img);
-	}
+	else
+		answer(s, described_holding(s));
 	search_free(s);
 	engine_pump(d);
 }
@@ -191,18 +208,17 @@ static void found(struct job *job)
 {
 	struct search *s = container_of(job, struct search, job);
 	struct daemon *d = s->daemon;
-	if (job->withdrawn || s->result) {
-		fail(s);
-		search_free(s);
-	} else {
-		struct holding *img = holding_by_fingerprint(d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
-		if (img && holding_desc(img)) {
-			answer(s, img);
-			search_free(s);
-		} else {
-			submit(s, run_describe, described);
-		}
+	if (job->withdrawn || s->result || s->description) {
+		described(job);
+		return;
 	}
+	struct holding *img = holding_by_fingerprint(d, s->listing->fingerprint_hi, s->listing->fingerprint_lo);
+	if (!img || !holding_desc(img)) {
+		submit(s, run_describe, described);
+		return;
+	}
+	answer(s, img);
+	search_free(s);
 	engine_pump(d);
 }
 
@@ -212,6 +228,7 @@ void resolve_start(struct daemon *d, uint64_t name_id, const char *name)
 	ASSERT(s);
 	s->daemon = d;
 	s->name_id = name_id;
+	s->is_new = !cache_find(d->cache, name);
 	s->started_ns = clock_now();
 	snprintf(s->name, sizeof s->name, "%s", name);
 	int e = name_split(name, s->base, s->revision, NULL);

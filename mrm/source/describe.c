@@ -7,7 +7,10 @@
 
 #include <openssl/evp.h>
 
-#define FIRST_READ_BYTES (256 * KIB) /* most heads are shorter */
+/* What is read of a file before its head's length is known.  A remote source takes longer to answer than to send this
+ * much, which holds most heads; of a local file the length is read and then what it says. */
+#define FIRST_READ_REMOTE (256 * KIB)
+#define FIRST_READ_LOCAL (16 * KIB)
 
 void source_description_free(struct source_description **d)
 {
@@ -86,7 +89,7 @@ static int read_head(struct heads *h, uint32_t file, struct source_bytes *head)
 {
 	const struct source_file *f = &h->l->files[file];
 	enum model_format format;
-	size_t need = (size_t)MIN(f->bytes, FIRST_READ_BYTES);
+	size_t need = (size_t)MIN(f->bytes, h->l->in_place ? FIRST_READ_LOCAL : FIRST_READ_REMOTE);
 	if (header_format(f->path, &format))
 		return fail(h->why, TRIMS_E_BAD_MODEL, "%s is of no known format", f->path);
 	for (;;) {

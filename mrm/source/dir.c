@@ -133,20 +133,37 @@ static int look(struct finder *f, const char *path, bool weight, struct source_f
 	return out->path && out->locator && out->version ? 0 : fail_memory(why);
 }
 
-static int list_entries(struct source *s, const char *dir, DIR *d, char **v, uint32_t *n, struct fault *why)
+struct names {
+	char **v;
+	uint32_t n, cap;
+};
+
+static bool names_add(struct names *l, const char *name)
+{
+	if (l->n == l->cap) {
+		uint32_t cap = l->cap ? 2 * l->cap : 16;
+		char **v = reallocarray(l->v, cap, sizeof *v);
+		if (!v)
+			return false;
+		l->v = v;
+		l->cap = cap;
+	}
+	l->v[l->n] = strdup(name);
+	return l->v[l->n] && ++l->n;
+}
+
+static int list_entries(struct source *s, const char *dir, DIR *d, struct names *out, struct fault *why)
 {
 	struct dirent *e;
-	*n = 0;
 	while (errno = 0, (e = readdir(d))) {
 		if (e->d_type != DT_REG && e->d_type != DT_LNK && e->d_type != DT_UNKNOWN)
 			continue;
-		if (*n == MAX_DIR_ENTRIES) {
+		if (out->n == MAX_DIR_ENTRIES) {
 			degrade(s, DEGRADED_side_cut, "%s has more than %d files", dir, MAX_DIR_ENTRIES);
 			return 0;
 		}
-		if (!(v[*n] = strdup(e->d_name)))
+		if (!names_add(out, e->d_name))
 			return fail_memory(why);
-		++*n;
 	}
 	return errno ? explain_open(s, dir, -errno, why) : 0;
 }
@@ -160,16 +177,17 @@ static int list(struct finder *f, const char *dir, char ***names, uint32_t *n, s
 	if (!d)
 		return explain_open(f->source, dir, -errno, why);
 	steal_fd(&fd);
-	char **v = calloc(MAX_DIR_ENTRIES, sizeof *v); /* untouched pages cost nothing */
-	int r = v ? list_entries(f->source, dir, d, v, n, why) : fail_memory(why);
+	struct names l = {0};
+	int r = list_entries(f->source, dir, d, &l, why);
 	closedir(d);
 	if (r) {
-		for (uint32_t i = 0; v && i < *n; i++)
-			free(v[i]);
-		free(v);
+		while (l.n)
+			free(l.v[--l.n]);
+		free(l.v);
 		return r;
 	}
-	*names = v;
+	*names = l.v;
+	*n = l.n;
 	return 0;
 }
 

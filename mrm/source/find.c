@@ -282,7 +282,8 @@ static int add_sides(struct finder *f, struct source_listing *l, const char *dir
 	int r = f->list(f, dir, &names, &n, why);
 	if (r)
 		return r;
-	qsort(names, n, sizeof *names, by_rank_then_name);
+	if (n)
+		qsort(names, n, sizeof *names, by_rank_then_name);
 	for (uint32_t i = 0; i < n && !r; i++)
 		if (is_wanted(names[i], only_known))
 			r = add_side(f, l, dir, names[i], why);
