@@ -68,6 +68,7 @@ static void holding_free(struct holding *img)
 	image_desc_free(&img->desc);
 	source_listing_free(&img->listing);
 	shm_fini(&img->table);
+	trace_fini(&img->trace);
 	forget_hashes(img);
 	img->magic = 0;
 	free(img);

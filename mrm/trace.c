@@ -2,9 +2,15 @@
 #include "mrm/trace.h"
 
 #include "mrm/clock.h"
+#include "shared/check.h"
+
+#include <stdlib.h>
 
 struct trace_load *trace_begin(struct trace *t, uint64_t transfer)
 {
+	if (!t->load)
+		t->load = calloc(TRACE_KEPT, sizeof *t->load);
+	ASSERT(t->load);
 	struct trace_load *l = &t->load[t->n++ % TRACE_KEPT];
 	*l = (struct trace_load){
 		.transfer = transfer,
@@ -19,8 +25,14 @@ struct trace_load *trace_begin(struct trace *t, uint64_t transfer)
 
 struct trace_load *trace_find(struct trace *t, uint64_t transfer)
 {
-	for (uint32_t i = 0; i < TRACE_KEPT; i++)
+	for (uint32_t i = 0; t->load && i < TRACE_KEPT; i++)
 		if (t->load[i].transfer == transfer)
 			return &t->load[i];
 	return NULL;
+}
+
+void trace_fini(struct trace *t)
+{
+	free(t->load);
+	*t = (struct trace){0};
 }

@@ -1,5 +1,5 @@
 /* trace.h - why a load took as long as it took: the last loads of a model, by stage.
- * Thread: loop.  Plain memory of its image. */
+ * Thread: loop.  Zeroed is empty; a model that was never loaded takes no memory for it. */
 #ifndef MRM_TRACE_H
 #define MRM_TRACE_H
 
@@ -20,7 +20,7 @@ struct trace_load {
 };
 
 struct trace {
-	struct trace_load load[TRACE_KEPT];
+	struct trace_load *load; /* [TRACE_KEPT]; NULL before the first */
 	uint32_t n; /* ever; the newest is load[(n - 1) % TRACE_KEPT] */
 	uint64_t resolve_ns, alloc_ns; /* of what comes next */
 };
@@ -29,5 +29,6 @@ struct trace {
 struct trace_load *trace_begin(struct trace *t, uint64_t transfer);
 /* NULL when it was pushed out meanwhile. */
 struct trace_load *trace_find(struct trace *t, uint64_t transfer);
+void trace_fini(struct trace *t);
 
 #endif

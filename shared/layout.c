@@ -262,6 +262,24 @@ static struct layout *layout_alloc(struct tensor_list *list, const uint64_t *fil
 	return l;
 }
 
+/* p with room for n elements of that size and no more.  It stays as it is where memory cannot be given back. */
+static void *trimmed(void *p, size_t n, size_t bytes)
+{
+	void *less = p ? realloc(p, MAX(n * bytes, 1u)) : NULL;
+	if (!less)
+		return p;
+	return less;
+}
+
+/* A daemon knows many models, and most have one extent. */
+static void trim(struct layout *l)
+{
+	l->tensors = trimmed(l->tensors, l->n_tensors, sizeof *l->tensors);
+	l->extent_bytes = trimmed(l->extent_bytes, l->n_extents, sizeof *l->extent_bytes);
+	l->extent_chunk = trimmed(l->extent_chunk, l->n_extents + 1, sizeof *l->extent_chunk);
+	l->gaps = trimmed(l->gaps, l->n_gaps, sizeof *l->gaps);
+}
+
 static int check_counts(const struct tensor_list *list, const char *const *file_names, uint32_t n_files,
 	struct fault *why)
 {
@@ -294,6 +312,8 @@ static int build(struct layout *l, const char *const *file_names, struct fault *
 		r = find_gaps(l, file_names, why);
 	if (!r)
 		measure_spans(l);
+	if (!r)
+		trim(l);
 	return r;
 }
 
