@@ -478,7 +478,7 @@ static void free_images(struct daemon *d)
 	struct holding *img;
 	struct fault stopping;
 	fault_set(&stopping, TRIMS_E_STOPPING, "the daemon is stopping");
-	for (size_t at = 0; (img = idmap_next(&d->prints, &at)); at = 0) {
+	for (size_t at = 0; (img = idmap_take_any(&d->prints, &at));) {
 		for (uint8_t t = 0; t < CACHE_MAX_TIERS; t++) {
 			if (img->copies[t])
 				segment_poison(img->copies[t], &stopping); /* whoever waits for more bytes hears that none will come */

@@ -81,3 +81,12 @@ void *idmap_next(const struct idmap *m, size_t *at)
 	}
 	return NULL;
 }
+
+/* What lies behind a slot that is emptied may move into it, so the slot is looked at again. */
+void *idmap_take_any(struct idmap *m, size_t *at)
+{
+	for (; *at < m->cap; ++*at)
+		if (m->slot[*at].key)
+			return idmap_take(m, m->slot[*at].key);
+	return NULL;
+}

@@ -20,6 +20,9 @@ void *idmap_get(const struct idmap *m, uint64_t key);
 void idmap_set(struct idmap *m, uint64_t key, void *value);
 /* Takes it out and returns it; NULL when absent. */
 void *idmap_take(struct idmap *m, uint64_t key);
+/* Takes out any; NULL when there is none.  *at starts at 0 and makes emptying a map linear; nothing is to be added
+ * meanwhile, but more may be taken out. */
+void *idmap_take_any(struct idmap *m, size_t *at);
 /* Visits in no order; *at starts at 0; NULL at the end.  No changes meanwhile. */
 void *idmap_next(const struct idmap *m, size_t *at);
 

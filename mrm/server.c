@@ -209,7 +209,7 @@ void server_stop(struct server *s)
 {
 	stop_listening(s);
 	struct conn *c;
-	for (size_t at = 0; (c = idmap_next(&s->conns, &at)); at = 0) {
+	for (size_t at = 0; (c = idmap_take_any(&s->conns, &at));) {
 		conn_reply_fault(c, 0, TRIMS_E_STOPPING, "the daemon is stopping");
 		metrics_add(M_dropped_stopping, 1);
 		conn_free(&c);
@@ -225,7 +225,7 @@ void server_free(struct server **sp)
 		return;
 	stop_listening(s);
 	struct conn *c;
-	for (size_t at = 0; (c = idmap_next(&s->conns, &at)); at = 0)
+	for (size_t at = 0; (c = idmap_take_any(&s->conns, &at));)
 		conn_free(&c);
 	ASSERT(s->n_conns == 0 && list_empty(&s->lingering));
 	conn_reap(&s->dead);

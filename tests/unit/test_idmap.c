@@ -67,6 +67,36 @@ START_TEST(it_agrees_with_a_naive_map)
 }
 END_TEST
 
+START_TEST(emptying_it_meets_each_value_once_also_when_others_leave_meanwhile)
+{
+	uint64_t seed = unit_seed();
+	for (int round = 0; round < 200; round++) {
+		struct idmap m = {0};
+		static bool there[KEYS];
+		size_t left = 0, at = 0;
+		bool *value;
+		for (size_t i = 0; i < KEYS; i++)
+			if ((there[i] = unit_random(&seed) % 3)) {
+				idmap_set(&m, key_of(i), &there[i]);
+				left++;
+			}
+		while ((value = idmap_take_any(&m, &at))) {
+			ck_assert(*value);
+			*value = false;
+			left--;
+			size_t other = unit_random(&seed) % KEYS;
+			if (unit_random(&seed) % 4 == 0 && idmap_take(&m, key_of(other))) {
+				there[other] = false;
+				left--;
+			}
+		}
+		ck_assert_uint_eq(left, 0);
+		ck_assert_uint_eq(m.n, 0);
+		idmap_fini(&m);
+	}
+}
+END_TEST
+
 START_TEST(a_value_can_be_replaced)
 {
 	struct idmap m = {0};
@@ -98,7 +128,8 @@ END_TEST
 
 static void all(Suite *suite)
 {
-	UNIT_CASE(suite, "map", it_agrees_with_a_naive_map, a_value_can_be_replaced, an_empty_one_has_nothing);
+	UNIT_CASE(suite, "map", it_agrees_with_a_naive_map,
+		emptying_it_meets_each_value_once_also_when_others_leave_meanwhile, a_value_can_be_replaced, an_empty_one_has_nothing);
 }
 
 UNIT_MAIN("idmap", all)
