@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -35,6 +36,16 @@ void lab_mkdir(const char *path)
 {
 	if (mkdir(path, 0755) && errno != EEXIST)
 		die_errno(errno, "making %s", path);
+}
+
+void lab_progress(const char *what, uint64_t done, uint64_t total)
+{
+	if (!isatty(STDERR_FILENO))
+		return;
+	fputs("\r\033[K", stderr);
+	if (what)
+		fprintf(stderr, "%s: %" PRIu64 " of %" PRIu64, what, done, total);
+	fflush(stderr);
 }
 
 /* ---- processes ---- */

@@ -19,6 +19,9 @@ void lab_mkdir(const char *path);
 /* Starts a program whose output goes to NAME.log of the lab. */
 pid_t lab_spawn(const struct bench_options *o, const char *name, const char *const argv[]);
 
+/* One line on a terminal that says how far a long preparation is; NULL: it is over, the line goes. */
+void lab_progress(const char *what, uint64_t done, uint64_t total);
+
 struct mrm {
 	pid_t pid;
 	int no;
