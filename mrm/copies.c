@@ -5,6 +5,8 @@
 #include "mrm/catalog.h"
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/devices.h"
+#include "mrm/gpu/memory.h"
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/own.h"
@@ -19,6 +21,7 @@ struct copy_job {
 	struct holding *image; /* referenced */
 	uint64_t model, generation;
 	uint8_t tier;
+	int device; /* -1: not on one */
 	const struct image_desc *desc;
 	char label[128];
 	/* what is made */
@@ -41,6 +44,7 @@ static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect
 	j->model = fx->model;
 	j->generation = fx->copy;
 	j->tier = fx->to;
+	j->device = devices_of_tier(d, fx->to);
 	j->desc = img->desc;
 	j->table.fd = -1;
 	snprintf(j->label, sizeof j->label, "%s", holding_label(img));
@@ -63,8 +67,18 @@ static void run_alloc(struct job *job, void *worker)
 	const struct shm_options *o = &j->daemon->shm;
 	const struct layout *l = j->desc->layout;
 	j->result = holding_build_table(l, o, &j->table, &j->why);
+	enum segment_kind kind = j->device >= 0 ? SEGMENT_DEVICE : j->tier == j->daemon->tier_host ? SEGMENT_HOST
+		: SEGMENT_PAGE;
 	if (!j->result)
-		j->result = segment_new(&j->copy, l, j->generation, j->tier == j->daemon->tier_host, j->label, o, &j->why);
+		j->result = segment_new(&j->copy, l, j->generation, kind, j->label, o, &j->why);
+	if (j->result || j->device < 0)
+		return;
+	struct gpu *g = j->daemon->gpu;
+	uint32_t device = (uint32_t)j->device;
+	j->result = gpu_memory_new(&j->copy->device, g, device, gpu_facts(g, device)->export, l->extent_bytes, l->n_extents,
+		j->generation, &j->why);
+	if (j->result)
+		segment_free(&j->copy);
 }
 
 static void allocated(struct job *job)
@@ -81,10 +95,12 @@ static void allocated(struct job *job)
 		if (img->table.fd < 0)
 			img->table = shm_take(&j->table);
 		/* A page of an earlier copy on disk may be left: its clients keep their own mapping of it. */
+		ASSERT(!*slot || !(*slot)->extents);
 		segment_free(slot);
 		*slot = j->copy;
 		img->trace.alloc_ns = job->finished_ns - job->queued_ns;
 	}
+	devices_check(d);
 	cache_alloc_done(d->cache, clock_now(), j->model, j->tier, j->generation, j->result ? &j->why : NULL);
 	copy_job_end(j);
 }
@@ -116,6 +132,8 @@ static void run_rescue(struct job *job, void *worker)
 static void run_free(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
+	if (j->copy)
+		gpu_memory_free(&j->copy->device);
 	segment_free(&j->copy);
 	if (j->leaving && disk_image_drop(&j->leaving, &j->why))
 		log_warn("disk", "%s: %s", j->label, j->why.text);
@@ -181,6 +199,7 @@ void copies_forget_reference(struct holding *img)
 	ASSERT(j);
 	j->daemon = img->daemon;
 	j->image = holding_get(img);
+	j->device = -1;
 	j->table.fd = -1;
 	j->leaving = STEAL(img->stored);
 	snprintf(j->label, sizeof j->label, "%s", img->desc->name);

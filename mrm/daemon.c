@@ -9,6 +9,8 @@
 #include "mrm/disk/disk.h"
 #include "mrm/engine.h"
 #include "mrm/gauges.h"
+#include "mrm/gpu/devices.h"
+#include "mrm/gpu/memory.h"
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
 #include "mrm/notify.h"
@@ -135,6 +137,8 @@ static void on_drain_over(struct ev_loop *loop, ev_timer *w, int revents)
 static int check_names(const struct config *c, struct fault *why)
 {
 	char *end;
+	if (strcmp(c->gpu, "auto") && strcmp(c->gpu, "off") && strcmp(c->gpu, "sim") && strncmp(c->gpu, "sim:", 4))
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "gpu: \"%s\" is none of auto, off, sim and sim:FILE", c->gpu), -EINVAL;
 	unsigned long mode = strtoul(c->socket_mode, &end, 8);
 	if (*end || mode > 0777)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "socket-mode: \"%s\" is not an octal mode", c->socket_mode), -EINVAL;
@@ -368,11 +372,15 @@ static int start(struct daemon *d, struct fault *why)
 	if (e)
 		return e;
 	size_tiers(d);
+	e = devices_start(d, why);
+	if (e)
+		return e;
 	struct cache_config cc;
 	tiers_config(d, d->config, &cc);
 	e = cache_new(&d->cache, &cc, why);
 	e = e ? e : start_pools(d, why);
 	e = e ? e : start_metrics(d, why);
+	e = e ? e : devices_run(d, why);
 	if (e)
 		return e;
 	catalog_adopt(d);
@@ -482,6 +490,8 @@ static void free_images(struct daemon *d)
 		for (uint8_t t = 0; t < CACHE_MAX_TIERS; t++) {
 			if (img->copies[t])
 				segment_poison(img->copies[t], &stopping); /* whoever waits for more bytes hears that none will come */
+			if (img->copies[t])
+				gpu_memory_free(&img->copies[t]->device);
 			segment_free(&img->copies[t]);
 		}
 		img->model = 0;
@@ -511,6 +521,7 @@ void daemon_free(struct daemon **dp)
 	pool_free(&d->misc);
 	jobs_free(&d->jobs);
 	free_images(d);
+	devices_stop(d);
 	cache_free(&d->cache);
 	disk_close(&d->disk);
 	for (size_t i = 0; i < d->n_sources; i++)

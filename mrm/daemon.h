@@ -18,6 +18,8 @@ struct source_cancel;
 struct metrics;
 struct server;
 struct httpd;
+struct gpu;
+struct devices;
 
 /* Degraded paths in use, each with its name, reason and counter (metrics.def: trims_fallback_total). */
 struct degraded {
@@ -33,7 +35,7 @@ struct daemon {
 	char **argv;
 	struct ev_loop *loop;
 	struct cache *cache;
-	uint8_t tier_remote, tier_disk, tier_host; /* CACHE_NO_TIER when not configured */
+	uint8_t tier_remote, tier_disk, tier_host, tier_gpu; /* the last is the first device's, whether there is one or not */
 	struct disk *disk;
 	struct source *sources[CONFIG_MAX_LIST];
 	size_t n_sources;
@@ -45,6 +47,8 @@ struct daemon {
 	struct source_cancel *halt; /* set when the daemon stops: ends every search */
 	struct shm_machine machine;
 	struct shm_options shm;
+	struct gpu *gpu;         /* the driver and what it has; no devices: no GPU */
+	struct devices *devices;
 	struct server *server;
 	struct httpd *httpd;
 	struct idmap images;    /* brain's model id -> struct holding */

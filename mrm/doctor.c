@@ -4,6 +4,7 @@
 #include "mrm/chunk.h"
 #include "mrm/clock.h"
 #include "mrm/disk/disk.h"
+#include "mrm/gpu/devices.h"
 #include "mrm/source/source.h"
 
 #include <inttypes.h>
@@ -95,7 +96,7 @@ json_t *report_doctor(struct daemon *d)
 	check_memory(checks, d);
 	check_disk(checks, d);
 	check_sources(checks, d);
-	check(checks, "gpu", "off", "this version has no GPU tier");
+	devices_doctor(d, check, checks);
 	check_degraded(checks, d);
 	config_visit(d->config, add_option, config);
 	return json_pack("{s:o, s:o, s:s, s:i, s:I}", "checks", checks, "config", config, "version", TRIMS_VERSION, "pid",

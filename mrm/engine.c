@@ -22,7 +22,7 @@
 static int make_page(struct daemon *d, struct holding *img, uint64_t generation, struct segment **out, struct fault *why)
 {
 	int e = img->table.fd < 0 ? holding_build_table(holding_layout(img), &d->shm, &img->table, why) : 0;
-	e = e ? e : segment_new(out, holding_layout(img), generation, false, holding_label(img), &d->shm, why);
+	e = e ? e : segment_new(out, holding_layout(img), generation, SEGMENT_PAGE, holding_label(img), &d->shm, why);
 	if (!e)
 		segment_set_ready(*out, holding_layout(img), img->digest);
 	return e;
@@ -44,20 +44,29 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	struct msg_fds *fds = &m.u.opened.fds;
 	fds->fd[fds->n++] = img->table.fd;
 	fds->fd[fds->n++] = copy->page.fd;
-	for (uint32_t i = 0; i < copy->n_extents; i++)
+	for (uint32_t i = 0; copy->extents && i < copy->n_extents; i++)
 		fds->fd[fds->n++] = copy->extents[i].fd;
 	conn_reply(c, &m);
 }
 
+static enum tier_kind kind_of(const struct daemon *d, uint8_t tier)
+{
+	struct cache_tier_view v;
+	cache_tier(d->cache, tier, &v);
+	return v.kind;
+}
+
 static void count_open(struct daemon *d, const struct cache_effect *fx, const struct conn_pending *p)
 {
-	bool disk = fx->to == d->tier_disk;
-	if (fx->hit)
-		metrics_add(disk ? M_requests_disk_hit : M_requests_host_hit, 1);
-	else if (fx->joined)
-		metrics_add(disk ? M_requests_disk_coalesced : M_requests_host_coalesced, 1);
-	else
-		metrics_add(disk ? M_requests_disk_miss : M_requests_host_miss, 1);
+	static const struct {
+		enum metric hit, coalesced, miss;
+	} row[TIER_KIND_N] = {
+		[TIER_DISK] = {M_requests_disk_hit, M_requests_disk_coalesced, M_requests_disk_miss},
+		[TIER_HOST] = {M_requests_host_hit, M_requests_host_coalesced, M_requests_host_miss},
+		[TIER_GPU] = {M_requests_gpu_hit, M_requests_gpu_coalesced, M_requests_gpu_miss},
+	};
+	enum tier_kind kind = kind_of(d, fx->to);
+	metrics_add(fx->hit ? row[kind].hit : fx->joined ? row[kind].coalesced : row[kind].miss, 1);
 	metrics_observe_ns(fx->hit ? M_open_hit : M_open_miss, clock_now() - p->since_ns);
 }
 
@@ -84,7 +93,7 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 	}
 	conn_leases_add(c, 1);
 	count_open(d, fx, &pending);
-	send_opened(c, fx, img, copy ? copy : made, fx->to == d->tier_disk ? TIER_DISK : TIER_HOST);
+	send_opened(c, fx, img, copy ? copy : made, kind_of(d, fx->to));
 	if (made) {
 		segment_free(&made);
 		holding_drop_table(img);
@@ -102,7 +111,8 @@ static void fx_refuse(struct daemon *d, const struct cache_effect *fx)
 	if (!c || !conn_take(c, fx->request, &pending))
 		return;
 	if (pending.is_open)
-		metrics_add(pending.tier == TIER_DISK ? M_requests_disk_error : M_requests_host_error, 1);
+		metrics_add(pending.tier == TIER_DISK ? M_requests_disk_error : pending.tier == TIER_GPU ? M_requests_gpu_error
+			: M_requests_host_error, 1);
 	conn_reply_fault(c, fx->request, fx->error.code, fx->error.text);
 }
 

@@ -6,38 +6,61 @@
 #include "mrm/source/source.h"
 #include "shared/metrics.h"
 
-static void tier(struct daemon *d, uint8_t index, const enum metric m[6], const enum metric evicted[CACHE_EVICTED_N])
-{
-	struct cache_tier_view v;
-	cache_tier(d->cache, index, &v);
-	metrics_set(m[0], v.capacity_bytes);
-	metrics_set(m[1], v.used_bytes);
-	metrics_set(m[2], v.pinned_bytes);
-	metrics_set(m[3], v.leased_bytes);
-	metrics_set(m[4], v.draining_bytes);
-	metrics_set(m[5], v.copies);
-	for (int i = 0; i < CACHE_EVICTED_N; i++)
-		metrics_set(evicted[i], v.evicted[i]);
-}
+/* A kind's numbers are the sums over its tiers: there may be several devices. */
+struct kind_metrics {
+	enum tier_kind kind;
+	enum metric capacity, used, pinned, leased, draining, copies, evicted[CACHE_EVICTED_N];
+};
 
-static void tiers(struct daemon *d)
-{
-	static const enum metric disk_gauges[6] = {M_tier_capacity_disk, M_tier_used_disk, M_tier_pinned_disk,
-		M_tier_leased_disk, M_tier_draining_disk, M_tier_copies_disk};
-	static const enum metric host[6] = {M_tier_capacity_host, M_tier_used_host, M_tier_pinned_host,
-		M_tier_leased_host, M_tier_draining_host, M_tier_copies_host};
-	static const enum metric disk_evicted[CACHE_EVICTED_N] = {
+static const struct kind_metrics kinds[] = {
+	{TIER_DISK, M_tier_capacity_disk, M_tier_used_disk, M_tier_pinned_disk, M_tier_leased_disk, M_tier_draining_disk,
+		M_tier_copies_disk, {
 #define EVICTION(NAME, name, why) [CACHE_EVICTED_##NAME] = M_evictions_disk_##name,
 #include "cache/evictions.def"
 #undef EVICTION
-	};
-	static const enum metric host_evicted[CACHE_EVICTED_N] = {
+		}},
+	{TIER_HOST, M_tier_capacity_host, M_tier_used_host, M_tier_pinned_host, M_tier_leased_host, M_tier_draining_host,
+		M_tier_copies_host, {
 #define EVICTION(NAME, name, why) [CACHE_EVICTED_##NAME] = M_evictions_host_##name,
 #include "cache/evictions.def"
 #undef EVICTION
-	};
-	tier(d, d->tier_disk, disk_gauges, disk_evicted);
-	tier(d, d->tier_host, host, host_evicted);
+		}},
+	{TIER_GPU, M_tier_capacity_gpu, M_tier_used_gpu, M_tier_pinned_gpu, M_tier_leased_gpu, M_tier_draining_gpu,
+		M_tier_copies_gpu, {
+#define EVICTION(NAME, name, why) [CACHE_EVICTED_##NAME] = M_evictions_gpu_##name,
+#include "cache/evictions.def"
+#undef EVICTION
+		}},
+};
+
+static void add(struct cache_tier_view *sum, const struct cache_tier_view *v)
+{
+	sum->capacity_bytes += v->capacity_bytes;
+	sum->used_bytes += v->used_bytes;
+	sum->pinned_bytes += v->pinned_bytes;
+	sum->leased_bytes += v->leased_bytes;
+	sum->draining_bytes += v->draining_bytes;
+	sum->copies += v->copies;
+	for (int i = 0; i < CACHE_EVICTED_N; i++)
+		sum->evicted[i] += v->evicted[i];
+}
+
+static void kind(struct daemon *d, const struct kind_metrics *m)
+{
+	struct cache_tier_view sum = {0}, v;
+	for (size_t t = 0; t < cache_n_tiers(d->cache); t++) {
+		cache_tier(d->cache, (uint8_t)t, &v);
+		if (v.kind == m->kind)
+			add(&sum, &v);
+	}
+	metrics_set(m->capacity, sum.capacity_bytes);
+	metrics_set(m->used, sum.used_bytes);
+	metrics_set(m->pinned, sum.pinned_bytes);
+	metrics_set(m->leased, sum.leased_bytes);
+	metrics_set(m->draining, sum.draining_bytes);
+	metrics_set(m->copies, sum.copies);
+	for (int i = 0; i < CACHE_EVICTED_N; i++)
+		metrics_set(m->evicted[i], sum.evicted[i]);
 }
 
 static void brain(struct daemon *d)
@@ -110,7 +133,8 @@ static void sources(struct daemon *d)
 
 void gauges_update(struct daemon *d)
 {
-	tiers(d);
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+		kind(d, &kinds[i]);
 	brain(d);
 	disk(d);
 	sources(d);

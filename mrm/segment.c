@@ -25,29 +25,37 @@ static void wake_all(struct segment *c)
 	syscall(SYS_futex, &p->wake, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-static int new_extents(struct segment *c, const struct layout *l, const char *label, const struct shm_options *options,
-	struct fault *why)
+/* What has arrived of a copy, on host or on a device. */
+static int new_chunks(struct segment *c, const struct layout *l, struct fault *why)
 {
 	c->n_chunks = l->n_chunks;
-	c->pages.state = calloc(MAX(l->n_chunks, 1u), sizeof *c->pages.state);
-	c->extents = calloc(MAX(l->n_extents, 1u), sizeof *c->extents);
 	c->edge = calloc(MAX(l->n_extents, 1u), sizeof *c->edge);
 	c->landed = calloc(MAX(l->n_chunks, 1u), sizeof *c->landed);
 	c->readable = calloc(MAX(l->n_chunks, 1u), sizeof *c->readable);
-	if (!c->pages.state || !c->extents || !c->edge || !c->landed || !c->readable)
+	if (!c->edge || !c->landed || !c->readable)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u chunks", l->n_chunks), -ENOMEM;
-	for (uint32_t i = 0; i < l->n_extents; i++) {
-		c->edge[i] = l->extent_chunk[i];
-		int e = shm_new(&c->extents[i], label, l->extent_bytes[i], options, why);
-		if (e)
-			return e;
-		c->n_extents++;
-	}
+	memcpy(c->edge, l->extent_chunk, l->n_extents * sizeof *c->edge);
+	c->n_extents = l->n_extents;
 	return 0;
 }
 
-int segment_new(struct segment **out, const struct layout *l, uint64_t generation, bool host, const char *label,
-	const struct shm_options *options, struct fault *why)
+static int new_extents(struct segment *c, const struct layout *l, const char *label, const struct shm_options *options,
+	struct fault *why)
+{
+	c->pages.state = calloc(MAX(l->n_chunks, 1u), sizeof *c->pages.state);
+	c->extents = calloc(MAX(l->n_extents, 1u), sizeof *c->extents);
+	if (!c->pages.state || !c->extents)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u chunks", l->n_chunks), -ENOMEM;
+	int e = 0;
+	for (uint32_t i = 0; i < l->n_extents; i++)
+		c->extents[i].fd = -1;
+	for (uint32_t i = 0; !e && i < l->n_extents; i++)
+		e = shm_new(&c->extents[i], label, l->extent_bytes[i], options, why);
+	return e;
+}
+
+int segment_new(struct segment **out, const struct layout *l, uint64_t generation, enum segment_kind kind,
+	const char *label, const struct shm_options *options, struct fault *why)
 {
 	struct segment *c = calloc(1, sizeof *c);
 	if (!c)
@@ -60,7 +68,9 @@ int segment_new(struct segment **out, const struct layout *l, uint64_t generatio
 	snprintf(name, sizeof name, "mrm:%s:progress", label);
 	int e = shm_new(&c->page, name, PROGRESS_BYTES, options, why);
 	snprintf(name, sizeof name, "mrm:%s", label);
-	if (!e && host)
+	if (!e && kind != SEGMENT_PAGE)
+		e = new_chunks(c, l, why);
+	if (!e && kind == SEGMENT_HOST)
 		e = new_extents(c, l, name, options, why);
 	if (e) {
 		segment_free(&c);
@@ -81,7 +91,8 @@ void segment_free(struct segment **cp)
 	struct segment *c = *cp;
 	if (!c)
 		return;
-	for (uint32_t i = 0; i < c->n_extents; i++)
+	ASSERT(!c->device && !c->pins);
+	for (uint32_t i = 0; c->extents && i < c->n_extents; i++)
 		shm_fini(&c->extents[i]);
 	shm_fini(&c->page);
 	pthread_cond_destroy(&c->pages.made);
@@ -98,7 +109,7 @@ void segment_free(struct segment **cp)
 
 uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t chunk)
 {
-	if (!c->n_extents)
+	if (!c->extents)
 		return NULL;
 	struct layout_chunk k = layout_chunk(l, chunk);
 	return (uint8_t *)c->extents[k.extent].map + k.offset;

@@ -20,11 +20,22 @@ struct segment_pages {
 	uint8_t *state;              /* [n_chunks] enum in segment.c */
 };
 
+enum segment_kind {
+	SEGMENT_PAGE,                /* on disk: the progress page alone */
+	SEGMENT_HOST,
+	SEGMENT_DEVICE,              /* extents are in `device`; whoever made the segment frees that first */
+};
+
+struct gpu_memory;
+struct gpu_pins;
+
 struct segment {
 	uint64_t generation;
 	struct shm_region page;      /* struct progress_page */
 	uint32_t n_extents;          /* 0: on disk */
-	struct shm_region *extents;
+	struct shm_region *extents;  /* NULL unless on host */
+	struct gpu_memory *device;
+	struct gpu_pins *pins;       /* of a host copy that devices read; taken off before it is freed */
 	struct segment_pages pages;
 	uint32_t n_chunks;
 	bool *landed;                /* [n_chunks] bytes are there and matched what was known of them */
@@ -35,12 +46,12 @@ struct segment {
 	uint8_t *gaps;               /* file bytes in no tensor that came with landed chunks; NULL: nobody asked for them */
 };
 
-/* host false: a page only.  generation is shown to clients; label names the memory. */
-int segment_new(struct segment **out, const struct layout *l, uint64_t generation, bool host, const char *label,
-	const struct shm_options *options, struct fault *why);
+/* generation is shown to clients; label names the memory. */
+int segment_new(struct segment **out, const struct layout *l, uint64_t generation, enum segment_kind kind,
+	const char *label, const struct shm_options *options, struct fault *why);
 void segment_free(struct segment **c);
 
-/* Where the chunk's bytes belong; NULL on disk. */
+/* Where the chunk's bytes belong; NULL when not on host. */
 uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t chunk);
 /* Makes sure that the chunk's pages exist before it is filled: faulting them one by one costs several times as much.  The
  * first caller makes them, one who comes meanwhile waits.  False when huge pages were wanted, not to be had, and this is

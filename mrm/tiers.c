@@ -1,9 +1,13 @@
 /* tiers.c - see tiers.h. */
 #include "mrm/tiers.h"
 
+#include "mrm/gpu/devices.h"
+#include "mrm/gpu/gpu.h"
 #include "shared/log.h"
 
 #include <inttypes.h>
+
+#define DEVICE_LOADS 64
 
 static void on_edge(void *ctx, uint64_t model, uint8_t tier, enum copy_state from, enum copy_state to, const char *why)
 {
@@ -13,8 +17,9 @@ static void on_edge(void *ctx, uint64_t model, uint8_t tier, enum copy_state fro
 
 void tiers_config(struct daemon *d, const struct config *c, struct cache_config *out)
 {
-	static struct cache_tier_config tiers[3];
-	static struct cache_link_config links[5];
+	static struct cache_tier_config tiers[CACHE_MAX_TIERS];
+	static struct cache_link_config links[CACHE_MAX_TIERS + 1];
+	uint32_t devices = gpu_count(d->gpu);
 	tiers[0] = (struct cache_tier_config){.kind = TIER_REMOTE};
 	tiers[1] = (struct cache_tier_config){.kind = TIER_DISK, .capacity_bytes = c->disk_bytes};
 	tiers[2] = (struct cache_tier_config){.kind = TIER_HOST, .capacity_bytes = c->host_bytes};
@@ -22,11 +27,17 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 	links[1] = (struct cache_link_config){0, 1, 4, 500 * MIB};
 	links[2] = (struct cache_link_config){1, 2, 4, 2 * GIB};
 	links[3] = (struct cache_link_config){2, 1, 4, GIB};
+	/* Every load of a device may run at once: the link scheduler shares the link out by the piece. */
+	for (uint32_t i = 0; i < devices; i++) {
+		tiers[3 + i] = (struct cache_tier_config){.kind = TIER_GPU, .device = i,
+			.capacity_bytes = devices_capacity(d, c, i)};
+		links[4 + i] = (struct cache_link_config){2, (uint8_t)(3 + i), DEVICE_LOADS, 10 * GIB};
+	}
 	*out = (struct cache_config){
 		.tiers = tiers,
-		.n_tiers = 3,
+		.n_tiers = 3 + devices,
 		.links = links,
-		.n_links = 4,
+		.n_links = 4 + devices,
 		.policy = c->policy,
 		.min_residency_ns = c->min_residency,
 		.ttl_ns = c->ttl,
@@ -44,4 +55,5 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 	d->tier_remote = 0;
 	d->tier_disk = 1;
 	d->tier_host = 2;
+	d->tier_gpu = 3;
 }

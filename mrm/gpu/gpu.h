@@ -54,11 +54,15 @@ const char *gpu_driver_path(const struct gpu *g);
 const struct gpu_facts *gpu_facts(const struct gpu *g, uint32_t device);
 /* The device's index; -ENOENT. */
 int gpu_find(const struct gpu *g, const char *uuid);
+/* What this daemon's copies take on the device. */
+uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device);
 /* What is free on the device now.  Any thread but the loop's. */
 int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why);
 
 /* A device that has failed for good (a sticky error) is lost until the daemon is started again: every later call for it
  * fails with the same sentence.  gpu_lost() is true from then on. */
 bool gpu_lost(const struct gpu *g, uint32_t device);
+/* Only when it is: the sentence. */
+void gpu_loss(const struct gpu *g, uint32_t device, struct fault *out);
 
 #endif

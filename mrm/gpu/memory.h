@@ -3,15 +3,14 @@
  * vmm-fd: cuMemCreate, mapped read-write in the daemon, and one descriptor that is handed to clients again and again; it
  * lives as long as anybody holds a descriptor or a mapping.  cuda-ipc: a cuMemAlloc of whole 2 MiB pages and its handle; it
  * ends with the daemon.
- * What is behind an extent's bytes up to the allocation's end is zero: whoever maps it sees nobody else's bytes there.
+ * New memory is zero, up to the allocation's end: whoever maps it sees the model's bytes as they arrive and nobody else's.
  *
  * Thread: made, freed, written and read by workers (driver calls); asked by the loop.  One owner at a time. */
 #ifndef MRM_GPU_MEMORY_H
 #define MRM_GPU_MEMORY_H
 
 #include "mrm/gpu/gpu.h"
-
-#define GPU_IPC_BYTES 64
+#include "shared/gpu_handle.h"
 
 struct gpu_memory;
 

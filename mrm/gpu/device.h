@@ -1,0 +1,36 @@
+/* device.h - what the files of mrm/gpu share and nobody else includes: the driver's table and a device's context.
+ * Thread: any, unless said otherwise. */
+#ifndef MRM_GPU_DEVICE_H
+#define MRM_GPU_DEVICE_H
+
+#include "mrm/gpu/gpu.h"
+#include "shared/cuda.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct gpu_device {
+	struct gpu_facts facts;
+	cu_device ordinal;
+	cu_context context;         /* the primary one, retained */
+	_Atomic bool lost;
+	struct fault loss;          /* written once, before `lost` */
+	_Atomic uint64_t held_bytes; /* by gpu_memory */
+};
+
+struct gpu {
+	struct cuda *cu;            /* NULL: no driver */
+	uint32_t n;
+	struct gpu_device device[GPU_MAX_DEVICES];
+	pthread_mutex_t lock;       /* of who is the first to see a device lost */
+	char absence[FAULT_TEXT_MAX];
+};
+
+/* Makes the device's context current on this thread; fails, with the sentence, when the device is lost.  Costs nothing when
+ * it is current already. */
+int gpu_enter(struct gpu *g, uint32_t device, struct fault *why);
+/* Of a call that failed on the device: makes the sentence and returns -errno.  A result that says that the device or the
+ * context is gone for good makes the device lost. */
+int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *call, struct fault *why);
+
+#endif

@@ -1,0 +1,185 @@
+/* devices.c - see devices.h. */
+#include "mrm/gpu/devices.h"
+
+#include "mrm/engine.h"
+#include "mrm/gpu/gpu.h"
+#include "mrm/clock.h"
+#include "mrm/tiers.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOOK_S 1.0          /* how often the devices are asked what is free */
+#define WORTH_TELLING 64    /* a change of a capacity below one part in so many is not passed on */
+
+struct look {
+	struct job job;
+	struct daemon *daemon;
+	uint64_t free_bytes[GPU_MAX_DEVICES];
+	bool good[GPU_MAX_DEVICES];
+};
+
+struct devices {
+	uint64_t room[GPU_MAX_DEVICES]; /* what copies may take, by what is free */
+	bool known_lost[GPU_MAX_DEVICES];
+	ev_timer timer;
+	bool looking;
+};
+
+static uint64_t room_for(const struct gpu *g, uint32_t device, uint64_t free_bytes)
+{
+	return align_down((gpu_held_bytes(g, device) + free_bytes) / 10 * 9, gpu_facts(g, device)->granularity_bytes);
+}
+
+/* Nothing to be said about a device that cannot be asked: the next call that needs it says it. */
+static void run_look(struct job *job, void *worker)
+{
+	struct look *l = container_of(job, struct look, job);
+	struct gpu *g = l->daemon->gpu;
+	struct fault why;
+	for (uint32_t i = 0; i < gpu_count(g); i++)
+		l->good[i] = !gpu_lost(g, i) && !gpu_free_bytes(g, i, &l->free_bytes[i], &why);
+}
+
+static bool differs(uint64_t a, uint64_t b)
+{
+	return (a > b ? a - b : b - a) > b / WORTH_TELLING;
+}
+
+static void looked(struct job *job)
+{
+	struct look *l = container_of(job, struct look, job);
+	struct daemon *d = l->daemon;
+	struct devices *v = d->devices;
+	bool changed = false;
+	v->looking = false;
+	for (uint32_t i = 0; !job->withdrawn && i < gpu_count(d->gpu); i++) {
+		uint64_t room = l->good[i] ? room_for(d->gpu, i, l->free_bytes[i]) : v->room[i];
+		if (!differs(room, v->room[i]))
+			continue;
+		v->room[i] = room;
+		changed = true;
+	}
+	free(l);
+	devices_check(d);
+	if (changed && !d->config->gpu_bytes && !d->stopping) {
+		struct cache_config cc;
+		struct fault why;
+		tiers_config(d, d->config, &cc);
+		if (cache_reconfigure(d->cache, &cc, clock_now(), &why))
+			log_warn("gpu", "a new bound of a device's tier was not taken: %s", why.text);
+	}
+	engine_pump(d);
+}
+
+static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct daemon *d = w->data;
+	if (d->devices->looking || d->stopping)
+		return;
+	struct look *l = calloc(1, sizeof *l);
+	ASSERT(l);
+	l->daemon = d;
+	l->job = (struct job){.run = run_look, .done = looked, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
+	d->devices->looking = true;
+	pool_submit(d->misc, &l->job);
+}
+
+int devices_start(struct daemon *d, struct fault *why)
+{
+	const struct config *c = d->config;
+	struct gpu_options o = {.mode = c->gpu, .driver = c->cuda_driver, .export = c->gpu_export};
+	d->devices = calloc(1, sizeof *d->devices);
+	if (!d->devices)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the devices"), -ENOMEM;
+	int e = gpu_new(&d->gpu, &o, why);
+	for (uint32_t i = 0; !e && i < gpu_count(d->gpu); i++) {
+		uint64_t free_bytes;
+		e = gpu_free_bytes(d->gpu, i, &free_bytes, why);
+		if (!e)
+			d->devices->room[i] = room_for(d->gpu, i, free_bytes);
+	}
+	return e;
+}
+
+int devices_run(struct daemon *d, struct fault *why)
+{
+	ev_timer_init(&d->devices->timer, on_timer, LOOK_S, LOOK_S);
+	d->devices->timer.data = d;
+	if (gpu_count(d->gpu))
+		ev_timer_start(d->loop, &d->devices->timer);
+	return 0;
+}
+
+void devices_stop(struct daemon *d)
+{
+	if (!d->devices)
+		return;
+	ev_timer_stop(d->loop, &d->devices->timer);
+	gpu_free(&d->gpu);
+	free(d->devices);
+	d->devices = NULL;
+}
+
+uint64_t devices_capacity(const struct daemon *d, const struct config *c, uint32_t device)
+{
+	return c->gpu_bytes ? c->gpu_bytes : d->devices->room[device];
+}
+
+int devices_of_tier(const struct daemon *d, uint8_t tier)
+{
+	return tier >= d->tier_gpu && tier - d->tier_gpu < (int)gpu_count(d->gpu) ? tier - d->tier_gpu : -1;
+}
+
+void devices_check(struct daemon *d)
+{
+	for (uint32_t i = 0; i < gpu_count(d->gpu); i++) {
+		if (d->devices->known_lost[i] || !gpu_lost(d->gpu, i))
+			continue;
+		struct fault why;
+		d->devices->known_lost[i] = true;
+		gpu_loss(d->gpu, i, &why);
+		daemon_degraded(d, "gpu-lost", "%s", why.text);
+		metrics_add(M_fallback_gpu_lost, 1);
+	}
+}
+
+/* ---- doctor ---- */
+
+static void doctor_device(struct daemon *d, uint32_t device, void (*check)(json_t *, const char *, const char *,
+	const char *, ...) __attribute__((format(printf, 4, 5))), json_t *checks)
+{
+	const struct gpu_facts *f = gpu_facts(d->gpu, device);
+	char node[24] = "not known";
+	if (gpu_lost(d->gpu, device)) {
+		struct fault why;
+		gpu_loss(d->gpu, device, &why);
+		check(checks, "gpu", "degraded", "%s", why.text);
+		return;
+	}
+	if (f->numa_node >= 0)
+		snprintf(node, sizeof node, "%d", f->numa_node);
+	check(checks, "gpu", "ok", "%s%s: %s, %.1f GB, PCI %s, NUMA node %s, %d copy engines; shared by %s (vmm-fd %s, cuda-ipc "
+		"%s); read-only registration %s", gpu_is_simulated(d->gpu) ? "simulated: " : "", f->uuid, f->name,
+		(double)f->total_bytes / 1e9, f->pci, node, f->copy_engines, gpu_export_name(f->export),
+		f->can_vmm_fd ? "yes" : "no", f->can_cuda_ipc ? "yes" : "no", f->register_read_only ? "yes" : "no");
+}
+
+void devices_doctor(struct daemon *d, void (*check)(json_t *checks, const char *name, const char *state, const char *fmt,
+	...) __attribute__((format(printf, 4, 5))), json_t *checks)
+{
+	uint32_t v = gpu_driver_version(d->gpu);
+	if (!gpu_count(d->gpu)) {
+		check(checks, "gpu", "off", "no GPU: %s", gpu_absence(d->gpu));
+		return;
+	}
+	check(checks, "gpu-driver", "ok", "%s%s, CUDA %" PRIu32 ".%" PRIu32, gpu_is_simulated(d->gpu)
+		? "simulated: no figure from it is a measurement: " : "", gpu_driver_path(d->gpu), v / 1000, v % 1000 / 10);
+	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
+		doctor_device(d, i, check, checks);
+}

@@ -1,0 +1,382 @@
+/* gpu.c - see gpu.h.
+ * Keeps: a device is listed only when its memory can be shared in the way that is asked for; a lost device stays lost. */
+#include "mrm/gpu/device.h"
+
+#include "mrm/gpu/memory.h"
+#include "shared/check.h"
+#include "shared/log.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef MRM_SIMCUDA
+#define MRM_SIMCUDA "/usr/lib/trims/libsimcuda.so"
+#endif
+#define TRIAL_BYTES (2 * MIB)
+
+/* ---- devices that fail for good ---- */
+
+static void mark_lost(struct gpu *g, uint32_t device, const struct fault *why)
+{
+	struct gpu_device *dev = &g->device[device];
+	pthread_mutex_lock(&g->lock);
+	bool first = !atomic_load_explicit(&dev->lost, memory_order_relaxed);
+	if (first) {
+		fault_set(&dev->loss, TRIMS_E_NO_TIER, "%s is lost: %s; restart the daemon once it works again",
+			dev->facts.uuid, why->text);
+		atomic_store_explicit(&dev->lost, true, memory_order_release);
+	}
+	pthread_mutex_unlock(&g->lock);
+	if (first)
+		log_error("gpu", "%s", dev->loss.text);
+}
+
+bool gpu_lost(const struct gpu *g, uint32_t device)
+{
+	return atomic_load_explicit(&g->device[device].lost, memory_order_acquire);
+}
+
+void gpu_loss(const struct gpu *g, uint32_t device, struct fault *out)
+{
+	ASSERT(gpu_lost(g, device));
+	*out = g->device[device].loss;
+}
+
+int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *call, struct fault *why)
+{
+	int e = cuda_fault(g->cu, result, call, why);
+	if (cuda_lost(result))
+		mark_lost(g, device, why);
+	return result == CU_E_OUT_OF_MEMORY ? -ENOMEM : e;
+}
+
+int gpu_enter(struct gpu *g, uint32_t device, struct fault *why)
+{
+	struct gpu_device *dev = &g->device[device];
+	if (gpu_lost(g, device)) {
+		*why = dev->loss;
+		return -ENODEV;
+	}
+	cu_context now = NULL;
+	cu_result r = g->cu->ctx_get_current(&now);
+	if (!r && now != dev->context)
+		r = g->cu->ctx_set_current(dev->context);
+	return r ? gpu_failed(g, device, r, "cuCtxSetCurrent", why) : 0;
+}
+
+/* ---- what a device is ---- */
+
+static int attribute(const struct gpu *g, cu_device ordinal, enum cu_attr_number attr)
+{
+	int value = 0;
+	return g->cu->device_get_attribute(&value, (cu_device_attr)attr, ordinal) ? 0 : value;
+}
+
+static int numa_node_of(const char *pci)
+{
+	char path[96], id[16];
+	int node = -1;
+	size_t n = 0;
+	for (; pci[n] && n < sizeof id - 1; n++)
+		id[n] = (char)tolower((unsigned char)pci[n]);
+	id[n] = 0;
+	snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/numa_node", id);
+	FILE *f = fopen(path, "re");
+	if (f && fscanf(f, "%d", &node) != 1)
+		node = -1;
+	if (f)
+		fclose(f);
+	return node;
+}
+
+static int read_facts(struct gpu *g, struct gpu_device *dev, struct fault *why)
+{
+	const struct cuda *cu = g->cu;
+	struct gpu_facts *f = &dev->facts;
+	struct cu_uuid uuid;
+	size_t total = 0;
+	cu_result r = cu->device_get_uuid(&uuid, dev->ordinal);
+	if (r)
+		return cuda_fault(cu, r, "cuDeviceGetUuid", why);
+	cuda_uuid_text(&uuid, f->uuid);
+	r = cu->device_get_name(f->name, sizeof f->name, dev->ordinal);
+	if (r)
+		return cuda_fault(cu, r, "cuDeviceGetName", why);
+	r = cu->device_total_mem(&total, dev->ordinal);
+	if (r)
+		return cuda_fault(cu, r, "cuDeviceTotalMem", why);
+	f->total_bytes = total;
+	if (cu->device_get_pci_bus_id(f->pci, sizeof f->pci, dev->ordinal))
+		*f->pci = 0;
+	f->numa_node = numa_node_of(f->pci);
+	f->copy_engines = attribute(g, dev->ordinal, CU_ATTR_COPY_ENGINES);
+	f->register_read_only = attribute(g, dev->ordinal, CU_ATTR_READ_ONLY_REGISTER);
+	f->host_pointers = attribute(g, dev->ordinal, CU_ATTR_SAME_HOST_POINTER);
+	f->host_numa_vmm = attribute(g, dev->ordinal, CU_ATTR_HOST_NUMA_VMM);
+	return 0;
+}
+
+static int read_granularity(struct gpu *g, struct gpu_device *dev)
+{
+	struct cu_mem_prop prop = {.type = CU_ALLOCATION_PINNED, .handle_types = CU_HANDLE_FD,
+		.location = {CU_AT_DEVICE, dev->ordinal}};
+	size_t bytes = 0;
+	cu_result r = g->cu->mem_get_allocation_granularity(&bytes, &prop, CU_GRANULARITY_MINIMUM);
+	/* Never less than 2 MiB: that is what the brain counts by, and what keeps other people's allocations out of the same
+	 * pages. */
+	dev->facts.granularity_bytes = !r && bytes ? align_up(TRIAL_BYTES, bytes) : TRIAL_BYTES;
+	return r ? -ENOTSUP : 0;
+}
+
+/* Attributes alone are not to be believed: a small piece of memory is made and exported. */
+static bool try_export(struct gpu *g, uint32_t device, enum gpu_export export, struct fault *why)
+{
+	struct gpu_memory *m = NULL;
+	uint64_t bytes = TRIAL_BYTES;
+	int e = gpu_memory_new(&m, g, device, export, &bytes, 1, 0, why);
+	gpu_memory_free(&m);
+	return e == 0;
+}
+
+static int choose_export(struct gpu *g, uint32_t device, const char *wish, struct fault *why)
+{
+	struct gpu_device *dev = &g->device[device];
+	struct gpu_facts *f = &dev->facts;
+	struct fault vmm, ipc;
+	fault_set(&vmm, TRIMS_E_UNSUPPORTED, "the device says that it cannot export memory as descriptors");
+	bool vmm_attr = attribute(g, dev->ordinal, CU_ATTR_VMM) && attribute(g, dev->ordinal, CU_ATTR_VMM_FD);
+	f->can_vmm_fd = vmm_attr && !read_granularity(g, dev) && try_export(g, device, GPU_EXPORT_VMM_FD, &vmm);
+	if (!f->can_vmm_fd)
+		f->granularity_bytes = TRIAL_BYTES;
+	f->can_cuda_ipc = try_export(g, device, GPU_EXPORT_CUDA_IPC, &ipc);
+	f->export = f->can_vmm_fd && strcmp(wish, "cuda-ipc") ? GPU_EXPORT_VMM_FD
+		: f->can_cuda_ipc && strcmp(wish, "vmm-fd") ? GPU_EXPORT_CUDA_IPC : GPU_EXPORT_NONE;
+	if (f->export != GPU_EXPORT_NONE)
+		return 0;
+	fault_set(why, TRIMS_E_UNSUPPORTED, "%s (%s) cannot share memory with other processes as gpu-export asks (%s): "
+		"vmm-fd: %.150s; cuda-ipc: %.150s", f->uuid, f->name, wish, f->can_vmm_fd ? "possible" : vmm.text,
+		f->can_cuda_ipc ? "possible" : ipc.text);
+	return -ENOTSUP;
+}
+
+static int open_device(struct gpu *g, int ordinal, const char *export, struct fault *why)
+{
+	struct gpu_device *dev = &g->device[g->n];
+	*dev = (struct gpu_device){0};
+	cu_result r = g->cu->device_get(&dev->ordinal, ordinal);
+	if (r)
+		return cuda_fault(g->cu, r, "cuDeviceGet", why);
+	int e = read_facts(g, dev, why);
+	if (e)
+		return e;
+	r = g->cu->primary_ctx_retain(&dev->context, dev->ordinal);
+	if (r)
+		return cuda_fault(g->cu, r, "cuDevicePrimaryCtxRetain", why);
+	e = choose_export(g, g->n, export, why);
+	if (!e) {
+		g->n++;
+		return 0;
+	}
+	g->cu->ctx_set_current(NULL);
+	g->cu->primary_ctx_release(dev->ordinal);
+	return e;
+}
+
+/* ---- the driver ---- */
+
+static bool exists(const char *path)
+{
+	return access(path, R_OK) == 0;
+}
+
+/* Where the simulator is: installed, or in the tree that this program was built in. */
+static int find_simulator(char *path, size_t size, struct fault *why)
+{
+	char exe[3000];
+	if (exists(MRM_SIMCUDA)) {
+		snprintf(path, size, "%s", MRM_SIMCUDA);
+		return 0;
+	}
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+	exe[MAX(n, 0)] = 0;
+	char *slash = strrchr(exe, '/');
+	if (slash)
+		*slash = 0;
+	snprintf(path, size, "%s/../tools/simcuda/libsimcuda.so", exe);
+	if (slash && exists(path))
+		return 0;
+	fault_set(why, TRIMS_E_NO_TIER, "gpu is set to sim, but there is no simulated driver at " MRM_SIMCUDA);
+	return -ENOENT;
+}
+
+struct choice {
+	char path[4096]; /* empty: the system's driver */
+	bool asked;      /* somebody wants just this one: not having it is an error */
+	bool simulator;
+};
+
+static int choose_driver(struct choice *c, const struct gpu_options *o, struct fault *why)
+{
+	*c = (struct choice){.asked = *o->driver, .simulator = !strncmp(o->mode, "sim", 3)};
+	snprintf(c->path, sizeof c->path, "%s", o->driver);
+	if (!c->simulator)
+		return 0;
+	c->asked = true;
+	/* The simulator's own setting; set before there is another thread. */
+	if (o->mode[3] == ':' && setenv("SIMCUDA", o->mode + 4, 1))
+		return fault_errno(why, TRIMS_E_NO_MEMORY, errno, "gpu"), -ENOMEM;
+	return *c->path ? 0 : find_simulator(c->path, sizeof c->path, why);
+}
+
+static void say_absence(struct gpu *g, const struct fault *why)
+{
+	if (!*g->absence)
+		snprintf(g->absence, sizeof g->absence, "%s", why->text);
+}
+
+static int open_devices(struct gpu *g, const struct gpu_options *o, struct fault *why)
+{
+	int e = 0;
+	for (int i = 0; i < g->cu->n_devices && g->n < GPU_MAX_DEVICES; i++) {
+		e = open_device(g, i, o->export, why);
+		if (!e)
+			continue;
+		log_warn("gpu", "device %d is left out: %s", i, why->text);
+		say_absence(g, why);
+		if (strcmp(o->export, "auto"))
+			return e;
+	}
+	if (g->cu->n_devices > GPU_MAX_DEVICES)
+		log_warn("gpu", "this machine has %d devices; the first %d are used", g->cu->n_devices, GPU_MAX_DEVICES);
+	if (g->n)
+		*g->absence = 0;
+	return 0;
+}
+
+static int open_driver(struct gpu *g, const struct gpu_options *o, struct fault *why)
+{
+	struct choice c;
+	if (!strcmp(o->mode, "off")) {
+		fault_set(why, TRIMS_E_NO_TIER, "switched off by --gpu off");
+		say_absence(g, why);
+		return 0;
+	}
+	int e = choose_driver(&c, o, why);
+	e = e ? e : cuda_load(&g->cu, *c.path ? c.path : NULL, why);
+	if (e) {
+		say_absence(g, why);
+		return c.asked ? e : 0;
+	}
+	if (c.simulator && !g->cu->simulated) {
+		fault_set(why, TRIMS_E_NO_TIER, "gpu is set to sim, but %.200s is a real driver", c.path);
+		return -EINVAL;
+	}
+	return open_devices(g, o, why);
+}
+
+static void log_devices(const struct gpu *g)
+{
+	if (!g->n)
+		log_info("gpu", "no GPU: %s", g->absence);
+	for (uint32_t i = 0; i < g->n; i++) {
+		const struct gpu_facts *f = &g->device[i].facts;
+		log_info("gpu", "%s: %s%s, %.1f GB, shared by %s", f->uuid, g->cu->simulated ? "simulated: " : "", f->name,
+			(double)f->total_bytes / 1e9, gpu_export_name(f->export));
+	}
+}
+
+int gpu_new(struct gpu **out, const struct gpu_options *options, struct fault *why)
+{
+	struct gpu *g = calloc(1, sizeof *g);
+	if (!g)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the list of devices"), -ENOMEM;
+	pthread_mutex_init(&g->lock, NULL);
+	int e = open_driver(g, options, why);
+	if (e) {
+		gpu_free(&g);
+		return e;
+	}
+	log_devices(g);
+	*out = g;
+	return 0;
+}
+
+void gpu_free(struct gpu **gp)
+{
+	struct gpu *g = *gp;
+	if (!g)
+		return;
+	if (g->n)
+		g->cu->ctx_set_current(NULL);
+	for (uint32_t i = 0; i < g->n; i++) {
+		ASSERT(gpu_lost(g, i) || !atomic_load(&g->device[i].held_bytes));
+		g->cu->primary_ctx_release(g->device[i].ordinal);
+	}
+	cuda_free(&g->cu);
+	pthread_mutex_destroy(&g->lock);
+	free(g);
+	*gp = NULL;
+}
+
+/* ---- looking ---- */
+
+uint32_t gpu_count(const struct gpu *g)
+{
+	return g ? g->n : 0;
+}
+
+const char *gpu_absence(const struct gpu *g)
+{
+	return g->absence;
+}
+
+bool gpu_is_simulated(const struct gpu *g)
+{
+	return g && g->cu && g->cu->simulated;
+}
+
+uint32_t gpu_driver_version(const struct gpu *g)
+{
+	return g->cu ? (uint32_t)g->cu->driver_version : 0;
+}
+
+const char *gpu_driver_path(const struct gpu *g)
+{
+	return g->cu ? g->cu->path : "";
+}
+
+const struct gpu_facts *gpu_facts(const struct gpu *g, uint32_t device)
+{
+	ASSERT(device < g->n);
+	return &g->device[device].facts;
+}
+
+int gpu_find(const struct gpu *g, const char *uuid)
+{
+	for (uint32_t i = 0; i < gpu_count(g); i++)
+		if (!strcasecmp(g->device[i].facts.uuid, uuid))
+			return (int)i;
+	return -ENOENT;
+}
+
+uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device)
+{
+	return atomic_load_explicit(&g->device[device].held_bytes, memory_order_relaxed);
+}
+
+int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why)
+{
+	size_t free_bytes = 0, total = 0;
+	int e = gpu_enter(g, device, why);
+	if (e)
+		return e;
+	cu_result r = g->cu->mem_get_info(&free_bytes, &total);
+	if (r)
+		return gpu_failed(g, device, r, "cuMemGetInfo", why);
+	*out = free_bytes;
+	return 0;
+}

@@ -1,0 +1,311 @@
+/* memory.c - see memory.h.
+ * Keeps: every step that was made is unmade once, whatever fails in between; memory is zero before anybody else can see it
+ * (a client may map it while a load is filling it, and drivers give a process its own freed memory back as it was). */
+#include "mrm/gpu/memory.h"
+
+#include "mrm/gpu/device.h"
+#include "shared/check.h"
+#include "shared/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MEMORY_MAGIC 0x474d454du
+#define UNDO_TRIES 3
+
+struct extent {
+	cu_ptr at;              /* 0: none */
+	uint64_t bytes;         /* of the allocation */
+	cu_mem_handle handle;
+	bool has_handle, mapped;
+	int fd;                 /* -1: none */
+	struct cu_ipc_mem_handle ipc;
+};
+
+struct gpu_memory {
+	uint32_t magic;
+	struct gpu *gpu;
+	uint32_t device, n;
+	enum gpu_export export;
+	uint64_t generation;
+	struct extent *extent; /* [n] */
+};
+
+/* Unmaking must not stop at one call that fails: it is tried again, and what cannot be given back is said and stays on the
+ * books. */
+#define UNDO(what, call)                                                                                              \
+	({                                                                                                            \
+		cu_result undo_ = CU_OK;                                                                              \
+		for (int try_ = 0; try_ < UNDO_TRIES && (undo_ = (call)); try_++)                                     \
+			;                                                                                             \
+		if (undo_ && !gpu_lost(m->gpu, m->device))                                                            \
+			log_error("gpu", "%s: %s failed (%s); %" PRIu64 " bytes stay allocated",                      \
+				m->gpu->device[m->device].facts.uuid, what, cuda_name(cu, undo_), x->bytes);          \
+		undo_ == CU_OK;                                                                                       \
+	})
+
+static void extent_free(struct gpu_memory *m, struct extent *x)
+{
+	const struct cuda *cu = m->gpu->cu;
+	bool given_back = true;
+	if (x->fd >= 0)
+		close(x->fd);
+	if (x->mapped)
+		given_back = UNDO("cuMemUnmap", cu->mem_unmap(x->at, x->bytes));
+	if (x->at && m->export == GPU_EXPORT_VMM_FD && given_back)
+		given_back = UNDO("cuMemAddressFree", cu->mem_address_free(x->at, x->bytes));
+	if (x->has_handle)
+		given_back &= UNDO("cuMemRelease", cu->mem_release(x->handle));
+	if (x->at && m->export == GPU_EXPORT_CUDA_IPC)
+		given_back = UNDO("cuMemFree", cu->mem_free(x->at));
+	if (given_back || gpu_lost(m->gpu, m->device))
+		atomic_fetch_sub(&m->gpu->device[m->device].held_bytes, x->bytes);
+}
+
+static int failed(struct gpu_memory *m, const struct extent *x, cu_result r, const char *call, struct fault *why)
+{
+	struct fault inner;
+	int e = gpu_failed(m->gpu, m->device, r, call, &inner);
+	fault_set(why, inner.code, "%s: %" PRIu64 " bytes: %.300s", m->gpu->device[m->device].facts.uuid, x->bytes, inner.text);
+	return e;
+}
+
+static struct cu_mem_prop prop_of(const struct gpu_memory *m)
+{
+	return (struct cu_mem_prop){.type = CU_ALLOCATION_PINNED, .handle_types = CU_HANDLE_FD,
+		.location = {CU_AT_DEVICE, m->gpu->device[m->device].ordinal}};
+}
+
+/* Gives the handle's memory an address, readable and writable by the device. */
+static int extent_map(struct gpu_memory *m, struct extent *x, struct fault *why)
+{
+	const struct cuda *cu = m->gpu->cu;
+	struct cu_mem_access access = {.location = {CU_AT_DEVICE, m->gpu->device[m->device].ordinal},
+		.flags = CU_PROT_READWRITE};
+	cu_result r = cu->mem_address_reserve(&x->at, x->bytes, 0, 0, 0);
+	if (r) {
+		x->at = 0;
+		return failed(m, x, r, "cuMemAddressReserve", why);
+	}
+	r = cu->mem_map(x->at, x->bytes, 0, x->handle, 0);
+	if (r)
+		return failed(m, x, r, "cuMemMap", why);
+	x->mapped = true;
+	r = cu->mem_set_access(x->at, x->bytes, &access, 1);
+	return r ? failed(m, x, r, "cuMemSetAccess", why) : 0;
+}
+
+/* The mapping and the descriptor hold the memory from here on. */
+static int drop_handle(struct gpu_memory *m, struct extent *x, struct fault *why)
+{
+	cu_result r = m->gpu->cu->mem_release(x->handle);
+	if (r)
+		return failed(m, x, r, "cuMemRelease", why);
+	x->has_handle = false;
+	return 0;
+}
+
+static int make_vmm(struct gpu_memory *m, struct extent *x, struct fault *why)
+{
+	const struct cuda *cu = m->gpu->cu;
+	struct cu_mem_prop prop = prop_of(m);
+	cu_result r = cu->mem_create(&x->handle, x->bytes, &prop, 0);
+	if (r)
+		return failed(m, x, r, "cuMemCreate", why);
+	x->has_handle = true;
+	int e = extent_map(m, x, why);
+	if (e)
+		return e;
+	r = cu->mem_export(&x->fd, x->handle, CU_HANDLE_FD, 0);
+	if (r) {
+		x->fd = -1;
+		return failed(m, x, r, "cuMemExportToShareableHandle", why);
+	}
+	return drop_handle(m, x, why);
+}
+
+static int make_ipc(struct gpu_memory *m, struct extent *x, struct fault *why)
+{
+	const struct cuda *cu = m->gpu->cu;
+	cu_result r = cu->mem_alloc(&x->at, x->bytes);
+	if (r) {
+		x->at = 0;
+		return failed(m, x, r, "cuMemAlloc", why);
+	}
+	r = cu->ipc_get_mem_handle(&x->ipc, x->at);
+	return r ? failed(m, x, r, "cuIpcGetMemHandle", why) : 0;
+}
+
+static int adopt_vmm(struct gpu_memory *m, struct extent *x, struct fault *why)
+{
+	cu_result r = m->gpu->cu->mem_import(&x->handle, (void *)(intptr_t)x->fd, CU_HANDLE_FD);
+	if (r)
+		return failed(m, x, r, "cuMemImportFromShareableHandle", why);
+	x->has_handle = true;
+	int e = extent_map(m, x, why);
+	return e ? e : drop_handle(m, x, why);
+}
+
+static int clear(struct gpu_memory *m, struct fault *why)
+{
+	const struct cuda *cu = m->gpu->cu;
+	cu_result r = CU_OK;
+	for (uint32_t i = 0; i < m->n && !r; i++)
+		r = cu->memset_d8_async(m->extent[i].at, 0, m->extent[i].bytes, NULL);
+	if (r)
+		return gpu_failed(m->gpu, m->device, r, "cuMemsetD8Async", why);
+	r = cu->stream_synchronize(NULL);
+	return r ? gpu_failed(m->gpu, m->device, r, "cuStreamSynchronize", why) : 0;
+}
+
+static int begin(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export, uint32_t n,
+	uint64_t generation, struct fault *why)
+{
+	ASSERT(export != GPU_EXPORT_NONE && n > 0);
+	struct gpu_memory *m = calloc(1, sizeof *m);
+	struct extent *x = calloc(n, sizeof *x);
+	if (!m || !x) {
+		free(m);
+		free(x);
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory to keep %u extents by", n), -ENOMEM;
+	}
+	*m = (struct gpu_memory){.magic = MEMORY_MAGIC, .gpu = g, .device = device, .export = export,
+		.generation = generation, .extent = x};
+	*out = m;
+	return 0;
+}
+
+/* The next extent; it counts from here on, so that freeing sees it. */
+static struct extent *add_extent(struct gpu_memory *m, uint64_t bytes, int fd)
+{
+	struct extent *x = &m->extent[m->n++];
+	*x = (struct extent){.bytes = align_up(bytes, m->gpu->device[m->device].facts.granularity_bytes), .fd = fd};
+	atomic_fetch_add(&m->gpu->device[m->device].held_bytes, x->bytes);
+	return x;
+}
+
+int gpu_memory_new(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export,
+	const uint64_t *extent_bytes, uint32_t n_extents, uint64_t generation, struct fault *why)
+{
+	struct gpu_memory *m = NULL;
+	int e = gpu_enter(g, device, why);
+	e = e ? e : begin(&m, g, device, export, n_extents, generation, why);
+	for (uint32_t i = 0; !e && i < n_extents; i++) {
+		struct extent *x = add_extent(m, extent_bytes[i], -1);
+		e = export == GPU_EXPORT_VMM_FD ? make_vmm(m, x, why) : make_ipc(m, x, why);
+	}
+	e = e ? e : clear(m, why);
+	if (e)
+		gpu_memory_free(&m);
+	else
+		*out = m;
+	return e;
+}
+
+int gpu_memory_adopt(struct gpu_memory **out, struct gpu *g, uint32_t device, const int *fds, const uint64_t *extent_bytes,
+	uint32_t n_extents, uint64_t generation, struct fault *why)
+{
+	struct gpu_memory *m = NULL;
+	uint32_t i = 0;
+	int e = gpu_enter(g, device, why);
+	e = e ? e : begin(&m, g, device, GPU_EXPORT_VMM_FD, n_extents, generation, why);
+	for (; !e && i < n_extents; i++)
+		e = adopt_vmm(m, add_extent(m, extent_bytes[i], fds[i]), why);
+	for (; i < n_extents; i++) /* not reached: nobody else closes them */
+		close(fds[i]);
+	if (e)
+		gpu_memory_free(&m);
+	else
+		*out = m;
+	return e;
+}
+
+void gpu_memory_free(struct gpu_memory **mp)
+{
+	struct gpu_memory *m = *mp;
+	struct fault ignored;
+	if (!m)
+		return;
+	CHECK_OBJ(m, MEMORY_MAGIC);
+	gpu_enter(m->gpu, m->device, &ignored); /* of a lost device, descriptors and books are still to be settled */
+	while (m->n)
+		extent_free(m, &m->extent[--m->n]);
+	free(m->extent);
+	m->magic = 0;
+	free(m);
+	*mp = NULL;
+}
+
+uint32_t gpu_memory_device(const struct gpu_memory *m)
+{
+	return m->device;
+}
+
+enum gpu_export gpu_memory_export(const struct gpu_memory *m)
+{
+	return m->export;
+}
+
+uint64_t gpu_memory_generation(const struct gpu_memory *m)
+{
+	return m->generation;
+}
+
+uint32_t gpu_memory_extents(const struct gpu_memory *m)
+{
+	return m->n;
+}
+
+uint64_t gpu_memory_bytes(const struct gpu_memory *m, uint32_t extent)
+{
+	ASSERT(extent < m->n);
+	return m->extent[extent].bytes;
+}
+
+uint64_t gpu_memory_address(const struct gpu_memory *m, uint32_t extent)
+{
+	ASSERT(extent < m->n);
+	return m->extent[extent].at;
+}
+
+int gpu_memory_fd(const struct gpu_memory *m, uint32_t extent)
+{
+	ASSERT(extent < m->n);
+	return m->extent[extent].fd;
+}
+
+void gpu_memory_ipc(const struct gpu_memory *m, uint32_t extent, uint8_t out[GPU_IPC_BYTES])
+{
+	ASSERT(extent < m->n);
+	memcpy(out, &m->extent[extent].ipc, GPU_IPC_BYTES);
+}
+
+static bool in_range(const struct gpu_memory *m, uint32_t extent, uint64_t offset, uint64_t bytes)
+{
+	uint64_t end;
+	return extent < m->n && !add_overflows(offset, bytes, &end) && end <= m->extent[extent].bytes;
+}
+
+int gpu_memory_write(struct gpu_memory *m, uint32_t extent, uint64_t offset, const void *from, uint64_t bytes,
+	struct fault *why)
+{
+	ASSERT(in_range(m, extent, offset, bytes));
+	int e = gpu_enter(m->gpu, m->device, why);
+	if (e)
+		return e;
+	cu_result r = m->gpu->cu->memcpy_htod(m->extent[extent].at + offset, from, bytes);
+	return r ? gpu_failed(m->gpu, m->device, r, "cuMemcpyHtoD", why) : 0;
+}
+
+int gpu_memory_read(struct gpu_memory *m, uint32_t extent, uint64_t offset, void *to, uint64_t bytes, struct fault *why)
+{
+	ASSERT(in_range(m, extent, offset, bytes));
+	int e = gpu_enter(m->gpu, m->device, why);
+	if (e)
+		return e;
+	cu_result r = m->gpu->cu->memcpy_dtoh(to, m->extent[extent].at + offset, bytes);
+	return r ? gpu_failed(m->gpu, m->device, r, "cuMemcpyDtoH", why) : 0;
+}
