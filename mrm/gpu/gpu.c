@@ -81,7 +81,7 @@ static int numa_node_of(const char *pci)
 	char path[96], id[16];
 	int node = -1;
 	size_t n = 0;
-	for (; pci[n] && n < sizeof id - 1; n++)
+	for (; n < sizeof id - 1 && pci[n]; n++)
 		id[n] = (char)tolower((unsigned char)pci[n]);
 	id[n] = 0;
 	snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/numa_node", id);
