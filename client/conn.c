@@ -8,6 +8,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -370,7 +371,9 @@ static int exchange(struct trims_conn *c, struct msg *request, uint64_t deadline
 	struct call call = {.reply = reply, .changed = PTHREAD_COND_INITIALIZER};
 	if (c->dead)
 		return fail_fault(&c->why);
-	call.request = request->request = ++c->last_request;
+	if (!request->request)
+		request->request = ++c->last_request;
+	call.request = request->request;
 	list_add_tail(&call.node, &c->calls);
 	int r = send_request(c, request, deadline);
 	if (r < 0)
@@ -389,7 +392,7 @@ static int exchange(struct trims_conn *c, struct msg *request, uint64_t deadline
 static int check_reply(struct trims_conn *c, uint32_t epoch, const struct msg *request, struct msg *reply,
 	enum msg_type expected)
 {
-	if (reply->type == expected)
+	if (reply->type == expected || (expected == MSG_ATTACHED && reply->type == MSG_CANARY))
 		return 0;
 	if (reply->type == MSG_FAULT && reply->u.fault.code)
 		return fail((enum trims_code)reply->u.fault.code, "%s", reply->u.fault.text);
@@ -438,21 +441,76 @@ void conn_close_lease(trims_conn *c, uint32_t epoch, uint64_t lease)
 	pthread_mutex_unlock(&c->lock);
 }
 
+/* With the lock: notices what the daemon has said or that it is gone, unless somebody is reading anyway. */
+static void look(struct trims_conn *c)
+{
+	if (c->dead || c->reading)
+		return;
+	flush_unsent(c);
+	if (!c->dead)
+		pump(c);
+}
+
 int conn_alive(trims_conn *c, uint32_t epoch)
 {
 	int r = 0;
 	if (conn_foreign(c))
 		return fail(TRIMS_E_DISCONNECTED, "the connection belongs to the process that this one was forked from");
 	pthread_mutex_lock(&c->lock);
-	if (!c->dead && !c->reading) {
-		flush_unsent(c);
-		if (!c->dead)
-			pump(c);
-	}
+	look(c);
 	if (c->dead)
 		r = fail_fault(&c->why);
 	else if (c->epoch != epoch)
 		r = lease_is_past();
 	pthread_mutex_unlock(&c->lock);
 	return r;
+}
+
+bool conn_is_alive(trims_conn *c, uint32_t epoch)
+{
+	if (conn_foreign(c))
+		return false;
+	pthread_mutex_lock(&c->lock);
+	look(c);
+	bool alive = !c->dead && c->epoch == epoch;
+	pthread_mutex_unlock(&c->lock);
+	return alive;
+}
+
+void conn_life(trims_conn *c, struct conn_life *out)
+{
+	pthread_mutex_lock(&c->lock);
+	*out = (struct conn_life){.epoch = c->epoch, .boot_hi = c->boot_hi, .boot_lo = c->boot_lo};
+	pthread_mutex_unlock(&c->lock);
+}
+
+int conn_dup_socket(trims_conn *c, uint32_t epoch, int *out)
+{
+	int r = 0;
+	pthread_mutex_lock(&c->lock);
+	if (c->dead)
+		r = fail_fault(&c->why);
+	else if (c->epoch != epoch)
+		r = lease_is_past();
+	else if ((*out = fcntl(c->fd, F_DUPFD_CLOEXEC, 3)) < 0)
+		r = fail_errno(TRIMS_E_NO_SYSTEM, errno, "no descriptor for the GPU session's thread");
+	pthread_mutex_unlock(&c->lock);
+	return r;
+}
+
+struct gpu_session **conn_gpu(trims_conn *c, pthread_mutex_t **lock)
+{
+	*lock = &c->gpu_lock;
+	return &c->gpu;
+}
+
+struct list *conn_models_lock(trims_conn *c)
+{
+	pthread_mutex_lock(&c->models_lock);
+	return &c->models;
+}
+
+void conn_models_unlock(trims_conn *c)
+{
+	pthread_mutex_unlock(&c->models_lock);
 }

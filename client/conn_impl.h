@@ -24,6 +24,7 @@ struct trims_conn {
 	int fd;               /* -1 after trims_disconnect() */
 	uint32_t epoch;       /* which life this is: counts reconnects */
 	uint64_t boot_hi, boot_lo;
+	uint64_t identity_hi, identity_lo; /* of the daemon's cache directory */
 	bool dead;
 	struct fault why;
 	uint64_t last_request;
@@ -33,6 +34,12 @@ struct trims_conn {
 	struct list abandoned; /* struct abandoned */
 	uint32_t n_abandoned;
 	struct list unsent; /* struct parcel */
+
+	/* Taken before `lock`, never with it held. */
+	pthread_mutex_t gpu_lock; /* guards gpu, and is held while it is made */
+	struct gpu_session *gpu;  /* NULL: not attached */
+	pthread_mutex_t models_lock;
+	struct list models; /* (struct trims_model).node */
 };
 
 /* With the lock: marks it dead for this reason, wakes everybody.  The first reason stays. */

@@ -3,6 +3,8 @@
 #include "client/conn_impl.h"
 
 #include "client/fail.h"
+#include "client/gpu.h"
+#include "client/model.h"
 #include "client/options.h"
 #include "shared/own.h"
 #include "shared/seqpacket.h"
@@ -107,6 +109,8 @@ static int handshake(struct trims_conn *c, int fd, uint64_t deadline)
 			m.u.welcome.version, MSG_VERSION);
 	c->boot_hi = m.u.welcome.boot_hi;
 	c->boot_lo = m.u.welcome.boot_lo;
+	c->identity_hi = m.u.welcome.identity_hi;
+	c->identity_lo = m.u.welcome.identity_lo;
 	return 0;
 }
 
@@ -158,6 +162,9 @@ static int conn_new(struct trims_conn **out, const char *path, const struct trim
 	list_init(&c->calls);
 	list_init(&c->abandoned);
 	list_init(&c->unsent);
+	pthread_mutex_init(&c->gpu_lock, NULL);
+	pthread_mutex_init(&c->models_lock, NULL);
+	list_init(&c->models);
 	*out = c;
 	return 0;
 }
@@ -173,6 +180,8 @@ void conn_unref(trims_conn *c)
 		return;
 	pthread_mutex_destroy(&c->lock);
 	pthread_cond_destroy(&c->idle);
+	pthread_mutex_destroy(&c->gpu_lock);
+	pthread_mutex_destroy(&c->models_lock);
 	free(c->path);
 	free(c);
 }
@@ -207,17 +216,31 @@ int trims_check(trims_conn *c)
 	return conn_alive(c, epoch);
 }
 
+/* With the lock: begins the next life; *same: with the daemon of the last one, come back. */
+static int begin_again(struct trims_conn *c, bool *same)
+{
+	uint64_t hi = c->identity_hi, lo = c->identity_lo;
+	end(c, "reconnecting");
+	if (!c->dead) /* another thread was faster */
+		return 0;
+	int r = begin(c);
+	*same = r == 0 && (hi | lo) && hi == c->identity_hi && lo == c->identity_lo;
+	return r;
+}
+
 int trims_reconnect(trims_conn *c)
 {
+	bool same = false;
 	if (conn_foreign(c))
 		return fail(TRIMS_E_DISCONNECTED, "the connection belongs to the process that this one was forked from");
 	if (trims_check(c) == 0)
 		return 0;
+	gpu_session_end(c);
 	pthread_mutex_lock(&c->lock);
-	if (c->dead)
-		end(c, "reconnecting");
-	int r = c->dead ? begin(c) : 0;
+	int r = c->dead ? begin_again(c, &same) : 0;
 	pthread_mutex_unlock(&c->lock);
+	if (same)
+		models_claim(c, conn_deadline(c->timeout_ns));
 	return r;
 }
 
@@ -229,5 +252,6 @@ void trims_disconnect(trims_conn **conn)
 	pthread_mutex_lock(&c->lock);
 	end(c, "this process disconnected");
 	pthread_mutex_unlock(&c->lock);
+	gpu_session_end(c);
 	conn_unref(c);
 }

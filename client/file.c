@@ -15,15 +15,14 @@ struct model_file {
 	char path[];
 };
 
-static int fetch(trims_model *m, const char *path, int *fd, uint64_t *bytes)
+static int fetch(trims_model *m, struct model_lease lease, const char *path, int *fd, uint64_t *bytes)
 {
 	struct msg request, reply;
-	struct conn_life life = m->life; /* a lease number means nothing in another one */
 	msg_init(&request, MSG_FILE, 0);
-	request.u.file.lease = m->lease;
+	request.u.file.lease = lease.number;
 	if (MSG_SET_STR(request.u.file.path, path) < 0)
 		return fail(TRIMS_E_NO_FILE, "the model carries no file \"%.255s\"", path);
-	int r = conn_call(m->conn, &request, MSG_FILED, conn_request_deadline(m->conn), &reply, &life);
+	int r = conn_call(m->conn, &request, MSG_FILED, conn_request_deadline(m->conn), &reply, &lease.life);
 	if (r < 0)
 		return r;
 	*fd = msg_take_fd(&reply.u.filed.fds, 0);
@@ -43,7 +42,7 @@ static int add(trims_model *m, const char *path, const struct model_file **out)
 {
 	OWN_FD int fd = -1;
 	uint64_t bytes;
-	int r = fetch(m, path, &fd, &bytes);
+	int r = fetch(m, model_lease(m), path, &fd, &bytes);
 	if (r < 0)
 		return r;
 	OWN_MEM struct model_file *f = malloc(sizeof *f + strlen(path) + 1);
@@ -78,7 +77,7 @@ int trims_file_fd(trims_model *m, const char *path, int *fd, uint64_t *bytes)
 	OWN_FD int got = -1;
 	uint64_t n;
 	const void *data;
-	int r = fetch(m, path, &got, &n);
+	int r = fetch(m, model_lease(m), path, &got, &n);
 	if (r == 0 && (r = memory_map(got, n, &data)) == 0) { /* proves that the size is true */
 		memory_unmap(data, n);
 		*fd = steal_fd(&got);

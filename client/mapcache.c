@@ -143,7 +143,7 @@ static int map_extents(struct mapped_image *im, const struct mapping *m)
 {
 	uint64_t offsets[PROGRESS_MAX_EXTENTS];
 	int r = 0;
-	if (m->tier == TRIMS_TIER_DISK || m->image_bytes == 0)
+	if (m->tier != TRIMS_TIER_HOST || m->image_bytes == 0)
 		return 0;
 	if (m->n_fds - FD_EXTENTS != im->n_extents)
 		return fail(TRIMS_E_PROTOCOL, "the daemon gave %u extents of %u", m->n_fds - FD_EXTENTS, im->n_extents);
@@ -278,7 +278,7 @@ static void unmap(struct mapping *m)
 int mapping_get(const struct conn_life *life, struct msg_opened *o, struct mapping **out)
 {
 	struct list *head = bucket(o->copy);
-	if (o->fds.n < FD_EXTENTS || (o->tier != TRIMS_TIER_HOST && o->tier != TRIMS_TIER_DISK)) {
+	if (o->fds.n < FD_EXTENTS || o->tier < TRIMS_TIER_DISK || o->tier > TRIMS_TIER_GPU) {
 		msg_close_fds(o->fds.fd, o->fds.n);
 		return fail(TRIMS_E_UNSUPPORTED, "this library cannot use a copy of tier %u with %u handles", o->tier, o->fds.n);
 	}

@@ -25,12 +25,13 @@ struct mapped_image {
 	const uint32_t *by_name;
 	const char *names;
 	uint64_t names_bytes;
-	const char *extent_at[PROGRESS_MAX_EXTENTS]; /* all NULL on tier disk */
+	const char *extent_at[PROGRESS_MAX_EXTENTS]; /* all NULL off tier host */
 	void *range;          /* the addresses that hold them all, in order */
 	uint64_t range_bytes;
 };
 
-/* Finds the mapping of the copy that *opened describes, or makes one.  Takes the message's descriptors. */
+/* Finds the mapping of the copy that *opened describes, or makes one.  Takes the message's descriptors; those of tier gpu's
+ * extents have been taken before (gpu_map.c): of such a copy only table and progress page are here. */
 int mapping_get(const struct conn_life *life, struct msg_opened *opened, struct mapping **out);
 /* NULLs *m; NULL is fine. */
 void mapping_put(struct mapping **m);

@@ -3,6 +3,7 @@
 #include "client/model.h"
 
 #include "client/fail.h"
+#include "client/gpu.h"
 #include "client/options.h"
 #include "shared/name.h"
 #include "shared/own.h"
@@ -32,33 +33,59 @@ static int fill_request(struct msg *m, const char *name, const struct trims_open
 	return 0;
 }
 
-static int model_new(trims_conn *conn, const struct conn_life *life, struct msg_opened *o, trims_model **out)
+static void model_free(trims_model *m)
 {
-	struct mapping *mapping = NULL;
-	int r = mapping_get(life, o, &mapping);
-	trims_model *m = r == 0 ? malloc(sizeof *m) : NULL;
+	pthread_mutex_destroy(&m->files_lock);
+	pthread_mutex_destroy(&m->lease_lock);
+	free(m);
+}
+
+/* Takes the descriptors of *o. */
+static int model_new(trims_conn *conn, const char *name, const struct conn_life *life, struct msg_opened *o,
+	trims_model **out)
+{
+	trims_model *m = calloc(1, sizeof *m + strlen(name) + 1);
 	if (!m) {
-		mapping_put(&mapping);
-		conn_close_lease(conn, life->epoch, o->lease);
-		return r < 0 ? r : fail(TRIMS_E_NO_MEMORY, "no memory for a model");
+		msg_close_fds(o->fds.fd, o->fds.n);
+		return fail(TRIMS_E_NO_MEMORY, "no memory for a model");
 	}
-	*m = (trims_model){.conn = conn, .mapping = mapping, .life = *life, .lease = o->lease, .copy = o->copy,
-		.image_bytes = o->image_bytes, .digest_hi = o->digest_hi, .digest_lo = o->digest_lo, .tier = o->tier,
-		.hit = o->hit != 0, .files_lock = PTHREAD_MUTEX_INITIALIZER};
+	*m = (trims_model){.conn = conn, .copy = o->copy, .image_bytes = o->image_bytes, .digest_hi = o->digest_hi,
+		.digest_lo = o->digest_lo, .tier = o->tier, .hit = o->hit != 0, .lease = {.life = *life, .number = o->lease},
+		.files_lock = PTHREAD_MUTEX_INITIALIZER, .lease_lock = PTHREAD_MUTEX_INITIALIZER};
+	strcpy(m->name, name);
 	atomic_init(&m->ready, m->hit);
+	int r = o->tier == TRIMS_TIER_GPU ? gpu_open(m, o) : 0; /* leaves the first two descriptors */
+	if (r == 0)
+		r = mapping_get(life, o, &m->mapping);
+	else
+		msg_close_fds(o->fds.fd, o->fds.n);
+	if (r < 0) {
+		gpu_close(m);
+		model_free(m);
+		return r;
+	}
 	conn_ref(conn);
+	list_add_tail(&m->node, conn_models_lock(conn));
+	conn_models_unlock(conn);
 	*out = m;
 	return 0;
 }
 
-static int open_once(trims_conn *conn, struct msg *request, uint64_t deadline, bool wait, trims_model **out)
+static int open_once(trims_conn *conn, struct msg *request, const struct conn_life *attached, uint64_t deadline, bool wait,
+	trims_model **out)
 {
 	struct msg reply;
-	struct conn_life life = {0};
+	struct conn_life life = *attached;
 	trims_model *m = NULL;
+	request->request = 0;
 	int r = conn_call(conn, request, MSG_OPENED, deadline, &reply, &life);
-	if (r < 0 || (r = model_new(conn, &life, &reply.u.opened, &m)) < 0)
+	if (r < 0)
 		return r;
+	r = model_new(conn, request->u.open.model, &life, &reply.u.opened, &m);
+	if (r < 0) {
+		conn_close_lease(conn, life.epoch, reply.u.opened.lease);
+		return r;
+	}
 	if (!m->hit && wait)
 		r = model_wait(m, NULL, deadline);
 	if (r < 0)
@@ -77,9 +104,12 @@ int trims_open(trims_conn *conn, const char *name, const struct trims_open_optio
 		return r;
 	uint64_t deadline = o.timeout_ns ? conn_deadline(o.timeout_ns) : CONN_NEVER;
 	bool wait = !(o.flags & TRIMS_OPEN_NO_WAIT);
-	r = open_once(conn, &request, deadline, wait, out);
+	struct conn_life attached = {0};
+	if (o.tier == TRIMS_TIER_GPU && (r = gpu_attach(conn, deadline, &attached)) < 0)
+		return r;
+	r = open_once(conn, &request, &attached, deadline, wait, out);
 	/* The model was replaced at its source while it was read.  The caller has seen none of it: open what is there now. */
-	return r == -TRIMS_E_CHANGED && wait ? open_once(conn, &request, deadline, wait, out) : r;
+	return r == -TRIMS_E_CHANGED && wait ? open_once(conn, &request, &attached, deadline, wait, out) : r;
 }
 
 void trims_close(trims_model **model)
@@ -87,32 +117,98 @@ void trims_close(trims_model **model)
 	trims_model *m = model ? STEAL(*model) : NULL;
 	if (!m || conn_foreign(m->conn))
 		return; /* a forked child leaves its parent's mappings to exec or exit */
+	conn_models_lock(m->conn); /* nobody claims its lease from here on */
+	list_del(&m->node);
+	conn_models_unlock(m->conn);
 	if (m->files)
 		model_unmap_files(m);
+	gpu_close(m);
 	mapping_put(&m->mapping);
-	conn_close_lease(m->conn, m->life.epoch, m->lease);
+	conn_close_lease(m->conn, m->lease.life.epoch, m->lease.number);
 	conn_unref(m->conn);
-	pthread_mutex_destroy(&m->files_lock);
-	free(m);
+	model_free(m);
+}
+
+struct model_lease model_lease(trims_model *m)
+{
+	pthread_mutex_lock(&m->lease_lock);
+	struct model_lease lease = m->lease;
+	pthread_mutex_unlock(&m->lease_lock);
+	return lease;
+}
+
+static void claim(trims_model *m, const struct conn_life *attached, uint64_t deadline)
+{
+	struct msg request, reply;
+	struct conn_life life = *attached;
+	msg_init(&request, MSG_CLAIM, 0);
+	MSG_SET_STR(request.u.claim.model, m->name);
+	request.u.claim.copy = m->copy;
+	request.u.claim.tier = m->tier;
+	if (m->gpu)
+		MSG_SET_STR(request.u.claim.device, gpu_uuid(m));
+	if (conn_call(m->conn, &request, MSG_OPENED, deadline, &reply, &life) < 0)
+		return; /* it stays without */
+	if (reply.u.opened.copy == m->copy && reply.u.opened.tier == m->tier) {
+		pthread_mutex_lock(&m->lease_lock);
+		m->lease = (struct model_lease){.life = life, .number = reply.u.opened.lease};
+		pthread_mutex_unlock(&m->lease_lock);
+	} else {
+		conn_close_lease(m->conn, life.epoch, reply.u.opened.lease);
+	}
+	msg_fini(&reply);
+}
+
+/* Disk copies are not held by anybody's mapping, and memory of cuda-ipc went with the daemon. */
+static bool is_claimable(trims_model *m)
+{
+	return m->tier != TRIMS_TIER_DISK && model_look(m, NULL) > 0;
+}
+
+void models_claim(trims_conn *c, uint64_t deadline)
+{
+	struct conn_life now;
+	bool gpu = false;
+	conn_life(c, &now);
+	struct list *models = conn_models_lock(c);
+	list_for_each(it, models)
+		gpu |= list_entry(it, trims_model, node)->gpu != NULL;
+	bool attached = gpu && gpu_attach(c, deadline, &now) == 0;
+	list_for_each(it, models) {
+		trims_model *m = list_entry(it, trims_model, node);
+		if ((!m->gpu || attached) && m->lease.life.epoch != now.epoch && is_claimable(m))
+			claim(m, &now, deadline);
+	}
+	conn_models_unlock(c);
+}
+
+/* The digest was not known at the open; perhaps it is now. */
+static int late_digest(trims_model *m, struct trims_info *info)
+{
+	struct progress_page *page;
+	int r = mapping_progress(m->mapping, &page);
+	if (r == 0 && atomic_load_explicit(&page->state, memory_order_acquire) == PROGRESS_READY) {
+		info->digest_hi = page->digest_hi;
+		info->digest_lo = page->digest_lo;
+	}
+	return r;
 }
 
 int trims_info(trims_model *m, struct trims_info *out)
 {
-	struct trims_info info = {.size = out->size, .tier = m->tier, .hit = m->hit, .image_bytes = m->image_bytes,
+	size_t size = out->size;
+	struct trims_info info = {.size = size, .tier = m->tier, .hit = m->hit, .image_bytes = m->image_bytes,
 		.copy = m->copy, .digest_hi = m->digest_hi, .digest_lo = m->digest_lo};
-	struct progress_page *page;
-	if (out->size < sizeof out->size || out->size > 4096)
+	if (size < offsetof(struct trims_info, leased) || size > 4096)
 		return fail(TRIMS_E_BAD_REQUEST, "struct trims_info: its size is not set");
-	if (!m->hit && !(info.digest_hi | info.digest_lo)) { /* not known then; perhaps now */
-		int r = mapping_progress(m->mapping, &page);
-		if (r < 0)
-			return r;
-		if (atomic_load_explicit(&page->state, memory_order_acquire) == PROGRESS_READY) {
-			info.digest_hi = page->digest_hi;
-			info.digest_lo = page->digest_lo;
-		}
-	}
-	memset((char *)out + sizeof out->size, 0, out->size - sizeof out->size);
-	memcpy(out, &info, MIN(out->size, sizeof info));
+	int r = !m->hit && !(info.digest_hi | info.digest_lo) ? late_digest(m, &info) : 0;
+	if (r < 0)
+		return r;
+	info.leased = conn_is_alive(m->conn, model_lease(m).life.epoch);
+	if (m->gpu)
+		gpu_info(m, &info);
+	if (size > sizeof info)
+		memset((char *)out + sizeof info, 0, size - sizeof info);
+	memcpy(out, &info, MIN(size, sizeof info));
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include "client/model.h"
 
 #include "client/fail.h"
+#include "client/gpu.h"
 
 #include <string.h>
 
@@ -45,7 +46,7 @@ int model_tensor_place(trims_model *m, uint32_t index, struct tensor_place *out)
 	if (r == 0)
 		r = read_record(m, im, index, &t);
 	if (r == 0)
-		*out = (struct tensor_place){.extent = t.extent, .end = t.bytes ? t.offset + t.bytes : 0};
+		*out = (struct tensor_place){.extent = t.extent, .offset = t.offset, .end = t.bytes ? t.offset + t.bytes : 0};
 	return r;
 }
 
@@ -68,8 +69,29 @@ int trims_tensor(trims_model *m, uint32_t index, struct trims_tensor *out)
 	*out = (struct trims_tensor){.name = record_name(im, &t), .index = index, .dtype = t.dtype, .rank = t.rank,
 		.bytes = t.bytes};
 	memcpy(out->shape, t.shape, t.rank * sizeof t.shape[0]);
+	if (m->gpu)
+		return gpu_address(m, t.extent, t.offset, t.bytes, &out->data);
 	if (im->extent_at[t.extent])
 		out->data = im->extent_at[t.extent] + t.offset;
+	return 0;
+}
+
+int trims_read(trims_model *m, uint32_t index, uint64_t offset, void *to, size_t bytes)
+{
+	struct trims_tensor t;
+	uint64_t end;
+	int r = trims_tensor(m, index, &t);
+	if (r < 0)
+		return r;
+	if (add_overflows(offset, bytes, &end) || end > t.bytes)
+		return fail(TRIMS_E_BAD_REQUEST, "tensor \"%.200s\" has %llu bytes", t.name, (unsigned long long)t.bytes);
+	if (m->tier == TRIMS_TIER_DISK)
+		return fail(TRIMS_E_UNSUPPORTED, "a model on tier disk cannot be read; open it on another tier");
+	if (bytes == 0)
+		return 0;
+	if (m->gpu)
+		return gpu_read(m, (uintptr_t)t.data + offset, to, bytes);
+	memcpy(to, (const char *)t.data + offset, bytes);
 	return 0;
 }
 

@@ -154,7 +154,8 @@ TRIMS_API void trims_close(trims_model **model);
 /* How the memory of a device is shared: by descriptors of cuMemCreate() memory, or by cudaIpcMemHandles. */
 enum trims_export { TRIMS_EXPORT_NONE = 0, TRIMS_EXPORT_VMM_FD = 1, TRIMS_EXPORT_CUDA_IPC = 2 };
 
-/* Who waits in trims_wait_stream(): the stream, or the calling thread (`wait-on-cpu`). */
+/* Who waits in trims_wait_stream(): the stream, or the calling thread (`wait-on-cpu`).  NONE: nobody has to, every byte was
+ * there when the model was opened. */
 enum trims_stream_wait { TRIMS_STREAM_WAIT_NONE = 0, TRIMS_STREAM_WAIT_CPU = 1, TRIMS_STREAM_WAIT_GPU = 2 };
 
 struct trims_info {
@@ -170,6 +171,7 @@ struct trims_info {
 	uint32_t stream_wait; /* enum trims_stream_wait */
 	uint32_t simulated;   /* 1: the device is simcuda's; nothing timed on it is a measurement */
 	char device[64];      /* its UUID */
+	char note[128];       /* why stream_wait is TRIMS_STREAM_WAIT_CPU */
 };
 TRIMS_API int trims_info(trims_model *model, struct trims_info *out);
 

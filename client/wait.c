@@ -4,6 +4,7 @@
 #include "client/model.h"
 
 #include "client/fail.h"
+#include "client/gpu.h"
 
 #include <linux/futex.h>
 #include <string.h>
@@ -24,7 +25,6 @@ static int poisoned(struct progress_page *page)
 	return fail((enum trims_code)code, "%s", *f.text ? f.text : error_text(code));
 }
 
-/* 1: there; 0: not yet; or why it will never be. */
 static int look(trims_model *m, struct progress_page *page, const struct tensor_place *place)
 {
 	uint32_t state = atomic_load_explicit(&page->state, memory_order_acquire);
@@ -43,28 +43,50 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t ns)
 	syscall(SYS_futex, word, FUTEX_WAIT, seen, &ts, NULL, 0); /* whatever ended it, the caller looks again */
 }
 
+/* Memory of cuda-ipc goes with the daemon: what has arrived is not there any more. */
+static int owner_gone(trims_model *m)
+{
+	return m->gpu ? gpu_owner_gone(m) : 0;
+}
+
+static int find_page(trims_model *m, const struct tensor_place *place, struct progress_page **out)
+{
+	int r = mapping_progress(m->mapping, out);
+	if (r == 0 && place && place->extent >= (*out)->extents)
+		r = fail(TRIMS_E_PROTOCOL, "the progress page has no extent %u", place->extent);
+	return r;
+}
+
+int model_look(trims_model *m, const struct tensor_place *place)
+{
+	struct progress_page *page;
+	int r = owner_gone(m);
+	if (r < 0 || atomic_load_explicit(&m->ready, memory_order_acquire))
+		return r < 0 ? r : 1;
+	r = find_page(m, place, &page);
+	return r < 0 ? r : look(m, page, place);
+}
+
 int model_wait(trims_model *m, const struct tensor_place *place, uint64_t deadline)
 {
 	struct progress_page *page;
-	int r = 0;
-	if (atomic_load_explicit(&m->ready, memory_order_acquire))
-		return 0;
-	if ((r = mapping_progress(m->mapping, &page)) < 0)
+	int r = owner_gone(m);
+	if (r < 0 || atomic_load_explicit(&m->ready, memory_order_acquire))
 		return r;
-	if (place && place->extent >= page->extents)
-		return fail(TRIMS_E_PROTOCOL, "the progress page has no extent %u", place->extent);
+	if ((r = find_page(m, place, &page)) < 0)
+		return r;
 	for (bool alive = true;;) {
 		uint32_t seen = atomic_load_explicit(&page->wake, memory_order_acquire);
 		int there = look(m, page, place);
 		if (there)
-			return there < 0 ? there : 0;
+			return there < 0 ? there : owner_gone(m);
 		if (!alive) /* and the last look came after its death */
 			return r;
-		uint64_t now = conn_now();
-		if (now >= deadline)
-			return fail(TRIMS_E_TIMED_OUT, "the model did not arrive in time");
-		r = conn_alive(m->conn, m->life.epoch);
+		r = conn_alive(m->conn, model_lease(m).life.epoch);
 		alive = r == 0;
+		uint64_t now = conn_now();
+		if (alive && now >= deadline)
+			return fail(TRIMS_E_TIMED_OUT, "the model did not arrive in time");
 		if (alive)
 			futex_wait(&page->wake, seen, MIN(SLICE_NS, deadline - now));
 	}

@@ -84,7 +84,7 @@ bool cuda_lost(cu_result result)
 
 int cuda_fault(const struct cuda *cu, cu_result result, const char *what, struct fault *why)
 {
-	enum trims_code code = TRIMS_E_NO_SYSTEM;
+	enum trims_code code = TRIMS_E_GPU_ERROR;
 
 	if (result == CU_E_OUT_OF_MEMORY)
 		code = TRIMS_E_NO_MEMORY;

@@ -113,7 +113,7 @@ const char *cuda_text(const struct cuda *cu, cu_result result);
 /* True for results after which the process cannot use the device, or that context of it, any more. */
 bool cuda_lost(cu_result result);
 /* Makes "WHAT: CUDA_ERROR_OUT_OF_MEMORY (2): out of memory" of a failed call; returns -EPROTO.  Code: NO_MEMORY, NO_TIER
- * for a lost device, UNSUPPORTED, else NO_SYSTEM. */
+ * for a lost device, UNSUPPORTED, else GPU_ERROR. */
 int cuda_fault(const struct cuda *cu, cu_result result, const char *what, struct fault *why);
 
 #define CUDA_UUID_TEXT 41

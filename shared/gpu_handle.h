@@ -12,7 +12,8 @@
  * of 64-bit slots: gpu_slot[OPENED.slot + i] is how many checked bytes of extent i are in device memory, counted from
  * the extent's start; it only grows, so a stream waits for "at least" (cuStreamWaitValue64, GEQ).  GPU_SLOT_ENDED wakes
  * everybody and promises nothing: the copy is complete, or poisoned, or its lease is gone; the progress page's state says
- * which.  A slot belongs to one lease from OPENED until the daemon has read its CLOSE, and is 0 when it is handed out.
+ * which.  A slot belongs to one lease from OPENED until the daemon has read its CLOSE.  The page's last slot is never handed
+ * out: the client tries out on it whether a store by a CPU wakes a stream.
  *
  * Rules: nothing here may be trusted by the side that reads it.  A client checks the size of the records against the
  * table, kind, and bytes >= the extent's; a daemon never reads a session page.

@@ -6,6 +6,7 @@
 #define TESTS_UNIT_FAKE_MRM_H
 
 #include "shared/gpu_handle.h"
+#include "shared/error.h"
 #include "shared/msg.h"
 #include "shared/progress.h"
 #include "shared/seqpacket.h"
@@ -271,6 +272,9 @@ static inline bool fake_serve(struct fake *f, int fd, struct msg *m)
 			fake_fault(fd, m->request, 21, "no such file");
 		else
 			fake_text(fd, MSG_FILED, m->request, "{\"layers\":6}");
+		return true;
+	case MSG_CLAIM:
+		fake_fault(fd, m->request, TRIMS_E_NO_LEASE, "no such copy here any more");
 		return true;
 	case MSG_QUERY:
 	case MSG_VERIFY:

@@ -144,7 +144,7 @@ START_TEST(a_result_becomes_a_sentence)
 	cuda_fault(NULL, CU_E_NOT_SUPPORTED, "x", &why);
 	ck_assert_int_eq(why.code, TRIMS_E_UNSUPPORTED);
 	cuda_fault(NULL, CU_E_INVALID_VALUE, "x", &why);
-	ck_assert_int_eq(why.code, TRIMS_E_NO_SYSTEM);
+	ck_assert_int_eq(why.code, TRIMS_E_GPU_ERROR);
 	ck_assert(cuda_lost(CU_E_ILLEGAL_ADDRESS));
 	ck_assert(!cuda_lost(CU_E_NOT_READY));
 	ck_assert(!cuda_lost(CU_OK));

@@ -439,7 +439,7 @@ static bool few_handles(struct fake *f, int fd, struct msg *m)
 	if (m->type != MSG_OPEN)
 		return fake_serve(f, fd, m);
 	fake_opened(f, &f->copies[0], m->request, &r);
-	r.u.opened.tier = nonsense == 0 ? 3 : r.u.opened.tier;
+	r.u.opened.tier = nonsense == 0 ? 4 : r.u.opened.tier;
 	r.u.opened.fds.n = nonsense == 0 ? 2 : (uint32_t)nonsense;
 	f->leases++;
 	fake_send(fd, &r);

@@ -1,0 +1,230 @@
+/* gpu_driver.c - the process's CUDA driver, its devices, and contexts; see gpu.h.
+ * Keeps: the driver is loaded while `users` is above 0; primary contexts that were retained are released with it. */
+#include "client/gpu.h"
+
+#include "client/fail.h"
+#include "shared/own.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LAST_SPECIAL_STREAM 2 /* 0, 1, 2: NULL, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD: of whatever context is current */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct gpu_driver *loaded;
+static unsigned users;
+static _Atomic pid_t loader; /* the process that has initialised the driver: 0, or for ever */
+
+int gpu_failed(const struct gpu_driver *d, cu_result result, const char *what)
+{
+	struct fault why;
+	cuda_fault(d->cu, result, what, &why);
+	return fail_fault(&why);
+}
+
+/* ---- loading ---- */
+
+static int add_device(struct gpu_driver *d, int index)
+{
+	struct gpu_device *device = &d->device[d->n_devices];
+	struct cu_uuid uuid;
+	cu_result r = d->cu->device_get(&device->ordinal, index);
+	if (r == CU_OK)
+		r = d->cu->device_get_uuid(&uuid, device->ordinal);
+	if (r)
+		return gpu_failed(d, r, "cuDeviceGetUuid");
+	cuda_uuid_text(&uuid, device->uuid);
+	d->n_devices++;
+	return 0;
+}
+
+static void unload(struct gpu_driver **p)
+{
+	struct gpu_driver *d = STEAL(*p);
+	if (!d)
+		return;
+	for (uint32_t i = 0; i < d->n_devices; i++)
+		if (d->device[i].primary)
+			d->cu->primary_ctx_release(d->device[i].ordinal);
+	cuda_free(&d->cu);
+	free(d);
+}
+
+static int load(struct gpu_driver **out)
+{
+	struct fault why = {0};
+	const char *path = getenv("TRIMS_CUDA_DRIVER");
+	OWN(unload) struct gpu_driver *d = calloc(1, sizeof *d);
+	if (!d)
+		return fail(TRIMS_E_NO_MEMORY, "no memory for the driver's table");
+	int r = cuda_load(&d->cu, path && *path ? path : NULL, &why);
+	if (r < 0)
+		return r == -ENOMEM ? fail(TRIMS_E_NO_MEMORY, "no memory for the driver's table") : fail_fault(&why);
+	for (int i = 0; i < MIN(d->cu->n_devices, GPU_DEVICES_MAX); i++)
+		if ((r = add_device(d, i)) < 0)
+			return r;
+	*out = STEAL(d);
+	return 0;
+}
+
+/* A driver that a parent process has initialised is of no use here, nor may its locks be believed. */
+static int check_fork(void)
+{
+	pid_t before = 0;
+	if (atomic_compare_exchange_strong(&loader, &before, getpid()) || before == getpid())
+		return 0;
+	return fail(TRIMS_E_UNSUPPORTED, "the CUDA driver was initialised before this process was forked and does not work "
+		"in it: execute a new program, or open models on a GPU in the child alone");
+}
+
+int gpu_driver_get(struct gpu_driver **out)
+{
+	int r = check_fork();
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&lock);
+	if (!loaded)
+		r = load(&loaded);
+	if (r == 0) {
+		users++;
+		*out = loaded;
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+void gpu_driver_put(struct gpu_driver **d)
+{
+	if (!STEAL(*d))
+		return;
+	pthread_mutex_lock(&lock);
+	if (--users == 0)
+		unload(&loaded);
+	pthread_mutex_unlock(&lock);
+}
+
+struct gpu_device *gpu_driver_find(struct gpu_driver *d, const char *uuid)
+{
+	for (uint32_t i = 0; i < d->n_devices; i++)
+		if (!strcmp(d->device[i].uuid, uuid))
+			return &d->device[i];
+	return NULL;
+}
+
+/* ---- contexts ---- */
+
+static int primary(struct gpu_driver *d, struct gpu_device *device, cu_context *out)
+{
+	cu_result r = CU_OK;
+	pthread_mutex_lock(&lock);
+	if (!device->primary)
+		r = d->cu->primary_ctx_retain(&device->primary, device->ordinal);
+	if (r)
+		device->primary = NULL;
+	*out = device->primary;
+	pthread_mutex_unlock(&lock);
+	return r ? gpu_failed(d, r, "cuDevicePrimaryCtxRetain") : 0;
+}
+
+static int push(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s)
+{
+	cu_result r = d->cu->ctx_push_current(ctx);
+	if (r)
+		return gpu_failed(d, r, "cuCtxPushCurrent");
+	*s = (struct gpu_scope){.driver = d, .ctx = ctx, .ordinal = -1, .pushed = true};
+	return 0;
+}
+
+int gpu_enter_context(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s)
+{
+	cu_device ordinal;
+	int r = push(d, ctx, s);
+	if (r < 0)
+		return r;
+	cu_result e = d->cu->ctx_get_device(&ordinal);
+	if (e) {
+		gpu_leave(s);
+		return gpu_failed(d, e, "cuCtxGetDevice");
+	}
+	s->ordinal = ordinal;
+	return 0;
+}
+
+/* The caller's, if there is one. */
+static cu_context current(struct gpu_driver *d, int *ordinal)
+{
+	cu_context ctx = NULL;
+	cu_device device;
+	if (d->cu->ctx_get_current(&ctx) || !ctx || d->cu->ctx_get_device(&device))
+		return NULL;
+	*ordinal = device;
+	return ctx;
+}
+
+int gpu_enter(struct gpu_driver *d, struct gpu_device *device, struct gpu_scope *s)
+{
+	int ordinal = -1;
+	cu_context ctx = current(d, &ordinal);
+	if (ctx && ordinal == device->ordinal) {
+		*s = (struct gpu_scope){.driver = d, .ctx = ctx, .ordinal = ordinal};
+		return 0;
+	}
+	int r = primary(d, device, &ctx);
+	if (r == 0)
+		r = push(d, ctx, s);
+	if (r == 0)
+		s->ordinal = device->ordinal;
+	return r;
+}
+
+int gpu_enter_stream(struct gpu_driver *d, struct gpu_device *device, cu_stream stream, struct gpu_scope *s)
+{
+	cu_context ctx;
+	if ((uintptr_t)stream <= LAST_SPECIAL_STREAM)
+		return gpu_enter(d, device, s);
+	cu_result r = d->cu->stream_get_ctx(stream, &ctx);
+	return r ? gpu_failed(d, r, "cuStreamGetCtx") : gpu_enter_context(d, ctx, s);
+}
+
+void gpu_leave(struct gpu_scope *s)
+{
+	cu_context ignored;
+	if (s->pushed)
+		s->driver->cu->ctx_pop_current(&ignored);
+	s->pushed = false;
+}
+
+/* ---- copies ---- */
+
+static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, cu_ptr from, size_t bytes)
+{
+	const struct cuda *cu = d->cu;
+	cu_stream stream = NULL;
+	const char *what = "cuStreamCreate";
+	cu_result r = cu->stream_create(&stream, CU_STREAM_NO_NULL_SYNC);
+	if (r)
+		return gpu_failed(d, r, what);
+	if (to_host) {
+		what = "cuMemcpyDtoHAsync";
+		r = cu->memcpy_dtoh_async(to_host, from, bytes, stream);
+	} else {
+		what = "cuMemcpyDtoDAsync";
+		r = cu->memcpy_dtod_async(to, from, bytes, stream);
+	}
+	if (!r) {
+		what = "cuStreamSynchronize";
+		r = cu->stream_synchronize(stream);
+	}
+	cu->stream_destroy(stream);
+	return r ? gpu_failed(d, r, what) : 0;
+}
+
+int gpu_copy_to_host(struct gpu_driver *d, void *to, cu_ptr from, size_t bytes)
+{
+	return copy(d, to, 0, from, bytes);
+}
+
+int gpu_copy_on_device(struct gpu_driver *d, cu_ptr to, cu_ptr from, size_t bytes)
+{
+	return copy(d, NULL, to, from, bytes);
+}

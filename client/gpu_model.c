@@ -1,0 +1,271 @@
+/* gpu_model.c - an open model on a GPU; see gpu.h.
+ * Keeps: private copies are freed in the context they were made in, and memory is unmapped, before the lease goes back. */
+#include "client/gpu.h"
+
+#include "client/fail.h"
+#include "shared/own.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct private_copy {
+	struct private_copy *next;
+	uint32_t index;
+	cu_ptr at;
+	cu_context ctx;
+};
+
+struct model_gpu {
+	struct gpu_session *session;
+	struct gpu_memory *memory;
+	struct gpu_device *device;
+	uint32_t kind, slot, n_extents;
+	uint32_t stream_wait; /* enum trims_stream_wait */
+	const char *why;      /* streams cannot wait; NULL: they can, or need not */
+	pthread_mutex_t lock; /* guards privates */
+	struct private_copy *privates;
+};
+
+int gpu_attach(trims_conn *c, uint64_t deadline, struct conn_life *life)
+{
+	struct gpu_session *s = NULL;
+	int r = gpu_session_get(c, deadline, &s);
+	if (r < 0)
+		return r;
+	gpu_session_life(s, life);
+	gpu_session_put(&s);
+	return 0;
+}
+
+/* ---- opening and closing ---- */
+
+static void find_out_who_waits(struct model_gpu *g)
+{
+	struct gpu_scope scope = {0};
+	g->stream_wait = TRIMS_STREAM_WAIT_CPU;
+	if (g->slot == GPU_SLOT_NONE)
+		g->why = "the session page has no slot left for this model";
+	else if (gpu_enter(gpu_session_driver(g->session), g->device, &scope) < 0)
+		g->why = "the device has no context";
+	else if (gpu_session_can_wait(g->session, &scope, &g->why)) {
+		g->stream_wait = TRIMS_STREAM_WAIT_GPU;
+		g->why = NULL;
+	}
+	gpu_leave(&scope);
+}
+
+static int map(trims_model *m, struct msg_opened *o)
+{
+	struct model_gpu *g = m->gpu;
+	struct gpu_driver *d = gpu_session_driver(g->session);
+	OWN_MEM struct gpu_handle *handles = NULL;
+	struct gpu_source from = {.driver = d, .device = gpu_driver_find(d, o->device), .kind = o->export,
+		.fds = o->fds.fd + 3};
+	if (!from.device || o->fds.n < 3 || (o->export != GPU_HANDLE_VMM_FD && o->export != GPU_HANDLE_CUDA_IPC))
+		return fail(TRIMS_E_PROTOCOL, "the daemon opened a model on device \"%s\" with %u handles of kind %u", o->device,
+			o->fds.n, o->export);
+	int r = gpu_records_read(o->fds.fd[2], o->export, o->fds.n - 3, &handles, &from.n);
+	if (r < 0)
+		return r;
+	if (o->slot != GPU_SLOT_NONE && !gpu_session_has_slots(g->session, o->slot, from.n))
+		return fail(TRIMS_E_PROTOCOL, "the session page has no slot %u", o->slot);
+	from.handles = handles;
+	g->device = from.device;
+	g->kind = o->export;
+	g->slot = o->slot;
+	g->n_extents = from.n;
+	return gpu_memory_get(&m->lease.life, o->copy, &from, &g->memory);
+}
+
+int gpu_open(trims_model *m, struct msg_opened *o)
+{
+	struct model_gpu *g = m->gpu = calloc(1, sizeof *g);
+	int r = g ? 0 : fail(TRIMS_E_NO_MEMORY, "no memory for a model");
+	if (g) {
+		pthread_mutex_init(&g->lock, NULL);
+		gpu_session_peek(m->conn, &g->session);
+		r = g->session ? map(m, o) : fail(TRIMS_E_PROTOCOL, "the daemon opened a model on a GPU unasked");
+	}
+	if (o->fds.n > 2) { /* what they stand for is mapped, or will not be */
+		msg_close_fds(o->fds.fd + 2, o->fds.n - 2);
+		o->fds.n = 2;
+	}
+	if (r == 0 && !m->hit)
+		find_out_who_waits(g);
+	return r;
+}
+
+static void free_private(struct gpu_driver *d, struct private_copy *p)
+{
+	struct gpu_scope scope = {0};
+	if (gpu_enter_context(d, p->ctx, &scope) == 0)
+		d->cu->mem_free(p->at); /* else it went with its context */
+	gpu_leave(&scope);
+	free(p);
+}
+
+void gpu_close(trims_model *m)
+{
+	struct model_gpu *g = STEAL(m->gpu);
+	if (!g)
+		return;
+	while (g->privates) {
+		struct private_copy *p = g->privates;
+		g->privates = p->next;
+		free_private(gpu_session_driver(g->session), p);
+	}
+	gpu_memory_put(&g->memory);
+	gpu_session_put(&g->session);
+	pthread_mutex_destroy(&g->lock);
+	free(g);
+}
+
+/* ---- asking ---- */
+
+int gpu_address(trims_model *m, uint32_t extent, uint64_t offset, uint64_t bytes, const void **out)
+{
+	cu_ptr at;
+	if (!gpu_memory_at(m->gpu->memory, extent, offset, bytes, &at))
+		return fail(TRIMS_E_PROTOCOL, "copy %llu: extent %u is shorter than the tensor table says",
+			(unsigned long long)m->copy, extent);
+	int r = gpu_owner_gone(m);
+	if (r == 0)
+		*out = (const void *)(uintptr_t)at;
+	return r;
+}
+
+int gpu_read(trims_model *m, cu_ptr from, void *to, size_t bytes)
+{
+	struct gpu_driver *d = gpu_session_driver(m->gpu->session);
+	struct gpu_scope scope = {0};
+	int r = gpu_enter(d, m->gpu->device, &scope);
+	if (r == 0)
+		r = gpu_copy_to_host(d, to, from, bytes);
+	gpu_leave(&scope);
+	return r;
+}
+
+void gpu_info(trims_model *m, struct trims_info *info)
+{
+	struct model_gpu *g = m->gpu;
+	info->export_kind = g->kind;
+	info->stream_wait = g->stream_wait;
+	info->simulated = gpu_session_driver(g->session)->cu->simulated;
+	snprintf(info->device, sizeof info->device, "%s", g->device->uuid);
+	if (g->why)
+		snprintf(info->note, sizeof info->note, "wait-on-cpu: %s", g->why);
+}
+
+const char *gpu_uuid(const trims_model *m)
+{
+	return m->gpu->device->uuid;
+}
+
+int gpu_owner_gone(trims_model *m)
+{
+	if (m->gpu->kind != GPU_HANDLE_CUDA_IPC || !gpu_session_is_over(m->gpu->session))
+		return 0;
+	return fail(TRIMS_E_DISCONNECTED, "the connection is gone, and with it memory that is shared by CUDA IPC: its addresses "
+		"must not be used any more");
+}
+
+/* ---- waiting ---- */
+
+/* Inside the stream's scope. */
+static int wait_on_page(trims_model *m, const struct tensor_place *place, cu_stream stream)
+{
+	const struct mapped_image *im;
+	struct model_gpu *g = m->gpu;
+	if (place)
+		return gpu_session_wait(g->session, stream, g->slot + place->extent, place->end);
+	int r = mapping_image(m->mapping, &im);
+	if (r == 0 && im->n_extents > g->n_extents)
+		r = fail(TRIMS_E_PROTOCOL, "the daemon shares %u extents of %u", g->n_extents, im->n_extents);
+	for (uint32_t i = 0; r == 0 && i < im->n_extents; i++)
+		r = gpu_session_wait(g->session, stream, g->slot + i, im->extents[i].bytes);
+	return r;
+}
+
+/* 1: the stream waits; 0: it cannot. */
+static int stream_waits(trims_model *m, const struct tensor_place *place, cu_stream stream)
+{
+	struct model_gpu *g = m->gpu;
+	struct gpu_scope scope = {0};
+	const char *why;
+	if (g->stream_wait != TRIMS_STREAM_WAIT_GPU)
+		return 0;
+	int r = gpu_enter_stream(gpu_session_driver(g->session), g->device, stream, &scope);
+	if (r == 0)
+		r = gpu_session_can_wait(g->session, &scope, &why);
+	if (r == 1) {
+		int e = wait_on_page(m, place, stream);
+		r = e < 0 ? e : 1;
+	}
+	gpu_leave(&scope);
+	return r;
+}
+
+int trims_wait_stream(trims_model *m, uint32_t index, void *cu_stream_)
+{
+	struct tensor_place at, *place = index == TRIMS_ALL_TENSORS ? NULL : &at;
+	if (!m->gpu)
+		return fail(TRIMS_E_BAD_REQUEST, "the model is not on a GPU");
+	int r = place ? model_tensor_place(m, index, place) : 0;
+	if (r == 0 && place && place->extent >= m->gpu->n_extents)
+		r = fail(TRIMS_E_PROTOCOL, "the daemon shares %u extents only", m->gpu->n_extents);
+	if (r < 0 || (r = model_look(m, place)) != 0)
+		return MIN(r, 0);
+	if ((r = conn_alive(m->conn, model_lease(m).life.epoch)) < 0)
+		return r;
+	r = stream_waits(m, place, cu_stream_);
+	return r == 0 ? model_wait(m, place, CONN_NEVER) : MIN(r, 0);
+}
+
+/* ---- private copies ---- */
+
+static int make_private(trims_model *m, const struct trims_tensor *t, struct private_copy **out)
+{
+	struct gpu_driver *d = gpu_session_driver(m->gpu->session);
+	struct gpu_scope scope = {0};
+	OWN_MEM struct private_copy *p = calloc(1, sizeof *p);
+	if (!p)
+		return fail(TRIMS_E_NO_MEMORY, "no memory for a private copy");
+	int r = gpu_enter(d, m->gpu->device, &scope);
+	if (r < 0)
+		return r;
+	p->index = t->index;
+	p->ctx = scope.ctx;
+	cu_result e = d->cu->mem_alloc(&p->at, MAX(t->bytes, 1u));
+	if (e)
+		r = gpu_failed(d, e, "cuMemAlloc");
+	else if (t->bytes && (r = gpu_copy_on_device(d, p->at, (uintptr_t)t->data, t->bytes)) < 0)
+		d->cu->mem_free(p->at);
+	gpu_leave(&scope);
+	if (r == 0)
+		*out = STEAL(p);
+	return r;
+}
+
+int trims_private(trims_model *m, uint32_t index, void **device_address)
+{
+	struct model_gpu *g = m->gpu;
+	struct trims_tensor t;
+	if (!g)
+		return fail(TRIMS_E_BAD_REQUEST, "the model is not on a GPU");
+	int r = trims_tensor(m, index, &t);
+	if (r < 0 || (r = trims_wait_tensor(m, index, TRIMS_FOREVER)) < 0)
+		return r;
+	pthread_mutex_lock(&g->lock);
+	struct private_copy *p = g->privates;
+	while (p && p->index != index)
+		p = p->next;
+	if (!p && (r = make_private(m, &t, &p)) == 0) {
+		p->next = g->privates;
+		g->privates = p;
+	}
+	if (r == 0)
+		*device_address = (void *)(uintptr_t)p->at;
+	pthread_mutex_unlock(&g->lock);
+	return r;
+}

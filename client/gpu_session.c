@@ -1,0 +1,432 @@
+/* gpu_session.c - a connection's GPU session; see gpu.h.
+ *
+ * Attaching: ATTACH says what this process sees; for each CANARY the memory is imported, read back and compared, and
+ * VERDICT says how that went, until the daemon is content (ATTACHED) or has nothing more to offer (FAULT).
+ * The session page: written by the daemon, and by the watchdog when the daemon is gone; registered with the driver when a
+ * stream first wants to wait.
+ *
+ * Keeps: a session belongs to one life of its connection and is found under the connection's gpu lock; its page stays
+ * registered until the last model that could have a wait pending is closed; slots only ever grow here. */
+#include "client/gpu.h"
+
+#include "client/fail.h"
+#include "shared/own.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define SLOTS_MAX (1u << 20)
+#define CANARY_MAX (16 * MIB)
+#define EXPORTS (GPU_EXPORT_BIT(GPU_HANDLE_VMM_FD) | GPU_EXPORT_BIT(GPU_HANDLE_CUDA_IPC))
+#define PENDING_NS (200 * NS_PER_US) /* a wait that was not pending for a moment proves nothing */
+#define WAKE_NS (2 * NS_PER_S)       /* a wait that was not woken by then never will be */
+
+struct gpu_session {
+	_Atomic uint32_t refs;
+	struct gpu_driver *driver;
+	struct conn_life life;
+	uint32_t export, slots;
+	_Atomic int64_t *page;
+	uint64_t page_bytes;
+	_Atomic bool over;
+	int socket; /* the watchdog's */
+	bool watched;
+	pthread_t watchdog;
+
+	pthread_mutex_t lock; /* guards what follows */
+	cu_context registered_in; /* NULL: the page is not registered */
+	bool stuck;               /* a stream waits on the page and cannot be woken: it must stay */
+	bool tried[GPU_DEVICES_MAX], works[GPU_DEVICES_MAX]; /* by ordinal */
+	char why[TRIMS_MAX_TEXT];
+};
+
+/* One canary at a time in a process: a handle can be open in one context only. */
+static pthread_mutex_t canary_lock = PTHREAD_MUTEX_INITIALIZER;
+
+struct gpu_driver *gpu_session_driver(struct gpu_session *s)
+{
+	return s->driver;
+}
+
+uint32_t gpu_session_export(const struct gpu_session *s)
+{
+	return s->export;
+}
+
+void gpu_session_life(const struct gpu_session *s, struct conn_life *out)
+{
+	*out = s->life;
+}
+
+bool gpu_session_has_slots(const struct gpu_session *s, uint32_t first, uint32_t n)
+{
+	return first < s->slots && n <= s->slots - first;
+}
+
+bool gpu_session_is_over(const struct gpu_session *s)
+{
+	return atomic_load_explicit(&s->over, memory_order_acquire);
+}
+
+/* ---- the watchdog ---- */
+
+static void let_go(struct gpu_session *s)
+{
+	atomic_store_explicit(&s->over, true, memory_order_release);
+	for (uint32_t i = 0; i < s->slots; i++)
+		atomic_store_explicit(&s->page[i], GPU_SLOT_ENDED, memory_order_release);
+}
+
+static void *watch(void *arg)
+{
+	struct gpu_session *s = arg;
+	struct pollfd p = {.fd = s->socket, .events = POLLRDHUP};
+	while (poll(&p, 1, -1) <= 0)
+		; /* all signals are blocked; whatever else it is, the socket decides */
+	let_go(s);
+	return NULL;
+}
+
+static int start_watchdog(struct gpu_session *s)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int e = pthread_create(&s->watchdog, NULL, watch, s);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (e)
+		return fail_errno(TRIMS_E_NO_SYSTEM, e, "no thread for the GPU session");
+	s->watched = true;
+	return 0;
+}
+
+/* ---- life ---- */
+
+static void unregister(struct gpu_session *s)
+{
+	struct gpu_scope scope = {0};
+	if (s->registered_in && gpu_enter_context(s->driver, s->registered_in, &scope) == 0)
+		s->driver->cu->mem_host_unregister((void *)s->page);
+	gpu_leave(&scope);
+}
+
+static void session_free(struct gpu_session *s)
+{
+	if (s->page && !s->stuck) {
+		unregister(s);
+		munmap((void *)s->page, s->page_bytes);
+	}
+	own_close_fd(&s->socket);
+	gpu_driver_put(&s->driver);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+void gpu_session_put(struct gpu_session **p)
+{
+	struct gpu_session *s = STEAL(*p);
+	if (s && atomic_fetch_sub(&s->refs, 1) == 1)
+		session_free(s);
+}
+
+static struct gpu_session *ref(struct gpu_session *s)
+{
+	if (s)
+		atomic_fetch_add(&s->refs, 1);
+	return s;
+}
+
+/* The socket is shut down, so the watchdog is done or about to be. */
+static void end(struct gpu_session **p)
+{
+	struct gpu_session *s = *p;
+	if (s && s->watched)
+		pthread_join(s->watchdog, NULL);
+	else if (s)
+		let_go(s);
+	gpu_session_put(p);
+}
+
+/* ---- canaries ---- */
+
+static int compare(const uint64_t *words, uint64_t n, uint64_t seed)
+{
+	for (uint64_t i = 0; i < n; i++)
+		if (words[i] != gpu_canary_word(seed, i))
+			return fail(TRIMS_E_MISMATCH, "word %llu read as %#llx instead of %#llx", (unsigned long long)i,
+				(unsigned long long)words[i], (unsigned long long)gpu_canary_word(seed, i));
+	return 0;
+}
+
+/* What can be asked without risk: a store that a driver does not refuse might end the caller's context. */
+static int check_read_only(const struct gpu_source *from, cu_ptr at)
+{
+	struct cu_mem_location where = {CU_AT_DEVICE, from->device->ordinal};
+	cu_flags64 flags = 0;
+	cu_result r = from->driver->cu->mem_get_access(&flags, &where, at);
+	if (r)
+		return gpu_failed(from->driver, r, "cuMemGetAccess");
+	return flags == CU_PROT_READ ? 0 : fail(TRIMS_E_UNSUPPORTED, "memory mapped for reading can be written");
+}
+
+static int read_canary(const struct gpu_source *from, struct gpu_memory *memory, const struct msg_canary *c)
+{
+	struct gpu_scope scope = {0};
+	cu_ptr at;
+	OWN_MEM uint64_t *words = malloc(c->bytes);
+	if (!words)
+		return fail(TRIMS_E_NO_MEMORY, "no memory to read the canary into");
+	if (!gpu_memory_at(memory, 0, 0, c->bytes, &at))
+		return fail(TRIMS_E_PROTOCOL, "the canary is shorter than the daemon says");
+	int r = gpu_enter(from->driver, from->device, &scope);
+	if (r == 0)
+		r = gpu_copy_to_host(from->driver, words, at, c->bytes);
+	gpu_leave(&scope);
+	if (r == 0)
+		r = compare(words, c->bytes / sizeof *words, c->seed);
+	if (r == 0 && from->kind == GPU_HANDLE_VMM_FD)
+		r = check_read_only(from, at);
+	return r;
+}
+
+static int try_canary(struct gpu_driver *d, struct msg_canary *c)
+{
+	OWN_MEM struct gpu_handle *handles = NULL;
+	struct gpu_memory *memory = NULL;
+	struct gpu_source from = {.driver = d, .device = gpu_driver_find(d, c->device), .kind = c->export};
+	if (!from.device)
+		return fail(TRIMS_E_NO_TIER, "this process does not see device %s", c->device);
+	if (c->fds.n < 1 || c->bytes > CANARY_MAX || c->bytes % sizeof(uint64_t) || c->bytes == 0)
+		return fail(TRIMS_E_PROTOCOL, "the daemon's canary makes no sense");
+	int r = gpu_records_read(c->fds.fd[0], c->export, c->fds.n - 1, &handles, &from.n);
+	if (r < 0)
+		return r;
+	if (from.n != 1)
+		return fail(TRIMS_E_PROTOCOL, "the daemon's canary has %u extents", from.n);
+	from.handles = handles;
+	from.fds = c->fds.fd + 1;
+	pthread_mutex_lock(&canary_lock);
+	r = gpu_memory_map(&from, &memory);
+	if (r == 0)
+		r = read_canary(&from, memory, c);
+	gpu_memory_put(&memory);
+	pthread_mutex_unlock(&canary_lock);
+	return r;
+}
+
+/* ---- attaching ---- */
+
+static void fill_attach(struct msg *m, const struct gpu_driver *d)
+{
+	struct msg_attach *a = &m->u.attach;
+	size_t len = 0;
+	msg_init(m, MSG_ATTACH, 0);
+	_Static_assert(GPU_DEVICES_MAX * CUDA_UUID_TEXT < sizeof a->devices, "all of them fit");
+	for (uint32_t i = 0; i < d->n_devices; i++)
+		len += (size_t)snprintf(a->devices + len, sizeof a->devices - len, i ? ",%s" : "%s", d->device[i].uuid);
+	a->driver = (uint32_t)d->cu->driver_version;
+	a->exports = EXPORTS;
+	a->pid = (uint32_t)getpid();
+	a->simulated = d->cu->simulated;
+}
+
+/* Asks, and tries what is offered, until there is an answer: ATTACHED in *reply. */
+static int negotiate(trims_conn *c, struct gpu_driver *d, uint64_t deadline, struct msg *reply, struct conn_life *life)
+{
+	struct msg request;
+	fill_attach(&request, d);
+	int r = conn_call(c, &request, MSG_ATTACHED, deadline, reply, life);
+	while (r == 0 && reply->type == MSG_CANARY) {
+		uint64_t number = request.request;
+		int bad = try_canary(d, &reply->u.canary);
+		msg_fini(reply);
+		msg_init(&request, MSG_VERDICT, number);
+		request.u.verdict.good = bad == 0;
+		if (bad)
+			MSG_SET_TEXT(request.u.verdict.text, trims_last_error()->text);
+		r = conn_call(c, &request, MSG_ATTACHED, deadline, reply, life);
+	}
+	return r;
+}
+
+static int map_page(struct gpu_session *s, struct msg_attached *a)
+{
+	struct stat st;
+	OWN_FD int fd = msg_take_fd(&a->fds, 0);
+	s->export = a->export;
+	s->slots = a->slots;
+	if (fd < 0 || a->slots < 1 || a->slots > SLOTS_MAX || fstat(fd, &st) ||
+		(uint64_t)st.st_size < a->slots * sizeof(int64_t))
+		return fail(TRIMS_E_PROTOCOL, "the daemon's session page makes no sense");
+	void *page = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (page == MAP_FAILED)
+		return fail_errno(TRIMS_E_NO_MEMORY, errno, "cannot map the session page");
+	s->page = page;
+	s->page_bytes = (uint64_t)st.st_size;
+	return 0;
+}
+
+static int attach(trims_conn *c, uint64_t deadline, struct gpu_session **out)
+{
+	struct msg reply;
+	OWN(gpu_session_put) struct gpu_session *s = calloc(1, sizeof *s);
+	if (!s)
+		return fail(TRIMS_E_NO_MEMORY, "no memory for a GPU session");
+	s->refs = 1;
+	s->socket = -1;
+	pthread_mutex_init(&s->lock, NULL);
+	int r = gpu_driver_get(&s->driver);
+	if (r == 0)
+		r = negotiate(c, s->driver, deadline, &reply, &s->life);
+	if (r < 0)
+		return r;
+	r = map_page(s, &reply.u.attached);
+	msg_fini(&reply);
+	if (r == 0)
+		r = conn_dup_socket(c, s->life.epoch, &s->socket);
+	if (r == 0)
+		r = start_watchdog(s);
+	if (r == 0)
+		*out = STEAL(s);
+	return r;
+}
+
+int gpu_session_get(trims_conn *c, uint64_t deadline, struct gpu_session **out)
+{
+	pthread_mutex_t *lock;
+	struct gpu_session **at = conn_gpu(c, &lock);
+	int r = 0;
+	if (conn_foreign(c))
+		return fail(TRIMS_E_DISCONNECTED, "the connection belongs to the process that this one was forked from");
+	pthread_mutex_lock(lock);
+	if (*at && !conn_is_alive(c, (*at)->life.epoch))
+		end(at);
+	if (!*at)
+		r = attach(c, deadline, at);
+	if (r == 0)
+		*out = ref(*at);
+	pthread_mutex_unlock(lock);
+	return r;
+}
+
+void gpu_session_peek(trims_conn *c, struct gpu_session **out)
+{
+	pthread_mutex_t *lock;
+	struct gpu_session **at = conn_gpu(c, &lock);
+	pthread_mutex_lock(lock);
+	*out = ref(*at);
+	pthread_mutex_unlock(lock);
+}
+
+void gpu_session_end(trims_conn *c)
+{
+	pthread_mutex_t *lock;
+	struct gpu_session **at = conn_gpu(c, &lock);
+	pthread_mutex_lock(lock);
+	if (*at && !conn_is_alive(c, (*at)->life.epoch))
+		end(at);
+	pthread_mutex_unlock(lock);
+}
+
+/* ---- streams that wait ---- */
+
+static bool refused(struct gpu_session *s, cu_result r, const char *what)
+{
+	struct fault why;
+	cuda_fault(s->driver->cu, r, what, &why);
+	snprintf(s->why, sizeof s->why, "%s", why.text);
+	return false;
+}
+
+/* Asks the stream until it has passed or that much time has. */
+static cu_result query_for(const struct cuda *cu, cu_stream stream, uint64_t ns)
+{
+	uint64_t until = conn_now() + ns;
+	cu_result r;
+	do
+		r = cu->stream_query(stream);
+	while (r == CU_E_NOT_READY && conn_now() < until);
+	return r;
+}
+
+/* Whether a store by this CPU wakes a wait that is pending; the last slot is nobody's. */
+static bool probe_stream(struct gpu_session *s, cu_stream stream, cu_ptr page)
+{
+	const struct cuda *cu = s->driver->cu;
+	_Atomic int64_t *slot = &s->page[s->slots - 1];
+	cu_ptr at = page + (s->slots - 1) * sizeof *slot;
+	atomic_store(slot, 0);
+	cu_result r = cu->stream_wait_value_64(stream, at, 1, CU_WAIT_GEQ);
+	if (r)
+		return refused(s, r, "cuStreamWaitValue64");
+	r = query_for(cu, stream, PENDING_NS);
+	atomic_store(slot, 1);
+	if (r == CU_OK) {
+		snprintf(s->why, sizeof s->why, "a stream did not wait for a value in host memory");
+		return false;
+	}
+	if (r == CU_E_NOT_READY)
+		r = query_for(cu, stream, WAKE_NS);
+	if (r == CU_OK)
+		return true;
+	if (r != CU_E_NOT_READY)
+		return refused(s, r, "cuStreamQuery");
+	s->stuck = true;
+	snprintf(s->why, sizeof s->why, "a store by the CPU does not wake a stream that waits for it");
+	return false;
+}
+
+static bool probe(struct gpu_session *s, const struct gpu_scope *scope)
+{
+	const struct cuda *cu = s->driver->cu;
+	cu_stream stream;
+	cu_ptr page;
+	cu_result r = s->registered_in ? CU_OK : cu->mem_host_register((void *)s->page, s->page_bytes,
+		CU_REGISTER_PORTABLE | CU_REGISTER_MAPPED);
+	if (r)
+		return refused(s, r, "cuMemHostRegister");
+	if (!s->registered_in)
+		s->registered_in = scope->ctx;
+	r = cu->mem_host_get_device_pointer(&page, (void *)s->page, 0);
+	if (r)
+		return refused(s, r, "cuMemHostGetDevicePointer");
+	r = cu->stream_create(&stream, CU_STREAM_NO_NULL_SYNC);
+	if (r)
+		return refused(s, r, "cuStreamCreate");
+	bool works = probe_stream(s, stream, page);
+	cu->stream_destroy(stream); /* goes on by itself until the stream is done */
+	return works;
+}
+
+bool gpu_session_can_wait(struct gpu_session *s, const struct gpu_scope *scope, const char **why)
+{
+	int i = scope->ordinal;
+	if (i < 0 || i >= GPU_DEVICES_MAX)
+		return false;
+	pthread_mutex_lock(&s->lock);
+	if (!s->tried[i]) {
+		s->tried[i] = true;
+		s->works[i] = probe(s, scope);
+	}
+	bool works = s->works[i];
+	*why = s->why;
+	pthread_mutex_unlock(&s->lock);
+	return works;
+}
+
+int gpu_session_wait(struct gpu_session *s, cu_stream stream, uint32_t slot, uint64_t value)
+{
+	const struct cuda *cu = s->driver->cu;
+	cu_ptr page;
+	cu_result r = cu->mem_host_get_device_pointer(&page, (void *)s->page, 0);
+	if (r)
+		return gpu_failed(s->driver, r, "cuMemHostGetDevicePointer");
+	r = cu->stream_wait_value_64(stream, page + slot * sizeof s->page[0], value, CU_WAIT_GEQ);
+	return r ? gpu_failed(s->driver, r, "cuStreamWaitValue64") : 0;
+}
