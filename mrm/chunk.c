@@ -13,8 +13,6 @@
 
 struct net_worker {
 	struct source_worker *source;
-	uint8_t *span_buf; /* where a chunk's file ranges land */
-	uint64_t span_cap;
 	uint8_t *chunk_buf; /* a chunk that only passes through */
 };
 
@@ -34,22 +32,18 @@ void chunk_check(struct chunk_job *c, const uint8_t *bytes, uint64_t n)
 	}
 }
 
-static uint8_t *span_buffer(struct net_worker *w, uint64_t bytes)
-{
-	if (bytes > w->span_cap) {
-		free(w->span_buf);
-		w->span_cap = align_up(bytes, MIB);
-		w->span_buf = malloc(w->span_cap);
-		if (!w->span_buf)
-			w->span_cap = 0;
-	}
-	return w->span_buf;
-}
-
 static void fail(struct chunk_job *c, int e, enum trims_code code, const char *text)
 {
 	fault_set(&c->why, code, "%s", text);
 	c->result = e;
+}
+
+/* What arrives goes right to its place in the chunk. */
+static int fetch_sink(void *ctx, const uint8_t *bytes, size_t n)
+{
+	uint64_t taken = layout_fill_put(ctx, bytes, n);
+	ASSERT(taken == n); /* a source sends what it was asked for */
+	return 0;
 }
 
 /* Fetches the chunk's file ranges and lays its bytes out at dst. */
@@ -57,26 +51,17 @@ static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 {
 	const struct layout *l = c->layout;
 	struct layout_span spans[IMAGE_MAX_FILES];
-	const uint8_t *data[IMAGE_MAX_FILES];
+	struct layout_fill fill;
 	uint32_t n = layout_spans(l, c->chunk, spans, IMAGE_MAX_FILES);
-	uint64_t total = 0;
-	for (uint32_t i = 0; i < n; i++)
-		total += spans[i].bytes;
-	uint8_t *buf = span_buffer(w, total);
-	if (total && !buf) {
-		fail(c, -ENOMEM, TRIMS_E_NO_MEMORY, "no memory for a chunk's ranges");
-		return;
-	}
+	layout_fill_begin(&fill, l, c->chunk, dst, c->haul->gaps);
 	for (uint32_t i = 0; i < n; i++) {
-		c->result = source_read(w->source, c->listing, spans[i].file, spans[i].off, spans[i].bytes, buf,
-			c->cancel, &c->why);
+		c->result = source_stream(w->source, c->listing, spans[i].file, spans[i].off,
+			spans[i].off + spans[i].bytes, fetch_sink, &fill, c->cancel, &c->why);
 		if (c->result)
 			return;
-		data[i] = buf;
-		buf += spans[i].bytes;
+		c->moved_bytes += spans[i].bytes;
 	}
-	c->moved_bytes = total;
-	layout_gather(l, c->chunk, spans, data, n, dst, c->haul->gaps);
+	ASSERT(layout_fill_is_full(&fill));
 	chunk_check(c, dst, layout_chunk(l, c->chunk).bytes);
 }
 
@@ -127,88 +112,63 @@ static void run_store(struct chunk_job *c)
 /* ---- a server without ranges: the files once, in order ---- */
 
 struct stream {
-	struct chunk_job *job;
-	const struct layout *layout;
+	struct chunk_job *job;  /* .chunk: the one that is being filled */
 	struct segment *host;
-	uint32_t file, chunk;   /* the chunk being filled */
-	uint64_t at;            /* offset in the file */
-	uint8_t *buf;           /* ranges of the chunk, of all its files */
+	uint64_t head;          /* bytes of the file's head still to come: they belong to no chunk */
 	uint8_t *scratch;       /* a chunk that does not stay in memory */
-	struct layout_span spans[IMAGE_MAX_FILES];
-	uint64_t had[IMAGE_MAX_FILES];
-	uint32_t n_spans;
+	struct layout_fill fill;
 };
 
+/* A chunk that is in memory already may have readers: it is not touched, only its gaps are taken. */
 static void stream_begin_chunk(struct stream *s)
 {
-	s->n_spans = s->chunk < s->layout->n_chunks
-		? layout_spans(s->layout, s->chunk, s->spans, IMAGE_MAX_FILES) : 0;
-	memset(s->had, 0, sizeof s->had[0] * s->n_spans);
-}
-
-static bool stream_chunk_full(const struct stream *s)
-{
-	for (uint32_t i = 0; i < s->n_spans; i++)
-		if (s->had[i] < s->spans[i].bytes)
-			return false;
-	return s->chunk < s->layout->n_chunks;
-}
-
-/* A chunk that is in memory already may have readers: it is not touched, only its gaps are taken. */
-static void stream_place(struct stream *s, const uint8_t *const *data)
-{
 	struct chunk_job *c = s->job;
-	bool keep = c->to_disk || s->host->landed[s->chunk];
-	c->chunk = s->chunk;
-	c->dst = keep ? s->scratch : segment_chunk(s->host, s->layout, s->chunk);
+	bool keep = c->to_disk || s->host->landed[c->chunk];
+	c->dst = keep ? s->scratch : segment_chunk(s->host, c->layout, c->chunk);
 	if (!keep)
 		chunk_populate(c);
-	layout_gather(s->layout, s->chunk, s->spans, data, s->n_spans, c->dst, c->haul->gaps);
-	chunk_check(c, c->dst, layout_chunk(s->layout, s->chunk).bytes);
-	if (!c->result && c->to_disk && !disk_image_has(c->stored, s->chunk))
-		c->result = disk_image_put(c->stored, s->chunk, c->dst, c->hash, &c->why);
+	layout_fill_begin(&s->fill, c->layout, c->chunk, c->dst, c->haul->gaps);
 }
 
-static int stream_end_chunk(struct stream *s)
+static void stream_end_chunk(struct stream *s)
 {
-	const uint8_t *data[IMAGE_MAX_FILES], *p = s->buf;
-	for (uint32_t i = 0; i < s->n_spans; i++) {
-		data[i] = p;
-		p += s->spans[i].bytes;
+	struct chunk_job *c = s->job;
+	chunk_check(c, c->dst, layout_chunk(c->layout, c->chunk).bytes);
+	if (!c->result && c->to_disk && !disk_image_has(c->stored, c->chunk))
+		c->result = disk_image_put(c->stored, c->chunk, c->dst, c->hash, &c->why);
+	c->haul->stream_hash[c->chunk] = c->hash;
+}
+
+static bool stream_is_complete(const struct stream *s)
+{
+	return s->job->chunk == s->job->layout->n_chunks;
+}
+
+/* Ends the chunks that are full, those of padding alone among them. */
+static int stream_go_on(struct stream *s)
+{
+	while (!stream_is_complete(s) && layout_fill_is_full(&s->fill)) {
+		stream_end_chunk(s);
+		if (s->job->result)
+			return s->job->result;
+		if (++s->job->chunk < s->job->layout->n_chunks)
+			stream_begin_chunk(s);
 	}
-	stream_place(s, data);
-	if (s->job->result)
-		return s->job->result;
-	s->job->haul->stream_hash[s->chunk++] = s->job->hash;
-	stream_begin_chunk(s);
 	return 0;
 }
 
-/* Spans tile each file in chunk order, so the next bytes belong to this chunk's span of the file or to nothing (the
- * head). */
+/* Behind their heads the files' bytes are the chunks' bytes, in the same order. */
 static int stream_sink(void *ctx, const uint8_t *bytes, size_t n)
 {
 	struct stream *s = ctx;
+	uint64_t at = MIN(s->head, n);
 	s->job->moved_bytes += n;
-	while (n) {
-		uint32_t i = 0;
-		uint64_t before = 0;
-		while (i < s->n_spans && s->spans[i].file != s->file)
-			before += s->spans[i++].bytes;
-		uint64_t start = i < s->n_spans ? s->spans[i].off : UINT64_MAX;
-		if (s->at < start) {
-			uint64_t skip = MIN(start - s->at, (uint64_t)n);
-			s->at += skip, bytes += skip, n -= skip;
-			continue;
-		}
-		uint64_t take = MIN(s->spans[i].bytes - s->had[i], (uint64_t)n);
-		memcpy(s->buf + before + s->had[i], bytes, take);
-		s->had[i] += take, s->at += take, bytes += take, n -= take;
-		while (stream_chunk_full(s)) {
-			int e = stream_end_chunk(s);
-			if (e)
-				return e;
-		}
+	s->head -= at;
+	while (at < n && !stream_is_complete(s)) {
+		at += layout_fill_put(&s->fill, bytes + at, n - at);
+		int e = stream_go_on(s);
+		if (e)
+			return e;
 	}
 	return 0;
 }
@@ -218,25 +178,15 @@ static void run_stream(struct chunk_job *c, struct net_worker *w)
 	const struct layout *l = c->layout;
 	if (!chunk_buffer(c, w))
 		return;
-	OWN_MEM struct stream *s = calloc(1, sizeof *s);
-	OWN_MEM uint8_t *buf = malloc(layout_max_span_bytes(l) + 1);
-	if (!s || !buf) {
-		fail(c, -ENOMEM, TRIMS_E_NO_MEMORY, "no memory for a stream's chunk");
-		return;
+	struct stream s = {.job = c, .host = c->host, .scratch = w->chunk_buf};
+	c->chunk = 0;
+	stream_begin_chunk(&s);
+	c->result = stream_go_on(&s);
+	for (uint32_t i = 0; i < l->n_files && !c->result; i++) {
+		s.head = l->data_start[i];
+		c->result = source_stream(w->source, c->listing, i, 0, UINT64_MAX, stream_sink, &s, c->cancel, &c->why);
 	}
-	*s = (struct stream){.job = c, .layout = l, .host = c->host, .buf = buf, .scratch = w->chunk_buf};
-	stream_begin_chunk(s);
-	while (stream_chunk_full(s)) /* chunks of padding alone */
-		if (stream_end_chunk(s))
-			return;
-	for (s->file = 0; s->file < l->n_files; s->file++) {
-		s->at = 0;
-		c->result = source_stream(w->source, c->listing, s->file, 0, UINT64_MAX, stream_sink, s,
-			c->cancel, &c->why);
-		if (c->result)
-			return;
-	}
-	if (s->chunk < l->n_chunks)
+	if (!c->result && !stream_is_complete(&s))
 		fail(c, -EPROTO, TRIMS_E_BAD_SOURCE, "the files ended before the model did");
 }
 
@@ -272,7 +222,6 @@ static void net_free(void **worker)
 	if (!w)
 		return;
 	source_worker_free(&w->source);
-	free(w->span_buf);
 	free(w->chunk_buf);
 	free(w);
 	*worker = NULL;

@@ -118,7 +118,6 @@ struct layout {
 	uint32_t n_gaps;
 	uint64_t gap_bytes;
 	uint32_t *by_name;       /* [n_tensors] indices of tensors, sorted by name bytes */
-	uint64_t max_span_bytes; /* see layout_max_span_bytes() */
 };
 
 /* Takes the tensors over from *list (emptied, also on failure).  Refuses overlaps, tensors outside the data part of their
@@ -145,11 +144,27 @@ struct layout_span {
  * gaps travel with the chunk that holds the tensor behind them (trailing ones: before them).  Where a tensor straddles
  * chunks its bytes are split exactly.  Returns how many; at most n_files. */
 uint32_t layout_spans(const struct layout *l, uint32_t chunk, struct layout_span *out, uint32_t max);
-/* Upper bound of the sum of span bytes of any one chunk. */
-uint64_t layout_max_span_bytes(const struct layout *l);
 
-/* Builds the chunk's image bytes at dst (layout_chunk().bytes of them, padding zeroed) from the spans' bytes:
- * src[i] holds spans[i].bytes bytes.  Gap bytes go to gap_buf + gap_off when gap_buf is not NULL. */
+/* Builds the chunk's image bytes at dst (layout_chunk().bytes of them, padding zeroed) from its spans' bytes as they come:
+ * in order, in pieces of any size, together exactly as many as the spans have.  Gap bytes go to gap_buf + gap_off when
+ * gap_buf is not NULL.  Only `filled` is for the caller to look at. */
+struct layout_fill {
+	uint64_t filled; /* the chunk's bytes [0, filled) are as they will be */
+	const struct layout *layout;
+	struct layout_chunk c;
+	uint32_t chunk, tensor, gap; /* the next ones */
+	uint8_t *dst, *gap_buf;
+	uint8_t *at;                 /* where the next byte goes; NULL: nowhere */
+	uint64_t left;               /* that go there; 0: the chunk is full */
+	bool in_gap;
+};
+
+void layout_fill_begin(struct layout_fill *f, const struct layout *l, uint32_t chunk, uint8_t *dst, uint8_t *gap_buf);
+/* Takes what the chunk needs of `bytes` and returns how many those are: fewer than n when it is full. */
+uint64_t layout_fill_put(struct layout_fill *f, const uint8_t *bytes, uint64_t n);
+bool layout_fill_is_full(const struct layout_fill *f);
+
+/* All of that at once: src[i] holds spans[i].bytes bytes. */
 void layout_gather(const struct layout *l, uint32_t chunk, const struct layout_span *spans, const uint8_t *const *src,
 	uint32_t n_spans, uint8_t *dst, uint8_t *gap_buf);
 

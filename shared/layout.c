@@ -228,16 +228,6 @@ static int find_gaps(struct layout *l, const char *const *file_names, struct fau
 	return r;
 }
 
-static void measure_spans(struct layout *l)
-{
-	uint64_t most = 0, here = 0;
-	for (uint32_t g = 0; g < l->n_gaps; g++) {
-		here = (g && l->gaps[g].chunk == l->gaps[g - 1].chunk ? here : 0) + l->gaps[g].bytes;
-		most = MAX(most, here);
-	}
-	l->max_span_bytes = MIN(IMAGE_CHUNK_BYTES, l->image_bytes) + most;
-}
-
 /* Takes the list over and copies what the caller keeps. */
 static struct layout *layout_alloc(struct tensor_list *list, const uint64_t *file_bytes, const uint64_t *data_start,
 	uint32_t n_files)
@@ -311,8 +301,6 @@ static int build(struct layout *l, const char *const *file_names, struct fault *
 	if (!r)
 		r = find_gaps(l, file_names, why);
 	if (!r)
-		measure_spans(l);
-	if (!r)
 		trim(l);
 	return r;
 }
@@ -351,11 +339,6 @@ struct layout_chunk layout_chunk(const struct layout *l, uint32_t chunk)
 	uint64_t off = (chunk - l->extent_chunk[lo]) * IMAGE_CHUNK_BYTES;
 	return (struct layout_chunk){
 		.extent = lo, .offset = off, .bytes = MIN(IMAGE_CHUNK_BYTES, l->extent_bytes[lo] - off)};
-}
-
-uint64_t layout_max_span_bytes(const struct layout *l)
-{
-	return l->max_span_bytes;
 }
 
 /* A stretch of one file that goes into one chunk as it is. */
@@ -470,43 +453,66 @@ uint32_t layout_spans(const struct layout *l, uint32_t chunk, struct layout_span
 	return n;
 }
 
-/* Copies a run of parts whose bytes lie side by side both in the file and in the chunk, and zeroes what is between it
- * and the run before. */
-static void copy_run(uint8_t *dst, uint64_t *filled, const uint8_t *src, uint64_t at, uint64_t bytes)
+/* Goes on with the chunk's next part; what lies between it and the part before is padding. */
+static void fill_next(struct layout_fill *f)
 {
-	if (!bytes)
+	struct walk w = {f->layout, f->c, f->chunk, f->tensor, f->gap};
+	struct part p = {.at = f->c.bytes};
+	bool more = walk_next(&w, &p);
+	f->tensor = w.tensor;
+	f->gap = w.gap;
+	f->left = p.bytes;
+	f->in_gap = p.is_gap;
+	if (p.is_gap) {
+		f->at = f->gap_buf ? f->gap_buf + p.at : NULL;
 		return;
-	memset(dst + *filled, 0, at - *filled);
-	memcpy(dst + at, src, bytes);
-	*filled = at + bytes;
+	}
+	memset(f->dst + f->filled, 0, p.at - f->filled);
+	f->filled = p.at;
+	f->at = more ? f->dst + p.at : NULL;
+}
+
+void layout_fill_begin(struct layout_fill *f, const struct layout *l, uint32_t chunk, uint8_t *dst, uint8_t *gap_buf)
+{
+	struct walk w = walk_start(l, chunk);
+	*f = (struct layout_fill){.layout = l, .c = w.c, .chunk = chunk, .tensor = w.tensor, .gap = w.gap, .dst = dst,
+		.gap_buf = gap_buf};
+	fill_next(f);
+}
+
+uint64_t layout_fill_put(struct layout_fill *f, const uint8_t *bytes, uint64_t n)
+{
+	uint64_t taken = 0;
+	while (f->left && taken < n) {
+		uint64_t take = MIN(f->left, n - taken);
+		if (f->at) {
+			memcpy(f->at, bytes + taken, take);
+			f->at += take;
+		}
+		f->filled += f->in_gap ? 0 : take;
+		f->left -= take;
+		taken += take;
+		if (!f->left)
+			fill_next(f);
+	}
+	return taken;
+}
+
+bool layout_fill_is_full(const struct layout_fill *f)
+{
+	return !f->left;
 }
 
 void layout_gather(const struct layout *l, uint32_t chunk, const struct layout_span *spans, const uint8_t *const *src,
 	uint32_t n_spans, uint8_t *dst, uint8_t *gap_buf)
 {
-	struct walk w = walk_start(l, chunk);
-	struct part p;
-	const uint8_t *run = NULL;
-	uint64_t run_at = 0, run_bytes = 0, filled = 0;
-	for (uint32_t s = 0; walk_next(&w, &p);) {
-		while (s < n_spans && spans[s].file != p.file)
-			s++;
-		ASSERT(s < n_spans && p.off >= spans[s].off && p.off - spans[s].off + p.bytes <= spans[s].bytes);
-		const uint8_t *from = src[s] + (p.off - spans[s].off);
-		if (p.is_gap) {
-			if (gap_buf)
-				memcpy(gap_buf + p.at, from, p.bytes);
-		} else if (run_bytes && from == run + run_bytes && p.at == run_at + run_bytes) {
-			run_bytes += p.bytes;
-		} else {
-			copy_run(dst, &filled, run, run_at, run_bytes);
-			run = from;
-			run_at = p.at;
-			run_bytes = p.bytes;
-		}
+	struct layout_fill f;
+	layout_fill_begin(&f, l, chunk, dst, gap_buf);
+	for (uint32_t i = 0; i < n_spans; i++) {
+		uint64_t taken = layout_fill_put(&f, src[i], spans[i].bytes);
+		ASSERT(taken == spans[i].bytes);
 	}
-	copy_run(dst, &filled, run, run_at, run_bytes);
-	memset(dst + filled, 0, w.c.bytes - filled);
+	ASSERT(layout_fill_is_full(&f));
 }
 
 /* The last tensor that begins at or before this place, NULL when there is none in the file. */

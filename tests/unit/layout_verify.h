@@ -62,6 +62,26 @@ static inline void verify_shape(const struct layout *l)
 	}
 }
 
+/* As layout_gather(), in pieces of ever other sizes. */
+static inline void verify_fill(const struct layout *l, uint32_t chunk, const struct layout_span *spans,
+	const uint8_t *const *src, uint32_t n_spans, uint8_t *dst, uint8_t *gaps)
+{
+	struct layout_fill f;
+	uint64_t piece = 1 + chunk % 7;
+	layout_fill_begin(&f, l, chunk, dst, gaps);
+	for (uint32_t i = 0; i < n_spans; i++)
+		for (uint64_t at = 0; at < spans[i].bytes; piece = 1 + piece * 7919 % 100003) {
+			uint64_t n = MIN(piece, spans[i].bytes - at);
+			ASSERT(!layout_fill_is_full(&f));
+			uint64_t taken = layout_fill_put(&f, src[i] + at, n);
+			ASSERT(taken == n);
+			at += n;
+		}
+	uint8_t one_more = 0;
+	ASSERT(layout_fill_is_full(&f) && layout_fill_put(&f, &one_more, 1) == 0);
+	ASSERT(f.filled == layout_chunk(l, chunk).bytes);
+}
+
 /* Gathers every chunk from its spans alone; the spans of a file must tile it behind its head. */
 static inline void verify_gather(const struct layout *l, const uint8_t *const *files, uint8_t *image, uint8_t *gaps)
 {
@@ -84,8 +104,9 @@ static inline void verify_gather(const struct layout *l, const uint8_t *const *f
 			memcpy(copy, files[spans[i].file] + spans[i].off, spans[i].bytes);
 			src[i] = copy;
 		}
-		ASSERT(sum <= layout_max_span_bytes(l));
-		layout_gather(l, c, spans, src, n, image + verify_extent_start(l, k.extent) + k.offset, gaps);
+		ASSERT(sum <= k.bytes + l->gap_bytes);
+		(c % 2 ? layout_gather : verify_fill)(
+			l, c, spans, src, n, image + verify_extent_start(l, k.extent) + k.offset, gaps);
 		for (uint32_t i = 0; i < n; i++)
 			free((void *)src[i]);
 	}
