@@ -460,13 +460,15 @@ static void await_jobs(struct daemon *d, uint64_t until)
 		leave_now(d, "workers did not come back in time");
 }
 
-/* Whatever still runs is told to end; jobs then come home withdrawn or done.  Signals are not heard any more: a disk that
- * hangs must not keep the daemon. */
+/* Whatever still runs is told to end; jobs then come home withdrawn or done.  No loop hears signals any more, and a disk
+ * that hangs must not keep the daemon: a second one ends it as a crash would. */
 static void settle(struct daemon *d)
 {
 	if (!d->jobs)
 		return;
 	uint64_t until = clock_now() + d->settle_ns;
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGINT, SIG_DFL);
 	if (d->halt)
 		source_cancel_set(d->halt);
 	haul_cancel_all(d);

@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 
-from trimstest import CTL, MRM, PATIENCE, main, program_environment, run, test
+from trimstest import CTL, MRM, PATIENCE, faulty, main, program_environment, run, test
 
 
 @test
@@ -95,18 +95,46 @@ def check_says_what_is_wrong_with_a_configuration(t):
 
 
 @test
+def a_second_SIGTERM_ends_it_whatever_the_disk_does(t):
+    count, cache = t.dir / 'count', t.dir / 'cache'
+    daemon = t.daemon(drain_timeout='10m')
+    daemon.stop()  # the first run makes folders
+    daemon.environment = faulty(cache, 'count', count=count)
+    daemon.start()
+    daemon.stop()
+    last = int(count.read_text())
+    count.unlink()
+    daemon.environment = faulty(cache, 'hang', at=last, count=count)
+    daemon.start()
+    daemon.signal(signal.SIGTERM)
+    t.eventually(count.exists, 'the last write hangs')
+    t.equal(daemon.process.poll(), None)
+    daemon.signal(signal.SIGTERM)
+    t.equal(daemon.wait(), -signal.SIGTERM)
+    daemon.process.returncode = 0  # as it should be
+    daemon.environment = {}
+    daemon.start()
+
+
+@test
 def SIGHUP_takes_over_what_can_change(t):
     t.model('a', 1 << 20)
     config = t.dir / 'mrm.conf'
     config.write_text('log-level = info\npolicy = lru\n')
     daemon = t.daemon(arguments=['--config', config])
-    config.write_text('log-level = info\npolicy = fifo\n')
+    config.write_text('log-level = info\npolicy = fifo\nadmin-group = 4711\n')
     daemon.signal(signal.SIGHUP)
     t.eventually(lambda: 'fifo' in daemon.ctl('doctor').out, 'the policy is the new one')
     config.write_text('policy = nonsense\n')
     daemon.signal(signal.SIGHUP)
     t.eventually(lambda: 'nonsense' in daemon.log(), 'the refusal is logged')
     assert 'fifo' in daemon.ctl('doctor').out, 'a bad file changes nothing'
+    config.write_text('policy = lru\nadmin-group = nobody-has-this-group\n')
+    daemon.signal(signal.SIGHUP)
+    t.eventually(lambda: 'not reloaded, the old settings stay: admin-group: there is no group "nobody-has-this-group"'
+                 in daemon.log(), 'the refusal is logged')
+    doctor = daemon.ctl('doctor').out
+    assert 'fifo' in doctor and '4711' in doctor and 'nobody-has-this-group' not in doctor, 'neither it nor what stood beside it'
     t.equal(daemon.ctl('open', 'a').rc, 0)
 
 

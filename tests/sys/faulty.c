@@ -1,8 +1,9 @@
 /* faulty.c - preloaded into mrm, makes the disk fail under one directory at a chosen call.
  *   FAULTY_DIR=PATH          calls on files below it are counted, in the order they are made
  *   FAULTY_AT=N              the Nth (from 1) is the one; with FAULTY_ON also all that follow
- *   FAULTY_DO=kill|EIO|ENOSPC|count
- *   FAULTY_COUNT=FILE        "count": the number so far is kept here, so that a test knows how far N goes
+ *   FAULTY_DO=kill|EIO|ENOSPC|hang|count
+ *   FAULTY_COUNT=FILE        "count": the number so far is kept here, so that a test knows how far N goes; "hang": so that
+ *                            it knows that the call was reached
  * Calls counted: those that change a file or a name, and syncs.  kill: the process ends before the call, as in a power
  * cut in which everything earlier reached the disk.  Thread: any; the count is atomic. */
 #include <dlfcn.h>
@@ -54,6 +55,10 @@ static bool hit(void)
 		return false;
 	if (strcmp(what, "kill") == 0)
 		kill(getpid(), SIGKILL);
+	while (strcmp(what, "hang") == 0) {
+		keep_count(n);
+		pause();
+	}
 	errno = strcmp(what, "ENOSPC") == 0 ? ENOSPC : EIO;
 	return true;
 }

@@ -185,7 +185,11 @@ class Daemon:
     def end(self):
         """At the end of a test, whatever state it is in."""
         if self.process.poll() is None:
-            self.stop()
+            try:
+                self.stop()
+            finally:  # one that does not stop shall not stay
+                self.process.kill()
+                self.process.wait()
         elif self.process.returncode not in (0, -signal.SIGKILL) and not self.t.failed:
             raise AssertionError(f'mrm ended with {self.process.returncode}:\n{self.log()[-6000:]}')
 

@@ -1,4 +1,5 @@
 /* test_jobs.c - mrm/jobs: every job comes home once, best first, whatever becomes of its pool. */
+#include "mrm/clock.h"
 #include "mrm/jobs.h"
 #include "shared/base.h"
 #include "tests/unit/unit.h"
@@ -192,12 +193,22 @@ START_TEST(a_job_may_be_submitted_again_by_its_own_done)
 }
 END_TEST
 
-START_TEST(waiting_ends_when_nothing_comes)
+START_TEST(waiting_ends_with_the_first_job_that_comes_or_when_the_time_is_up)
 {
 	struct fixture fx;
+	struct task task;
 	init(&fx, 1);
-	jobs_wait(fx.jobs, NS_PER_MS);
+	occupy(&fx, &task);
+	uint64_t began = clock_now();
+	jobs_wait(fx.jobs, 20 * NS_PER_MS);
+	ck_assert_uint_ge(clock_now() - began, 20 * NS_PER_MS);
 	jobs_wait(fx.jobs, 0);
+	ck_assert_uint_eq(fx.n_home, 0);
+	ck_assert_uint_eq(jobs_outstanding(fx.jobs), 1);
+	sem_post(&fx.release);
+	jobs_wait(fx.jobs, 3600 * NS_PER_S); /* the test's own time would be up first */
+	ck_assert_uint_eq(fx.n_home, 1);
+	ck_assert_uint_eq(jobs_outstanding(fx.jobs), 0);
 	fini(&fx);
 }
 END_TEST
@@ -300,7 +311,7 @@ static void all(Suite *suite)
 {
 	UNIT_CASE(suite, "jobs", jobs_run_by_class_deadline_and_age, the_loop_brings_every_job_home_once,
 		what_a_closing_pool_has_not_begun_is_withdrawn, a_job_may_be_submitted_again_by_its_own_done,
-		waiting_ends_when_nothing_comes);
+		waiting_ends_with_the_first_job_that_comes_or_when_the_time_is_up);
 	UNIT_CASE(suite, "workers", a_worker_that_cannot_be_had_fails_the_pool_and_leaves_nothing,
 		workers_get_what_was_made_for_them, a_worker_may_hold_several_jobs);
 }

@@ -129,12 +129,32 @@ START_TEST(the_manager_hears_what_is_said)
 }
 END_TEST
 
-START_TEST(without_a_manager_nothing_happens)
+static int listen_at(const char *path, size_t len)
 {
-	char much[300];
-	memset(much, 'x', sizeof much - 1);
-	much[0] = '/';
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	memcpy(to.sun_path, path, len);
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	ck_assert_int_eq(bind(fd, (void *)&to, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)), 0);
+	return fd;
+}
+
+static bool heard(int fd)
+{
+	char got[16];
+	return recv(fd, got, sizeof got, 0) > 0;
+}
+
+START_TEST(an_address_that_is_none_is_told_nothing)
+{
+	char dir[] = "/tmp/test_notify.XXXXXX", much[300], cut[108] = "";
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	ck_assert_int_eq(chdir(dir), 0);
+	memset(much, 'x', sizeof much);
+	memcpy(much, dir, strlen(dir));
+	much[strlen(dir)] = '/';
 	much[sizeof much - 1] = 0;
+	memcpy(cut, much, sizeof cut - 1);
+	int near = listen_at("relative", 8), shortened = listen_at(cut, sizeof cut - 1), next = dup(near);
 	const char *const paths[] = {NULL, "", "relative", "/tmp/there/is/nobody", much};
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
 		if (paths[i])
@@ -142,7 +162,16 @@ START_TEST(without_a_manager_nothing_happens)
 		else
 			unsetenv("NOTIFY_SOCKET");
 		notify_send("READY=1");
+		ck_assert_msg(!heard(near) && !heard(shortened), "sent for \"%.20s\"", paths[i] ? paths[i] : "(none)");
 	}
+	int after = dup(near);
+	ck_assert_int_eq(after, next + 1); /* nothing stays open */
+	setenv("NOTIFY_SOCKET", cut, 1);
+	notify_send("READY=1");
+	ck_assert(heard(shortened)); /* it would have been heard */
+	unlink("relative");
+	unlink(cut);
+	ck_assert_int_eq(rmdir(dir), 0);
 }
 END_TEST
 
@@ -166,7 +195,7 @@ static void all(Suite *suite)
 {
 	UNIT_CASE(suite, "activation", one_listening_seqpacket_socket_is_taken, nothing_passed_is_no_error,
 		anything_else_is_refused);
-	UNIT_CASE(suite, "notifications", the_manager_hears_what_is_said, without_a_manager_nothing_happens,
+	UNIT_CASE(suite, "notifications", the_manager_hears_what_is_said, an_address_that_is_none_is_told_nothing,
 		the_watchdog_is_fed_at_half_its_time);
 }
 
