@@ -24,6 +24,7 @@
 #include "shared/list.h"
 
 #define CACHE_MAX_LINKS 256
+#define LABEL_BYTES 96
 #define MODEL_MAX_PRINTS 8            /* fingerprints that lead to one model; the oldest goes */
 #define BYTES_LIMIT ((uint64_t)1 << 60) /* sizes above are refused, so that sums cannot overflow */
 #define ROUTE_HOP_NS NS_PER_MS        /* what a hop costs besides its bytes */
@@ -48,6 +49,7 @@ enum hold {
 	HOLD_YOUNG,   /* complete, unused, below the minimum residency */
 	HOLD_SOFT,    /* a load under way that nobody leased or pinned, no demand or given up: makes way for a demand */
 	HOLD_READ,    /* the source of a running transfer, otherwise idle */
+	HOLD_RELAY,   /* arriving for nobody but loads on other tiers, which need nothing more than its bytes: READ, then idle */
 	HOLD_FREEING, /* on its way out; will come back without anybody's doing */
 	HOLD_FIRM,    /* leased, pinned, or wanted now */
 	HOLD_N
@@ -59,6 +61,9 @@ struct tier {
 	uint8_t index;
 	bool dirty; /* waiting loads should be looked at again */
 	bool fresh; /* a load joined the queue since */
+	bool lost;  /* its device died: holds nothing, but what others have not let go of yet */
+	char label[LABEL_BYTES];   /* "host tier", "gpu tier of GPU-..." */
+	struct fault *lost_why;
 	uint64_t capacity_bytes, used_bytes;
 	uint64_t hold_bytes[HOLD_N];
 	uint64_t pinned_bytes, leased_bytes, draining_bytes;
@@ -121,6 +126,7 @@ struct model {
 	bool retired;                  /* superseded or merged: every copy drains */
 	bool suspect;                  /* its source had changed when it was read: names are resolved before they serve */
 	int64_t rate;
+	int64_t gpu_rate;              /* of opens on GPU tiers alone: what earns a place there */
 	struct copy *copies[];         /* per tier; NULL: ABSENT and unwanted */
 };
 
@@ -131,6 +137,7 @@ enum doom {
 #define EVICTION(NAME, name, why) DOOM_##NAME,
 #include "cache/evictions.def"
 #undef EVICTION
+	DOOM_LOST, /* with its device: no eviction */
 };
 
 /* What a copy contributes to its tier's sums at the moment. */
@@ -197,6 +204,7 @@ struct load {
 	uint8_t keep;        /* enum keep bits: wanted besides waiters and leases */
 	bool retried;        /* gave up one damaged source already */
 	bool waited_young;   /* counted in residency_waits */
+	bool condemned;      /* it fails, however its transfer ends */
 	bool squeezed;       /* was refused memory once and had idle copies evicted: asks again when they are gone */
 	bool accepting;      /* has prefetch or pin requests to accept when the event is over */
 	struct want own;     /* for `keep` */
@@ -205,7 +213,7 @@ struct load {
 	struct list dependents;
 	struct list waiters; /* requests */
 	struct transfer *transfer;
-	struct fault *inherited; /* the source's load failed with this while our transfer was being stopped */
+	struct fault *inherited; /* why it fails when the transfer that is being stopped has ended */
 	struct list queue_node, plan_node, accept_node, dead_node;
 };
 
@@ -242,8 +250,10 @@ struct ask {
 	uint64_t owner, token, deadline;
 	enum tier_kind tier;
 	uint32_t device;
+	uint64_t device_mask; /* 0: every device */
 	enum load_class class;
 	bool only_resident;
+	bool regrant; /* waits for a draining copy's holders instead of being refused */
 };
 
 struct request {
@@ -264,6 +274,7 @@ struct lease {
 	uint64_t id;
 	struct owner *owner;
 	struct copy *copy;
+	struct ask ask;   /* what it answered */
 	struct want want; /* while the copy is loading */
 	struct list owner_node, copy_node;
 };
@@ -357,11 +368,15 @@ void copy_settle(struct cache *c, struct copy *k);
 enum hold copy_hold(const struct copy *k);
 void copy_touch(struct cache *c, struct copy *k);
 void copy_ready(struct cache *c, struct copy *k);
+/* Tells those who hold it. */
+void copy_poison(struct cache *c, struct copy *k, const struct fault *why);
 
 /* evict.c: victims of one tier */
 void evict_init(struct tier *t);
 void evict_place(struct cache *c, struct copy *k, enum hold old, enum hold now);
 void evict_rank(struct cache *c, struct copy *k);
+/* A copy of the model came or went: what it would take to load the others again has changed. */
+void evict_rerank_others(struct cache *c, const struct copy *k);
 /* Rank a copy would get if it were there and used now. */
 int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const struct copy *k);
 /* The next victim, or NULL. */
@@ -403,6 +418,10 @@ bool load_is_wanted(const struct load *l);
 bool load_is_wanted_by_others(const struct load *l);
 void load_admitted(struct cache *c, struct load *l); /* by room.c */
 void load_fail(struct cache *c, struct load *l, const struct fault *why);
+/* Its device is gone: as load_abort(), but what it was to feed looks for another source. */
+void load_lose(struct cache *c, struct load *l, const struct fault *why);
+/* As load_fail(), for one whose transfer may be running: that is stopped first, and however it ends the load fails. */
+void load_abort(struct cache *c, struct load *l, const struct fault *why);
 /* Its memory is needed for something better: ends it, and its copy. */
 void load_give_way(struct cache *c, struct load *l);
 void load_wait_drain(struct cache *c, struct load *l);
@@ -415,6 +434,10 @@ enum load_end { LOAD_END_OK, LOAD_END_STOPPED, LOAD_END_FAILED };
 void load_transfer_ended(struct cache *c, struct load *l, uint8_t from, enum load_end end, const struct fault *why);
 /* CACHE_NEVER, or when to look again. */
 uint64_t load_promote(struct cache *c);
+/* Two uses within about a half-life earn a place that is free anyway; what the TTL would soon take back does not. */
+bool load_is_earned(const struct cache *c, const struct copy *k, int64_t rate);
+#define PROMOTE_PERIOD_NS NS_PER_S
+#define PROMOTE_LOOK 64 /* most recently used copies considered at a time */
 
 /* route.c */
 struct route {
@@ -422,7 +445,8 @@ struct route {
 	bool direct;   /* bytes are there or arriving; false: `from` has to be loaded first */
 	uint64_t cost_ns;
 };
-/* local_only: nothing but copies that exist or arrive, one hop away.  -ENOENT: no way, -EBUSY: not at the moment. */
+/* local_only: nothing but copies that exist or arrive, one hop away.  -ENOENT: no way, -EBUSY: not at the moment, -EFBIG:
+ * a tier on the way is too small. */
 int route_find(struct cache *c, const struct model *m, uint8_t to, bool local_only, struct route *out);
 /* How long it would take to have the copy again if it were gone. */
 uint64_t route_reload_ns(struct cache *c, const struct model *m, uint8_t tier);
@@ -433,11 +457,18 @@ struct transfer *transfer_new(struct cache *c, struct load *l, uint8_t from);
 /* Ends one that was not started yet; its load is told nothing. */
 void transfer_drop(struct cache *c, struct transfer *t);
 void transfer_stop(struct cache *c, struct transfer *t);
+/* Its source is no good any more: the load looks for another one, keeping what has landed. */
+void transfer_leave_source(struct cache *c, struct transfer *t);
 /* Its load's class or deadline changed. */
 void transfer_reclass(struct cache *c, struct transfer *t);
 bool transfer_is_running(const struct transfer *t);
 void link_pump(struct cache *c, struct link *link);
 void link_dirty(struct cache *c, struct link *link);
+
+/* device.c: choosing a GPU, and losing one */
+uint8_t device_for(const struct cache *c, const struct model *m, uint64_t mask);
+/* Brings what is hot on GPUs back to one that has room.  CACHE_NEVER, or when to look again. */
+uint64_t device_promote(struct cache *c);
 
 /* catalog.c */
 struct name *name_get(const struct cache *c, const char *text, size_t length);
@@ -461,7 +492,7 @@ void request_resume(struct cache *c, struct request *r, struct model *m);
 void request_abort(struct cache *c, struct request *r, const struct fault *why);
 void request_grant(struct cache *c, struct request *r, struct copy *k);
 void requests_expire(struct cache *c);
-uint8_t tier_for(const struct cache *c, const struct model *m, enum tier_kind kind, uint32_t device);
+uint8_t tier_for(const struct cache *c, const struct model *m, const struct ask *ask);
 struct owner *owner_get(const struct cache *c, uint64_t id);
 const char *model_label(const struct model *m);
 

@@ -83,6 +83,20 @@ static bool deadline_before(const struct heap_node *a, const struct heap_node *b
 	return x->ask.owner != y->ask.owner ? x->ask.owner < y->ask.owner : x->ask.token < y->ask.token;
 }
 
+static void tier_set_label(struct tier *t, const char *label)
+{
+	const char *kind = tier_kind_name(t->kind);
+	struct fault text; /* it formats and cuts */
+	if (t->kind != TIER_GPU)
+		fault_set(&text, TRIMS_E_NONE, "%s tier", kind);
+	else if (label)
+		fault_set(&text, TRIMS_E_NONE, "%s tier of %.64s", kind, label);
+	else
+		fault_set(&text, TRIMS_E_NONE, "%s tier of device %u", kind, t->device);
+	memcpy(t->label, text.text, MIN(strlen(text.text) + 1, sizeof(t->label)));
+	t->label[sizeof(t->label) - 1] = 0;
+}
+
 static void cache_init_tables(struct cache *c)
 {
 	map_init(&c->names_by_text);
@@ -114,6 +128,7 @@ int cache_new(struct cache **out, const struct cache_config *config, struct faul
 		c->tiers[i].kind = config->tiers[i].kind;
 		c->tiers[i].device = config->tiers[i].device;
 		c->tiers[i].index = (uint8_t)i;
+		tier_set_label(&c->tiers[i], config->tiers[i].label);
 		evict_init(&c->tiers[i]);
 	}
 	for (size_t i = 0; i < c->n_links; i++) {
@@ -123,6 +138,13 @@ int cache_new(struct cache **out, const struct cache_config *config, struct faul
 	cache_take_config(c, config);
 	*out = c;
 	return 0;
+}
+
+/* Today's rates stay what they are. */
+static void model_shift_rates(struct model *m, int64_t shift)
+{
+	m->rate = m->rate <= RATE_NEVER ? m->rate : m->rate + shift;
+	m->gpu_rate = m->gpu_rate <= RATE_NEVER ? m->gpu_rate : m->gpu_rate + shift;
 }
 
 int cache_reconfigure(struct cache *c, const struct cache_config *config, uint64_t now, struct fault *why)
@@ -146,7 +168,7 @@ int cache_reconfigure(struct cache *c, const struct cache_config *config, uint64
 	c->config.hash_seed = seed; /* the tables are laid out by it */
 	int64_t shift = rate_time((int64_t)now, c->config.half_life_ns) - old_time;
 	for (struct model *m = slots_above(&c->models, 0); m; m = slots_above(&c->models, m->id))
-		m->rate = m->rate <= RATE_NEVER ? m->rate : m->rate + shift; /* today's rate stays what it is */
+		model_shift_rates(m, shift);
 	evict_rerank_all(c);
 	for (size_t i = 1; i < c->n_tiers; i++)
 		c->tiers[i].dirty = true;
@@ -229,8 +251,10 @@ void cache_free(struct cache **cp)
 	names_free(c);
 	free_dead(c);
 	cache_free_models(c);
-	for (size_t i = 0; i < c->n_tiers; i++)
+	for (size_t i = 0; i < c->n_tiers; i++) {
 		heap_fini(&c->tiers[i].victims);
+		memory_free(c->tiers[i].lost_why);
+	}
 	for (size_t i = 0; i < c->n_links; i++)
 		heap_fini(&c->links[i].queue);
 	heap_fini(&c->deadlines);
@@ -305,6 +329,7 @@ uint64_t cache_tick(struct cache *c, uint64_t now)
 	for (size_t i = 1; i < c->n_tiers; i++)
 		evict_tick(c, &c->tiers[i]);
 	uint64_t next = load_promote(c);
+	next = MIN(next, device_promote(c));
 	brain_run(c);
 	if (heap_top(&c->deadlines))
 		next = MIN(next, container_of(heap_top(&c->deadlines), struct request, deadline_node)->ask.deadline);
@@ -329,6 +354,21 @@ void cache_freed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, ui
 	brain_run(c);
 }
 
+/* What is copied in memory is not checked again on the way: it has the damage, or may have. */
+static void fail_fed_by(struct cache *c, const struct copy *source, const struct fault *why)
+{
+	for (uint8_t t = 1; t < c->n_tiers; t++) {
+		struct copy *k = source->model->copies[t];
+		struct transfer *transfer = k && k->load ? k->load->transfer : NULL;
+		if (!transfer || transfer->source != source)
+			continue;
+		if (transfer_is_running(transfer))
+			load_abort(c, k->load, why);
+		else
+			transfer_leave_source(c, transfer);
+	}
+}
+
 void cache_corrupt(struct cache *c, uint64_t now, uint64_t model, uint8_t tier)
 {
 	brain_begin(c, now);
@@ -336,6 +376,15 @@ void cache_corrupt(struct cache *c, uint64_t now, uint64_t model, uint8_t tier)
 	struct copy *k = m && tier < c->n_tiers ? m->copies[tier] : NULL;
 	if (!k || k->state == COPY_ABSENT)
 		return;
+	bool was_good = k->state == COPY_READY || k->state == COPY_LOADING;
+	if (was_good && c->tiers[tier].kind != TIER_DISK) {
+		struct fault why;
+		fault_set(&why, TRIMS_E_MISMATCH, "the bytes of %s in the %s turned out damaged", model_label(m),
+			c->tiers[tier].label);
+		fail_fed_by(c, k, &why);
+		if (k->n_leases && k->state == COPY_READY)
+			copy_poison(c, k, &why);
+	}
 	copy_doom(c, k, DOOM_CORRUPT);
 	brain_run(c);
 }
@@ -362,9 +411,11 @@ static struct model *model_named(const struct cache *c, const char *text)
 	return n ? n->model : NULL;
 }
 
-static bool tier_is_meant(const struct cache *c, uint8_t tier, enum tier_kind kind)
+static bool tier_is_meant(const struct cache *c, uint8_t tier, enum tier_kind kind, uint32_t device)
 {
-	return kind == TIER_REMOTE || c->tiers[tier].kind == kind;
+	const struct tier *t = &c->tiers[tier];
+	return kind == TIER_REMOTE ||
+		(t->kind == kind && (kind != TIER_GPU || device == CACHE_ANY_DEVICE || t->device == device));
 }
 
 static bool model_unpin(struct cache *c, struct model *m, uint8_t tier)
@@ -377,13 +428,13 @@ static bool model_unpin(struct cache *c, struct model *m, uint8_t tier)
 	return true;
 }
 
-int cache_unpin(struct cache *c, uint64_t now, const char *name, enum tier_kind kind)
+int cache_unpin(struct cache *c, uint64_t now, const char *name, enum tier_kind kind, uint32_t device)
 {
 	brain_begin(c, now);
 	struct model *m = model_named(c, name);
 	bool found = false;
 	for (uint8_t t = 1; m && t < c->n_tiers; t++)
-		if (tier_is_meant(c, t, kind))
+		if (tier_is_meant(c, t, kind, device))
 			found |= model_unpin(c, m, t);
 	brain_run(c);
 	return found ? 0 : -ENOENT;
@@ -403,16 +454,16 @@ static bool evict_one(struct cache *c, struct model *m, uint8_t tier, uint32_t *
 	return true;
 }
 
-int cache_evict(struct cache *c, uint64_t now, const char *name, enum tier_kind kind, uint32_t *in_use)
+int cache_evict(struct cache *c, uint64_t now, const char *name, enum tier_kind kind, uint32_t device, uint32_t *in_use)
 {
 	brain_begin(c, now);
 	struct model *m = model_named(c, name);
 	bool found = false;
 	*in_use = 0;
 	if (m)
-		m->rate = RATE_NEVER; /* or an idle moment would bring it back */
+		m->rate = m->gpu_rate = RATE_NEVER; /* or an idle moment would bring it back */
 	for (uint8_t t = (uint8_t)(c->n_tiers - 1); m && t > 0; t--)
-		if (tier_is_meant(c, t, kind))
+		if (tier_is_meant(c, t, kind, device))
 			found |= evict_one(c, m, t, in_use);
 	brain_run(c);
 	return found ? 0 : -ENOENT;

@@ -34,6 +34,7 @@ enum copy_state {
 enum load_class { CLASS_DEMAND, CLASS_PREFETCH, CLASS_PERSIST, CLASS_N };
 
 #define CACHE_MAX_TIERS 16  /* remote + disk + host + devices */
+#define CACHE_ANY_DEVICE UINT32_MAX
 #define CACHE_NAME_MAX 255
 #define CACHE_NO_TIER UINT8_MAX
 #define CACHE_NEVER UINT64_MAX /* a deadline that never comes */
@@ -46,6 +47,7 @@ struct cache_tier_config {
 	enum tier_kind kind;
 	uint32_t device;         /* index of the GPU; 0 for other kinds */
 	uint64_t capacity_bytes; /* ignored for TIER_REMOTE */
+	const char *label;       /* for sentences about a GPU: its UUID, say; copied; NULL: its number */
 };
 
 /* A way bytes can take.  Missing pairs cannot be transferred directly; a load then goes through tiers between. */
@@ -70,7 +72,8 @@ struct cache_config {
 	uint32_t max_names;          /* names and models known at once; opening one more forgets the least recently used
 	                              * one that holds nothing, or is refused with LIMIT */
 	uint32_t max_waiters;        /* open requests pending at once */
-	bool promote;                /* ticks bring models that earn it from disk to free host memory over an idle link */
+	bool promote;                /* ticks bring models that earn it from disk to free host memory, and from there back to free
+	                              * memory of a GPU when GPUs are where they were opened, over idle links */
 	bool dedup;                  /* names whose content digests are equal become one model */
 	uint32_t hash_seed;
 	/* Called at every state change of a copy, for logs and traces; may be NULL.  Must not call into the cache. */
@@ -125,7 +128,8 @@ struct cache_open {
 	uint64_t owner;       /* whose lease it will be (a connection) */
 	uint64_t request;     /* token returned with GRANT or REFUSE; unique among the owner's pending requests */
 	enum tier_kind tier;  /* TIER_REMOTE: the best tier clients can map */
-	uint32_t device;      /* for TIER_GPU; UINT32_MAX: any */
+	uint32_t device;      /* for TIER_GPU; CACHE_ANY_DEVICE: where it is, else where there is most room */
+	uint64_t device_mask; /* with CACHE_ANY_DEVICE: only devices whose bit is set; 0: every device */
 	enum load_class class; /* DEMAND or PREFETCH */
 	uint64_t deadline;    /* absolute; CACHE_NEVER */
 	bool only_resident;   /* refuse with NOT_FOUND instead of loading */
@@ -136,11 +140,20 @@ void cache_open(struct cache *c, uint64_t now, const struct cache_open *req);
 void cache_prefetch(struct cache *c, uint64_t now, const struct cache_open *req);
 /* As prefetch, and the copy is no victim until it is unpinned.  A pin outlives its owner. */
 void cache_pin(struct cache *c, uint64_t now, const struct cache_open *req);
-/* TIER_REMOTE: every tier.  -ENOENT: no such model or not pinned. */
-int cache_unpin(struct cache *c, uint64_t now, const char *name, enum tier_kind tier);
-/* TIER_REMOTE: every tier.  *in_use counts copies that drain because leases or readers hold them.
+/* TIER_REMOTE: every tier; TIER_GPU: that device, or CACHE_ANY_DEVICE: all of them.  -ENOENT: no such model or not pinned. */
+int cache_unpin(struct cache *c, uint64_t now, const char *name, enum tier_kind tier, uint32_t device);
+/* Tiers as for cache_unpin().  *in_use counts copies that drain because leases or readers hold them.
  * -ENOENT: unknown model, or nothing there.  A pinned copy is evicted all the same, and unpinned. */
-int cache_evict(struct cache *c, uint64_t now, const char *name, enum tier_kind tier, uint32_t *in_use);
+int cache_evict(struct cache *c, uint64_t now, const char *name, enum tier_kind tier, uint32_t device, uint32_t *in_use);
+/* A lease on a copy that the owner still has from an earlier life of the daemon: exactly one GRANT or REFUSE follows.  GRANT
+ * (a hit) when the copy of that generation is READY; else NO_LEASE (it is gone) or BUSY (it is there, but leaves or still
+ * arrives). */
+void cache_claim(struct cache *c, uint64_t now, uint64_t owner, uint64_t request, uint64_t model, uint8_t tier,
+	uint64_t generation);
+/* Takes back a lease whose GRANT was not passed on, because its copy turned out damaged (say so first, by cache_corrupt()),
+ * and asks again as the open it came from did, under the number `request`: exactly one more GRANT or REFUSE follows.  The
+ * new copy is loaded when all who hold the damaged one have let go.  -ENOENT: not a lease of this owner. */
+int cache_regrant(struct cache *c, uint64_t now, uint64_t owner, uint64_t lease, uint64_t request);
 /* -ENOENT: not a lease of this owner. */
 int cache_close(struct cache *c, uint64_t now, uint64_t owner, uint64_t lease);
 /* Withdraws one pending request: it is answered REFUSE(CANCELLED).  -ENOENT: not pending. */
@@ -153,7 +166,8 @@ void cache_owner_gone(struct cache *c, uint64_t now, uint64_t owner);
 /* What a resolve found.  Equal fingerprints are the same files in the same version. */
 struct cache_model_info {
 	uint64_t fingerprint_hi, fingerprint_lo;
-	uint64_t image_bytes;  /* on host and GPU tiers */
+	uint64_t image_bytes;  /* on the host tier */
+	uint64_t gpu_bytes;    /* on a GPU tier, each extent rounded up to what a device gives out; 0: image_bytes */
 	uint64_t disk_bytes;   /* at most this on the disk tier */
 	bool in_place;         /* the source is a local directory: it never gets a disk copy, and reads like one */
 };
@@ -173,13 +187,24 @@ void cache_transfer_done(struct cache *c, uint64_t now, uint64_t transfer, const
 void cache_freed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy);
 /* The content digest became known.  With dedup, a model with equal digest takes the names over and this one drains. */
 void cache_identified(struct cache *c, uint64_t now, uint64_t model, uint64_t digest_hi, uint64_t digest_lo);
-/* A copy was found damaged: no new leases, it drains; the next open loads it again. */
+/* A copy was found damaged: no new leases, it drains; the next open loads it again.  Who holds it is told by POISON (not
+ * on disk: nobody reads there unchecked), and what is being filled from it in memory fails with MISMATCH. */
 void cache_corrupt(struct cache *c, uint64_t now, uint64_t model, uint8_t tier);
+/* A GPU died: transfers from and to it are cancelled, loads fail with *why, copies drain, leases on them are told by
+ * POISON, pins are taken off.  Until the end of this cache whatever is asked of it is refused NO_TIER with the sentence.
+ * -EINVAL: not a GPU tier. */
+int cache_tier_lost(struct cache *c, uint64_t now, uint8_t tier, const struct fault *why);
 /* At start: a complete (bytes == what it takes) or partial copy was found on the disk tier. `name` may be NULL (an image
  * no name points to).  -EEXIST: that fingerprint has a disk copy already; -ENOSPC: over the tier's capacity or max_names, or
  * a model that belongs on no disk tier; not taken. */
 int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct cache_model_info *info,
 	uint64_t disk_bytes_used, bool complete, uint64_t last_use_age_ns, uint64_t *model);
+/* At start, before cache_adopt(): a complete copy in host or GPU memory outlived the last daemon.  It is READY under the
+ * generation number it had; numbers given out later are higher than any adopted one.  *model as for cache_adopt().
+ * -EINVAL: no such tier, its device is lost, or generation 0; -EEXIST: that tier has a copy of it already, or a copy has that
+ * number; -ENOSPC: over the tier's capacity or max_names. */
+int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_info *info, uint8_t tier, uint64_t generation,
+	uint64_t last_use_age_ns, uint64_t *model);
 /* Points one more name at a known model, as if resolved at time 0 (it is validated again when opened).
  * -ENOENT: no such model; -EINVAL: not a name; -EEXIST: it leads elsewhere; -ENOSPC: max_names. */
 int cache_adopt_name(struct cache *c, uint64_t now, const char *name, uint64_t model);
@@ -219,11 +244,12 @@ struct cache_tier_view {
 	uint32_t device;
 	uint64_t capacity_bytes, used_bytes, pinned_bytes, leased_bytes, draining_bytes;
 	uint32_t copies;
+	bool lost; /* cache_tier_lost() */
 	uint64_t evicted[CACHE_EVICTED_N]; /* copies dropped so far, by reason */
 };
 
 size_t cache_n_tiers(const struct cache *c);
-/* Index of the (first) tier of a kind, CACHE_NO_TIER when not configured. */
+/* Index of the tier of a kind, CACHE_NO_TIER when not configured; CACHE_ANY_DEVICE: the first GPU. */
 uint8_t cache_tier_index(const struct cache *c, enum tier_kind kind, uint32_t device);
 void cache_tier(const struct cache *c, uint8_t tier, struct cache_tier_view *out);
 uint64_t cache_link_rate(const struct cache *c, uint8_t from, uint8_t to); /* bytes/s as measured; 0: no such link */

@@ -226,6 +226,7 @@ static void model_merge(struct cache *c, struct model *from, struct model *into)
 		print_link(c, p, into);
 	}
 	into->rate = MAX(into->rate, from->rate);
+	into->gpu_rate = MAX(into->gpu_rate, from->gpu_rate);
 	c->stats.merged++;
 	model_retire(c, from, into);
 }
@@ -270,7 +271,7 @@ static struct model *model_of(struct cache *c, const struct cache_model_info *in
 	*is_new = !p;
 	if (p)
 		return p->model;
-	if (info->image_bytes > BYTES_LIMIT || info->disk_bytes > BYTES_LIMIT) {
+	if (info->image_bytes > BYTES_LIMIT || info->disk_bytes > BYTES_LIMIT || info->gpu_bytes > BYTES_LIMIT) {
 		fault_set(why, TRIMS_E_BAD_MODEL, "a model of %llu bytes is beyond belief",
 			(unsigned long long)info->image_bytes);
 		return NULL;
@@ -343,7 +344,7 @@ void cache_resolve_failed(struct cache *c, uint64_t now, uint64_t name, const st
 	brain_run(c);
 }
 
-/* ---- what is found on disk at start ---- */
+/* ---- what is found at start ---- */
 
 static int adopt_name(struct cache *c, const char *text, struct model *m)
 {
@@ -370,18 +371,18 @@ int cache_adopt_name(struct cache *c, uint64_t now, const char *name, uint64_t m
 	return r;
 }
 
-static void adopt_copy(struct cache *c, struct model *m, uint8_t disk, uint64_t used, bool complete, int64_t last_use)
+/* A copy with its bytes and number set. */
+static void adopt_copy(struct cache *c, struct copy *k, bool complete, uint64_t last_use_age_ns)
 {
-	struct copy *k = copy_get(c, m, disk);
+	struct model *m = k->model;
+	int64_t last_use = (int64_t)c->now - (int64_t)MIN(last_use_age_ns, (uint64_t)INT64_MAX);
 	list_del(&k->empty_node);
-	k->generation = ++c->next_generation;
-	k->bytes = complete ? used : m->info.disk_bytes;
-	k->landed_bytes = used;
+	m->retired = false;
 	k->has_memory = k->filled = true;
 	k->last_use = last_use;
 	k->loaded_at = (uint64_t)MAX(last_use, 0);
 	m->rate = rate_use(m->rate, rate_time(last_use, c->config.half_life_ns));
-	copy_set(c, k, complete ? COPY_READY : COPY_RESERVED, complete ? NULL : "found partial on disk at start");
+	copy_set(c, k, complete ? COPY_READY : COPY_RESERVED, complete ? NULL : "found partial at start");
 	copy_settle(c, k);
 }
 
@@ -403,10 +404,54 @@ int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct ca
 	if (!m)
 		return -ENOSPC;
 	*model = m->id;
-	m->retired = false;
-	adopt_copy(c, m, disk, disk_bytes_used, complete, (int64_t)now - (int64_t)MIN(last_use_age_ns, (uint64_t)INT64_MAX));
+	struct copy *k = copy_get(c, m, disk);
+	k->generation = ++c->next_generation;
+	k->bytes = bytes;
+	k->landed_bytes = disk_bytes_used;
+	adopt_copy(c, k, complete, last_use_age_ns);
 	if (name)
 		adopt_name(c, name, m); /* a name that is taken stays where it is */
+	brain_run(c);
+	return 0;
+}
+
+static bool generation_is_taken(const struct cache *c, uint64_t generation)
+{
+	if (generation > c->next_generation)
+		return false;
+	for (const struct model *m = slots_above(&c->models, 0); m; m = slots_above(&c->models, m->id))
+		for (uint8_t t = 1; t < c->n_tiers; t++)
+			if (m->copies[t] && m->copies[t]->generation == generation)
+				return true;
+	return false;
+}
+
+int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_info *info, uint8_t tier, uint64_t generation,
+	uint64_t last_use_age_ns, uint64_t *model)
+{
+	brain_begin(c, now);
+	struct tier *t = tier < c->n_tiers ? &c->tiers[tier] : NULL;
+	struct print *p = print_get(c, info->fingerprint_hi, info->fingerprint_lo);
+	struct fault why;
+	bool is_new;
+	if (!t || (t->kind != TIER_HOST && t->kind != TIER_GPU) || t->lost || generation == 0)
+		return -EINVAL;
+	if ((p && p->model->copies[tier]) || generation_is_taken(c, generation))
+		return -EEXIST;
+	uint64_t bytes = t->kind == TIER_GPU && info->gpu_bytes ? info->gpu_bytes : info->image_bytes;
+	if (bytes > t->capacity_bytes || t->used_bytes + bytes > t->capacity_bytes)
+		return -ENOSPC;
+	struct model *m = model_of(c, info, &is_new, &why);
+	if (!m)
+		return -ENOSPC;
+	*model = m->id;
+	struct copy *k = copy_get(c, m, tier);
+	k->generation = generation;
+	k->bytes = k->landed_bytes = model_tier_bytes(c, m, tier);
+	c->next_generation = MAX(c->next_generation, generation);
+	adopt_copy(c, k, true, last_use_age_ns);
+	if (t->kind == TIER_GPU)
+		m->gpu_rate = m->rate;
 	brain_run(c);
 	return 0;
 }

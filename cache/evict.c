@@ -64,6 +64,19 @@ void evict_rank(struct cache *c, struct copy *k)
 	k->stale_rank = false;
 }
 
+void evict_rerank_others(struct cache *c, const struct copy *k)
+{
+	if (!c->policy->wants_reload)
+		return;
+	for (uint8_t i = 1; i < c->n_tiers; i++) {
+		struct copy *x = k->model->copies[i];
+		if (!x || x == k || !heap_hooked(&x->victim_node) || x->rank.part)
+			continue;
+		evict_rank(c, x);
+		heap_update(&c->tiers[i].victims, &x->victim_node);
+	}
+}
+
 static bool hold_is_idle(enum hold h)
 {
 	return h == HOLD_PART || h == HOLD_IDLE || h == HOLD_YOUNG;

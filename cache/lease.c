@@ -60,6 +60,7 @@ static void lease_new(struct cache *c, const struct ask *ask, struct copy *k)
 	lease->owner->n_leases++;
 	list_init(&lease->owner_node);
 	list_add_tail(&lease->owner_node, &lease->owner->leases);
+	lease->ask = *ask;
 	lease->copy = k;
 	list_init(&lease->copy_node);
 	list_add_tail(&lease->copy_node, &k->leases);
@@ -279,38 +280,15 @@ void cache_owner_gone(struct cache *c, uint64_t now, uint64_t id)
 
 /* ---- asking ---- */
 
-/* The device where it is, or arrives, or else has the most bytes to spare. */
-static uint8_t gpu_for(const struct cache *c, const struct model *m)
+uint8_t tier_for(const struct cache *c, const struct model *m, const struct ask *ask)
 {
-	uint8_t best = CACHE_NO_TIER, best_rank = 0;
-	uint64_t best_spare = 0;
-	for (uint8_t i = 1; i < c->n_tiers; i++) {
-		const struct tier *t = &c->tiers[i];
-		const struct copy *k = m->copies[i];
-		if (t->kind != TIER_GPU)
-			continue;
-		uint8_t rank = k && k->state == COPY_READY ? 3 : k && k->state == COPY_LOADING ? 2 : 1;
-		uint64_t taken = t->used_bytes - t->hold_bytes[HOLD_IDLE] - t->hold_bytes[HOLD_PART] -
-			t->hold_bytes[HOLD_FREEING];
-		uint64_t spare = t->capacity_bytes - MIN(taken, t->capacity_bytes);
-		if (rank > best_rank || (rank == best_rank && spare > best_spare)) {
-			best = i;
-			best_rank = rank;
-			best_spare = spare;
-		}
-	}
-	return best;
-}
-
-uint8_t tier_for(const struct cache *c, const struct model *m, enum tier_kind kind, uint32_t device)
-{
-	if (kind == TIER_REMOTE) { /* host memory, which any client can map; on a machine that keeps none, a device */
+	if (ask->tier == TIER_REMOTE) { /* host memory, which any client can map; on a machine that keeps none, a device */
 		uint8_t host = cache_tier_index(c, TIER_HOST, 0);
-		return host != CACHE_NO_TIER ? host : gpu_for(c, m);
+		return host != CACHE_NO_TIER ? host : device_for(c, m, ask->device_mask);
 	}
-	if (kind == TIER_GPU && device == UINT32_MAX)
-		return gpu_for(c, m);
-	return cache_tier_index(c, kind, kind == TIER_GPU ? device : 0);
+	if (ask->tier == TIER_GPU && ask->device == CACHE_ANY_DEVICE)
+		return device_for(c, m, ask->device_mask);
+	return cache_tier_index(c, ask->tier, ask->device);
 }
 
 /* The copy is there or arriving: answers at once. */
@@ -348,28 +326,29 @@ static int ask_check(const struct cache *c, const struct ask *ask, const struct 
 	struct fault *why)
 {
 	const struct copy *k = tier == CACHE_NO_TIER ? NULL : m->copies[tier];
-	const char *label = model_label(m);
+	const char *label = model_label(m), *where = tier == CACHE_NO_TIER ? "" : c->tiers[tier].label;
 	if (tier == CACHE_NO_TIER)
 		return fault_set(why, TRIMS_E_NO_TIER, "this machine has no %s tier%s", tier_kind_name(ask->tier),
 			ask->tier == TIER_GPU ? " on that device" : "");
+	if (c->tiers[tier].lost)
+		return fault_set(why, TRIMS_E_NO_TIER, "the %s is lost: %s", where, c->tiers[tier].lost_why->text);
 	if (c->tiers[tier].kind == TIER_DISK && m->info.in_place)
 		return fault_set(why, TRIMS_E_NO_TIER, "%s is read in place from its source, it has no disk copy", label);
 	if (k && k->state == COPY_FAILED)
 		return fault_set(why, k->fault->code, "%s (clients still hold what had arrived)", k->fault->text);
-	if (k && k->n_leases && (k->state == COPY_DRAINING || copy_is_doomed(k)))
-		return fault_set(why, TRIMS_E_BUSY, "%s is leaving the %s tier, but %u leases still hold it", label,
-			tier_kind_name(c->tiers[tier].kind), k->n_leases);
+	if (k && k->n_leases && !ask->regrant && (k->state == COPY_DRAINING || copy_is_doomed(k)))
+		return fault_set(why, TRIMS_E_BUSY, "%s is leaving the %s, but %u leases still hold it", label, where,
+			k->n_leases);
 	bool there = k && !copy_is_doomed(k) && (k->state == COPY_READY || k->state == COPY_LOADING);
 	if (ask->only_resident && !there)
-		return fault_set(why, TRIMS_E_NOT_FOUND, "%s is not on the %s tier", label,
-			tier_kind_name(c->tiers[tier].kind));
+		return fault_set(why, TRIMS_E_NOT_FOUND, "%s is not on the %s", label, where);
 	return 0;
 }
 
 void ask_on_model(struct cache *c, const struct ask *ask, struct model *m)
 {
 	struct fault why;
-	uint8_t tier = tier_for(c, m, ask->tier, ask->device);
+	uint8_t tier = tier_for(c, m, ask);
 	if (ask_check(c, ask, m, tier, &why) < 0) {
 		effect_refuse(c, ask, &why);
 		return;
@@ -419,6 +398,7 @@ static void ask_event(struct cache *c, uint64_t now, enum ask_kind kind, const s
 		.deadline = req->deadline,
 		.tier = req->tier,
 		.device = req->device,
+		.device_mask = req->device_mask,
 		.class = kind == ASK_OPEN ? req->class : CLASS_PREFETCH,
 		.only_resident = req->only_resident,
 	};
@@ -440,4 +420,64 @@ void cache_prefetch(struct cache *c, uint64_t now, const struct cache_open *req)
 void cache_pin(struct cache *c, uint64_t now, const struct cache_open *req)
 {
 	ask_event(c, now, ASK_PIN, req);
+}
+
+/* ---- leases established again ---- */
+
+/* 0, or why the copy that somebody still has mapped is none to lease. */
+static int claim_check(const struct cache *c, const struct model *m, uint8_t tier, uint64_t generation, struct fault *why)
+{
+	const struct copy *k = m && tier > 0 && tier < c->n_tiers ? m->copies[tier] : NULL;
+	if (!k || k->state == COPY_ABSENT || k->generation != generation)
+		return fault_set(why, TRIMS_E_NO_LEASE, "copy %llu%s%s is no longer kept here", (unsigned long long)generation,
+			m ? " of " : "", m ? model_label(m) : "");
+	if (k->state != COPY_READY)
+		return fault_set(why, TRIMS_E_BUSY, "copy %llu of %s is %s", (unsigned long long)generation, model_label(m),
+			k->state == COPY_LOADING || k->state == COPY_RESERVED ? "still arriving" : "leaving");
+	return 0;
+}
+
+void cache_claim(struct cache *c, uint64_t now, uint64_t owner, uint64_t request, uint64_t model, uint8_t tier,
+	uint64_t generation)
+{
+	brain_begin(c, now);
+	struct model *m = model_get(c, model);
+	struct fault why;
+	struct ask ask = {.kind = ASK_OPEN, .owner = owner, .token = request, .deadline = CACHE_NEVER, .class = CLASS_DEMAND};
+	if (claim_check(c, m, tier, generation, &why) < 0) {
+		effect_refuse(c, &ask, &why);
+	} else {
+		ask.tier = c->tiers[tier].kind;
+		ask.device = c->tiers[tier].device;
+		c->stats.claims++;
+		lease_new(c, &ask, m->copies[tier]);
+	}
+	brain_run(c);
+}
+
+int cache_regrant(struct cache *c, uint64_t now, uint64_t owner, uint64_t lease_id, uint64_t request)
+{
+	brain_begin(c, now);
+	struct lease *lease = slots_get(&c->leases, lease_id);
+	if (!lease || lease->owner->id != owner)
+		return -ENOENT;
+	struct model *m = lease->copy->model;
+	struct owner *o = lease->owner;
+	struct ask ask = lease->ask;
+	struct fault why;
+	ask.token = request;
+	ask.joined = false;
+	ask.regrant = true;
+	c->stats.regrants++;
+	lease_end(c, lease);
+	if (m->retired) {
+		fault_set(&why, TRIMS_E_BUSY, "%s is leaving: it changed at its source or was merged; open it again",
+			model_label(m));
+		effect_refuse(c, &ask, &why);
+	} else {
+		ask_on_model(c, &ask, m);
+	}
+	owner_check_idle(c, o);
+	brain_run(c);
+	return 0;
 }

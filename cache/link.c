@@ -130,22 +130,27 @@ void transfer_reclass(struct cache *c, struct transfer *t)
 
 /* ---- giving up ---- */
 
-/* Those that read behind a transfer which did not make it: the running ones are stopped, the others plan again. */
+void transfer_leave_source(struct cache *c, struct transfer *t)
+{
+	struct load *l = t->load;
+	if (transfer_is_running(t)) {
+		transfer_stop(c, t); /* load_transfer_ended() plans again */
+		return;
+	}
+	transfer_drop(c, t);
+	copy_set(c, l->copy, COPY_RESERVED, "its source stopped arriving");
+	load_replan(c, l);
+	copy_settle(c, l->copy);
+}
+
+/* Those that read behind a transfer which did not make it. */
 static void transfer_strand_followers(struct cache *c, struct transfer *t)
 {
 	while (!list_empty(&t->followers)) {
 		struct transfer *f = list_first(&t->followers, struct transfer, follower_node);
-		struct load *l = f->load;
 		list_del(&f->follower_node);
 		f->leader = NULL;
-		if (transfer_is_running(f)) {
-			transfer_stop(c, f);
-			continue;
-		}
-		transfer_drop(c, f);
-		copy_set(c, l->copy, COPY_RESERVED, "its source stopped arriving");
-		load_replan(c, l);
-		copy_settle(c, l->copy);
+		transfer_leave_source(c, f);
 	}
 }
 
@@ -278,7 +283,7 @@ void cache_transfer_done(struct cache *c, uint64_t now, uint64_t transfer, const
 	CHECK_OBJ(t, TRANSFER_MAGIC);
 	struct load *l = t->load;
 	enum load_end end = !error ? LOAD_END_OK : LOAD_END_FAILED;
-	if (error && error->code == TRIMS_E_CANCELLED && t->state == TRANSFER_STOPPING)
+	if (l->condemned || (error && error->code == TRIMS_E_CANCELLED && t->state == TRANSFER_STOPPING))
 		end = LOAD_END_STOPPED;
 	if (end == LOAD_END_OK)
 		transfer_landed(t, l->copy->model->info.image_bytes);

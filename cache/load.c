@@ -9,9 +9,6 @@
  * first, the source after: a load that waits holds nothing another one needs, so loads cannot wait in a circle. */
 #include "cache/brain.h"
 
-#define PROMOTE_PERIOD_NS NS_PER_S
-#define PROMOTE_LOOK 64 /* most recently used disk copies considered at a time */
-
 bool load_before(const struct load *a, const struct load *b)
 {
 	if (a->class != b->class)
@@ -73,8 +70,7 @@ void load_want(struct cache *c, struct load *l, struct want *w, enum load_class 
 		heap_add(&l->wants, &w->node);
 	}
 	load_reclass(c, l);
-	if (l->wants.n == 1)
-		copy_settle(c, l->copy); /* it was given up, or is new */
+	copy_settle(c, l->copy); /* it was given up, is new, or somebody else's now */
 }
 
 static void want_unhook(struct want *w)
@@ -237,13 +233,6 @@ static void load_refuse_waiters(struct cache *c, struct load *l, const struct fa
 	}
 }
 
-static void load_set_fault(struct copy *k, const struct fault *why)
-{
-	if (!k->fault)
-		k->fault = memory_new(sizeof(*k->fault));
-	*k->fault = *why;
-}
-
 static void load_fail_dependents(struct cache *c, struct load *l, const struct fault *why)
 {
 	while (!list_empty(&l->dependents)) {
@@ -273,23 +262,41 @@ void load_fail(struct cache *c, struct load *l, const struct fault *why)
 	load_end(c, l);
 	if (k->state == COPY_LOADING)
 		copy_set(c, k, COPY_FAILED, NULL);
-	if (k->n_leases) {
-		load_set_fault(k, &copy_of_why);
-		effect_copy(c, FX_POISON, k);
-	} else if (k->state == COPY_FAILED) {
-		load_set_fault(k, &copy_of_why);
-	}
+	if (k->n_leases && k->state != COPY_DRAINING)
+		copy_poison(c, k, &copy_of_why);
 	if (k->state == COPY_RESERVED && (k->n_leases || !k->filled || !k->has_memory))
 		copy_drain(c, k, "the load failed");
 	copy_settle(c, k);
+}
+
+void load_abort(struct cache *c, struct load *l, const struct fault *why)
+{
+	if (l->phase != LOAD_TRANSFER || !transfer_is_running(l->transfer)) {
+		load_fail(c, l, why);
+		return;
+	}
+	load_refuse_waiters(c, l, why);
+	l->condemned = true;
+	if (!l->inherited)
+		l->inherited = memory_copy(why, sizeof(*why));
+	transfer_stop(c, l->transfer);
+	if (load_is_wanted(l))
+		load_reclass(c, l);
+	copy_settle(c, l->copy);
+}
+
+void load_lose(struct cache *c, struct load *l, const struct fault *why)
+{
+	load_release_dependents(c, l);
+	load_abort(c, l, why);
 }
 
 void load_give_way(struct cache *c, struct load *l)
 {
 	struct copy *k = l->copy;
 	struct fault why;
-	fault_set(&why, TRIMS_E_NO_ROOM, "the prefetch of %s gave way to a demand for the %s tier's memory",
-		model_label(k->model), tier_kind_name(c->tiers[k->tier].kind));
+	fault_set(&why, TRIMS_E_NO_ROOM, "the prefetch of %s gave way to a demand for memory of the %s",
+		model_label(k->model), c->tiers[k->tier].label);
 	if (l->keep & KEEP_PERSIST)
 		c->stats.persist_skipped++;
 	load_refuse_waiters(c, l, &why);
@@ -341,6 +348,13 @@ void load_wait_drain(struct cache *c, struct load *l)
 	list_del(&l->plan_node);
 	l->phase = LOAD_DRAIN;
 	load_leave_source(c, l);
+	list_for_each(it, &l->copy->leases) { /* what they hold is the life that ends */
+		struct lease *lease = list_entry(it, struct lease, copy_node);
+		if (lease->want.load)
+			want_unhook(&lease->want);
+	}
+	if (load_is_wanted(l))
+		load_reclass(c, l);
 }
 
 void load_copy_gone(struct cache *c, struct load *l)
@@ -416,13 +430,15 @@ static void load_transfer(struct cache *c, struct load *l, uint8_t from)
 static void load_no_route(struct cache *c, struct load *l, int r)
 {
 	struct fault why;
-	const char *tier = tier_kind_name(c->tiers[l->copy->tier].kind);
+	const char *tier = c->tiers[l->copy->tier].label, *model = model_label(l->copy->model);
 	if (r == -EBUSY)
-		fault_set(&why, TRIMS_E_BUSY, "%s cannot reach the %s tier: a copy on the way there is leaving, but still in use",
-			model_label(l->copy->model), tier);
+		fault_set(&why, TRIMS_E_BUSY, "%s cannot reach the %s: a copy on the way there is leaving, but still in use", model,
+			tier);
+	else if (r == -EFBIG)
+		fault_set(&why, TRIMS_E_TOO_LARGE, "%s cannot reach the %s: a tier on the way there is smaller than its %llu bytes",
+			model, tier, (unsigned long long)l->copy->model->info.image_bytes);
 	else
-		fault_set(&why, TRIMS_E_NO_TIER, "%s cannot reach the %s tier: no link leads there from where it is",
-			model_label(l->copy->model), tier);
+		fault_set(&why, TRIMS_E_NO_TIER, "%s cannot reach the %s: no link leads there from where it is", model, tier);
 	load_fail(c, l, &why);
 }
 
@@ -444,6 +460,7 @@ void load_plan(struct cache *c, struct load *l)
 	} else {
 		l->phase = LOAD_SOURCE;
 		load_set_source(c, l, load_get(c, copy_get(c, l->copy->model, route.from), NULL));
+		copy_settle(c, l->copy);
 	}
 }
 
@@ -497,7 +514,7 @@ void load_transfer_ended(struct cache *c, struct load *l, uint8_t from, enum loa
 {
 	struct fault *inherited = l->inherited;
 	l->inherited = NULL;
-	if (end == LOAD_END_STOPPED && inherited) {
+	if (inherited && (end == LOAD_END_STOPPED || l->condemned)) {
 		end = LOAD_END_FAILED;
 		why = inherited;
 	}
@@ -558,10 +575,9 @@ static bool promote_fits(const struct cache *c, const struct tier *host, const s
 	return host->used_bytes + m->info.image_bytes <= host->capacity_bytes;
 }
 
-/* Two uses within about a half-life earn a place that is free anyway; what the TTL would soon take back does not. */
-static bool promote_earned(const struct cache *c, const struct copy *k)
+bool load_is_earned(const struct cache *c, const struct copy *k, int64_t rate)
 {
-	int64_t uses = k->model->rate - rate_time((int64_t)c->now, c->config.half_life_ns);
+	int64_t uses = rate - rate_time((int64_t)c->now, c->config.half_life_ns);
 	int64_t unused = (int64_t)c->now - k->last_use;
 	return uses >= RATE_ONE - RATE_ONE / 8 && (c->config.ttl_ns == 0 || unused < (int64_t)(c->config.ttl_ns / 2));
 }
@@ -579,7 +595,7 @@ uint64_t load_promote(struct cache *c)
 		return c->now + PROMOTE_PERIOD_NS;
 	for (struct list *it = d->idle.prev; it != &d->idle && looked < PROMOTE_LOOK; it = it->prev, looked++) {
 		struct copy *k = list_entry(it, struct copy, idle_node);
-		if (promote_fits(c, h, k) && promote_earned(c, k) && (!best || k->model->rate > best->model->rate))
+		if (promote_fits(c, h, k) && load_is_earned(c, k, k->model->rate) && (!best || k->model->rate > best->model->rate))
 			best = k;
 	}
 	if (best)

@@ -18,7 +18,9 @@ struct model *model_new(struct cache *c, const struct cache_model_info *info)
 	struct model *m = memory_new(sizeof(*m) + c->n_tiers * sizeof(m->copies[0]));
 	m->magic = MODEL_MAGIC;
 	m->info = *info;
-	m->rate = RATE_NEVER;
+	m->rate = m->gpu_rate = RATE_NEVER;
+	if (m->info.gpu_bytes == 0)
+		m->info.gpu_bytes = m->info.image_bytes;
 	m->age = ++c->next_age;
 	list_init(&m->names);
 	list_init(&m->prints);
@@ -79,7 +81,8 @@ const char *model_label(const struct model *m)
 
 uint64_t model_tier_bytes(const struct cache *c, const struct model *m, uint8_t tier)
 {
-	return c->tiers[tier].kind == TIER_DISK ? m->info.disk_bytes : m->info.image_bytes;
+	enum tier_kind kind = c->tiers[tier].kind;
+	return kind == TIER_DISK ? m->info.disk_bytes : kind == TIER_GPU ? m->info.gpu_bytes : m->info.image_bytes;
 }
 
 bool model_is_pinned(const struct model *m, uint8_t tier)
@@ -98,7 +101,10 @@ void model_pin(struct cache *c, struct model *m, uint8_t tier, bool on)
 
 void model_used(struct cache *c, struct model *m, uint8_t tier)
 {
-	m->rate = rate_use(m->rate, rate_time((int64_t)c->now, c->config.half_life_ns));
+	int64_t now = rate_time((int64_t)c->now, c->config.half_life_ns);
+	m->rate = rate_use(m->rate, now);
+	if (c->tiers[tier].kind == TIER_GPU)
+		m->gpu_rate = rate_use(m->gpu_rate, now);
 	for (uint8_t t = 1; t < c->n_tiers; t++) {
 		struct copy *k = m->copies[t];
 		if (!k || t == tier || c->tiers[t].kind >= c->tiers[tier].kind)
@@ -202,6 +208,16 @@ void copy_set(struct cache *c, struct copy *k, enum copy_state to, const char *w
 	k->since = c->now;
 	if (c->config.on_edge)
 		c->config.on_edge(c->config.ctx, k->model->id, k->tier, from, to, why ? why : edge_why[from][to]);
+	if (from == COPY_READY || to == COPY_READY)
+		evict_rerank_others(c, k);
+}
+
+void copy_poison(struct cache *c, struct copy *k, const struct fault *why)
+{
+	if (!k->fault)
+		k->fault = memory_new(sizeof(*k->fault));
+	*k->fault = *why;
+	effect_copy(c, FX_POISON, k);
 }
 
 bool copy_is_doomed(const struct copy *k)
@@ -211,9 +227,12 @@ bool copy_is_doomed(const struct copy *k)
 
 static void copy_count_drain(struct cache *c, const struct copy *k)
 {
-	if (k->doom != DOOM_NONE)
+	if (k->doom != DOOM_NONE && k->doom != DOOM_LOST)
 		c->tiers[k->tier].evicted[k->doom - 1]++;
 	switch (k->doom) {
+	case DOOM_LOST:
+		c->stats.lost++;
+		break;
 #define EVICTION(NAME, name, why)                                                                                     \
 	case DOOM_##NAME:                                                                                             \
 		c->stats.evicted_##name++;                                                                            \
@@ -233,6 +252,7 @@ static const char *copy_drain_why(const struct copy *k)
 #define EVICTION(NAME, name, why) [DOOM_##NAME] = why,
 #include "cache/evictions.def"
 #undef EVICTION
+		[DOOM_LOST] = "its device was lost",
 	};
 	return texts[k->doom];
 }
@@ -302,6 +322,16 @@ static bool is_being_given_up(const struct load *l)
 	return !load_is_wanted_by_others(l) || !l->transfer || l->transfer->state == TRANSFER_STOPPING;
 }
 
+/* A demand's load that neither an open nor a pin waits for: what wants it are loads it feeds, and these have their memory.
+ * So its memory comes free when they are through, and that takes nothing but bytes, links and the hands. */
+static bool is_relay(const struct load *l)
+{
+	list_for_each(it, &l->waiters)
+		if (list_entry(it, struct request, wait_node)->ask.kind == ASK_OPEN)
+			return false;
+	return l->phase == LOAD_ALLOC || l->phase == LOAD_PLAN || l->phase == LOAD_TRANSFER;
+}
+
 enum hold copy_hold(const struct copy *k)
 {
 	if (k->state == COPY_ABSENT)
@@ -314,8 +344,10 @@ enum hold copy_hold(const struct copy *k)
 		return HOLD_FREEING; /* LOADING; the other states were left above and by copy_advance() */
 	if (model_is_pinned(k->model, k->tier))
 		return HOLD_FIRM;
+	if (k->load && (k->load->class != CLASS_DEMAND || !load_is_wanted(k->load)))
+		return HOLD_SOFT;
 	if (k->load)
-		return k->load->class == CLASS_DEMAND && load_is_wanted(k->load) ? HOLD_FIRM : HOLD_SOFT;
+		return is_relay(k->load) ? HOLD_RELAY : HOLD_FIRM;
 	if (k->n_readers)
 		return HOLD_READ;
 	if (k->state == COPY_RESERVED)

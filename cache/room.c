@@ -40,21 +40,26 @@ static bool load_may_take_any(const struct load *l)
 	return l->class == CLASS_DEMAND || l->keep & KEEP_PIN;
 }
 
+/* On their way to other tiers: idle when they are there, which waits for nothing that waits for this tier. */
+static uint64_t passing_bytes(const struct tier *t)
+{
+	return t->hold_bytes[HOLD_READ] + t->hold_bytes[HOLD_RELAY];
+}
+
 static void room_refuse(struct cache *c, struct tier *t, struct load *l)
 {
 	struct fault why;
 	uint64_t need = load_bytes(c, l);
-	uint64_t busy = t->hold_bytes[HOLD_FIRM] + t->hold_bytes[HOLD_SOFT] + t->hold_bytes[HOLD_READ];
+	uint64_t busy = t->hold_bytes[HOLD_FIRM] + t->hold_bytes[HOLD_SOFT] + passing_bytes(t);
 	uint64_t named = MIN(busy, t->leased_bytes + t->pinned_bytes);
 	if (need > t->capacity_bytes)
-		fault_set(&why, TRIMS_E_TOO_LARGE, "%s needs %llu bytes, the whole %s tier has %llu", model_label(l->copy->model),
-			(unsigned long long)need, tier_kind_name(t->kind), (unsigned long long)t->capacity_bytes);
+		fault_set(&why, TRIMS_E_TOO_LARGE, "%s needs %llu bytes, the whole %s has %llu", model_label(l->copy->model),
+			(unsigned long long)need, t->label, (unsigned long long)t->capacity_bytes);
 	else
 		fault_set(&why, TRIMS_E_NO_ROOM,
-			"%s needs %llu bytes of the %s tier's %llu: %u leased models hold %llu, %u pinned ones %llu, "
+			"%s needs %llu bytes, the %s has %llu: %u leased models hold %llu, %u pinned ones %llu, "
 			"%llu are being loaded or moved; close, unpin or evict a model",
-			model_label(l->copy->model), (unsigned long long)need, tier_kind_name(t->kind),
-			(unsigned long long)t->capacity_bytes, t->n_leased, (unsigned long long)t->leased_bytes, t->n_pinned,
+			model_label(l->copy->model), (unsigned long long)need, t->label, (unsigned long long)t->capacity_bytes, t->n_leased, (unsigned long long)t->leased_bytes, t->n_pinned,
 			(unsigned long long)t->pinned_bytes, (unsigned long long)(busy - named));
 	load_fail(c, l, &why);
 }
@@ -114,9 +119,9 @@ static enum verdict room_demand(struct cache *c, struct tier *t, struct load *l,
 		room_take_soft(c, t, missing - MIN(missing, evictable));
 		return VERDICT_WAIT;
 	}
-	if (evictable + soft + young + t->hold_bytes[HOLD_READ] < missing)
+	if (evictable + soft + young + (c->policy->evicts ? passing_bytes(t) : 0) < missing)
 		return VERDICT_REFUSE;
-	if (!l->waited_young && evictable + soft + t->hold_bytes[HOLD_READ] < missing) {
+	if (!l->waited_young && evictable + soft + passing_bytes(t) < missing) {
 		l->waited_young = true;
 		c->stats.residency_waits++;
 	}

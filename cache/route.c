@@ -29,7 +29,7 @@ struct search {
 	const struct model *m;
 	const struct copy *target; /* NULL: absent */
 	uint8_t to;
-	bool local_only, blocked;
+	bool local_only, blocked, too_small;
 	uint64_t cost[CACHE_MAX_TIERS];
 	uint8_t via[CACHE_MAX_TIERS];
 	bool is_source[CACHE_MAX_TIERS];
@@ -56,7 +56,7 @@ static bool search_source(const struct search *s, uint8_t tier, uint64_t *cost)
 	*cost = 0;
 	if (tier == 0)
 		return !s->local_only;
-	if (tier == s->to || !k || copy_is_doomed(k))
+	if (tier == s->to || !k || copy_is_doomed(k) || s->c->tiers[tier].lost)
 		return false;
 	if (k->state == COPY_READY)
 		return true;
@@ -77,8 +77,10 @@ static bool search_may_create(struct search *s, uint8_t tier)
 		return false;
 	if (t->kind == TIER_DISK && s->m->info.in_place)
 		return false;
-	if (model_tier_bytes(s->c, s->m, tier) > t->capacity_bytes)
+	if (model_tier_bytes(s->c, s->m, tier) > t->capacity_bytes) {
+		s->too_small = true;
 		return false;
+	}
 	if (k && copy_blocks(k)) {
 		s->blocked = true;
 		return false;
@@ -121,7 +123,7 @@ int route_find(struct cache *c, const struct model *m, uint8_t to, bool local_on
 	if (s.cost[to] == UINT64_MAX)
 		search_run(&s, true);
 	if (s.cost[to] == UINT64_MAX)
-		return s.blocked ? -EBUSY : -ENOENT;
+		return s.blocked ? -EBUSY : s.too_small ? -EFBIG : -ENOENT;
 	*out = (struct route){.from = s.via[to], .direct = s.is_source[s.via[to]], .cost_ns = s.cost[to]};
 	return 0;
 }

@@ -14,6 +14,15 @@ static size_t list_length(const struct list *l)
 
 /* ---- one copy ---- */
 
+/* On a device that died nothing stays but what others have not let go of. */
+static void verify_lost(const struct copy *k)
+{
+	const struct load *l = k->load;
+	ASSERT(!model_is_pinned(k->model, k->tier));
+	ASSERT(k->state == COPY_DRAINING || k->state == COPY_FAILED || k->state == COPY_LOADING);
+	ASSERT(!l || (l->phase == LOAD_TRANSFER && l->transfer->state == TRANSFER_STOPPING && l->condemned));
+}
+
 static void verify_state(const struct cache *c, const struct copy *k)
 {
 	const struct load *l = k->load;
@@ -48,6 +57,8 @@ static void verify_state(const struct cache *c, const struct copy *k)
 	ASSERT(k->young == list_hooked(&k->young_node));
 	ASSERT(!k->young || k->state == COPY_READY);
 	ASSERT(!list_hooked(&k->empty_node));
+	if (c->tiers[k->tier].lost)
+		verify_lost(k);
 }
 
 static void verify_account(const struct cache *c, const struct copy *k)
@@ -64,6 +75,7 @@ static void verify_account(const struct cache *c, const struct copy *k)
 	bool holds = k->n_leases || k->n_readers || model_is_pinned(k->model, k->tier) || k->load;
 	ASSERT(!holds || (h != HOLD_PART && h != HOLD_IDLE && h != HOLD_YOUNG));
 	ASSERT(!k->n_leases || h == HOLD_FIRM);
+	ASSERT(h != HOLD_RELAY || (k->load && !list_empty(&k->load->dependents) && !model_is_pinned(k->model, k->tier)));
 	if (h != HOLD_NONE) {
 		ASSERT(k->account.leased == (k->n_leases > 0));
 		ASSERT(k->account.pinned == model_is_pinned(k->model, k->tier));
@@ -77,7 +89,7 @@ static void verify_leases(const struct copy *k)
 	list_for_each(it, &k->leases) {
 		const struct lease *lease = list_entry(it, struct lease, copy_node);
 		CHECK_OBJ(lease, LEASE_MAGIC);
-		ASSERT(lease->copy == k && lease->want.load == k->load);
+		ASSERT(lease->copy == k && lease->want.load == (k->state == COPY_DRAINING ? NULL : k->load));
 	}
 }
 
@@ -119,7 +131,8 @@ static void verify_load(const struct cache *c, const struct copy *k)
 	CHECK_OBJ(l, LOAD_MAGIC);
 	ASSERT(l->copy == k && l->phase != LOAD_DEAD && l->phase != LOAD_PLAN);
 	heap_verify(&l->wants);
-	size_t wants = verify_load_waiters(l) + verify_load_dependents(l) + (l->own.load ? 1 : 0) + k->n_leases;
+	size_t wants = verify_load_waiters(l) + verify_load_dependents(l) + (l->own.load ? 1 : 0) +
+		(k->state == COPY_DRAINING ? 0 : k->n_leases);
 	ASSERT(wants == l->wants.n);
 	ASSERT((l->keep != 0) == (l->own.load == l));
 	ASSERT(list_hooked(&l->queue_node) == (l->phase == LOAD_ROOM));

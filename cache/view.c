@@ -8,8 +8,9 @@ size_t cache_n_tiers(const struct cache *c)
 
 uint8_t cache_tier_index(const struct cache *c, enum tier_kind kind, uint32_t device)
 {
+	bool any = kind != TIER_GPU || device == CACHE_ANY_DEVICE;
 	for (size_t i = 0; i < c->n_tiers; i++)
-		if (c->tiers[i].kind == kind && (kind != TIER_GPU || c->tiers[i].device == device))
+		if (c->tiers[i].kind == kind && (any || c->tiers[i].device == device))
 			return (uint8_t)i;
 	return CACHE_NO_TIER;
 }
@@ -27,6 +28,7 @@ void cache_tier(const struct cache *c, uint8_t tier, struct cache_tier_view *out
 		.leased_bytes = t->leased_bytes,
 		.draining_bytes = t->draining_bytes,
 		.copies = t->n_copies,
+		.lost = t->lost,
 	};
 	memcpy(out->evicted, t->evicted, sizeof out->evicted);
 }

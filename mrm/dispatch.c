@@ -177,7 +177,7 @@ void dispatch_unpin(struct conn *c, uint64_t request, const struct msg_unpin *m)
 	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
 		!device_is_known(c, request, m->device))
 		return;
-	if (cache_unpin(d->cache, clock_now(), m->model, (enum tier_kind)m->tier) < 0)
+	if (cache_unpin(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, CACHE_ANY_DEVICE) < 0)
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no pinned model of this name");
 	else
 		reply_done(c, request, "unpinned");
@@ -191,7 +191,7 @@ void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
 		!device_is_known(c, request, m->device))
 		return;
 	uint32_t in_use = 0;
-	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, &in_use) < 0) {
+	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, CACHE_ANY_DEVICE, &in_use) < 0) {
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is there");
 	} else {
 		char text[96];

@@ -3,6 +3,7 @@
 #include "mrm/holding.h"
 
 #include "shared/check.h"
+#include "shared/gpu_handle.h"
 #include "shared/own.h"
 #include "shared/table.h"
 
@@ -259,6 +260,15 @@ const char *holding_label(const struct holding *img)
 	return name ? name : desc && desc->name ? desc->name : "unnamed";
 }
 
+/* Each extent is an allocation of its own there. */
+static uint64_t gpu_bytes(const struct layout *layout)
+{
+	uint64_t sum = 0;
+	for (uint32_t i = 0; i < layout->n_extents; i++)
+		sum += align_up(layout->extent_bytes[i], GPU_EXTENT_ALIGN);
+	return sum;
+}
+
 void holding_info(const struct holding *img, struct cache_model_info *out)
 {
 	const struct image_desc *desc = holding_desc(img);
@@ -266,6 +276,7 @@ void holding_info(const struct holding *img, struct cache_model_info *out)
 		.fingerprint_hi = img->fingerprint_hi,
 		.fingerprint_lo = img->fingerprint_lo,
 		.image_bytes = desc->layout->image_bytes,
+		.gpu_bytes = gpu_bytes(desc->layout),
 		.disk_bytes = image_desc_disk_bytes(desc),
 		.in_place = desc->in_place,
 	};

@@ -115,8 +115,8 @@ static void event(struct state *s, uint8_t kind, uint8_t arg)
 	case 10: answer(s, arg, true, false); break;
 	case 11: answer(s, arg, arg & 1, true); break;
 	case 12: cache_owner_gone(s->c, s->now, 1 + (arg >> 6)); break;
-	case 13: cache_evict(s->c, s->now, names[arg & 7], (enum tier_kind)(arg >> 3 & 3), &in_use); break;
-	case 14: cache_unpin(s->c, s->now, names[arg & 7], (enum tier_kind)(arg >> 3 & 3)); break;
+	case 13: cache_evict(s->c, s->now, names[arg & 7], (enum tier_kind)(arg >> 3 & 3), CACHE_ANY_DEVICE, &in_use); break;
+	case 14: cache_unpin(s->c, s->now, names[arg & 7], (enum tier_kind)(arg >> 3 & 3), CACHE_ANY_DEVICE); break;
 	case 15: cache_tick(s->c, s->now); break;
 	case 16: cache_corrupt(s->c, s->now, s->models[arg % IDS], arg >> 5); break;
 	case 17: cache_identified(s->c, s->now, s->models[arg % IDS], 1, arg >> 6); break;

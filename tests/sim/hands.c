@@ -77,7 +77,8 @@ static uint64_t model_bytes(struct sim *s, uint64_t model, uint8_t tier)
 {
 	struct cache_model_view v;
 	SIM_ASSERT(s, cache_view(s->c, model, &v) == 0);
-	return s->tiers[tier].kind == TIER_DISK ? v.info.disk_bytes : v.info.image_bytes;
+	enum tier_kind kind = s->tiers[tier].kind;
+	return kind == TIER_DISK ? v.info.disk_bytes : kind == TIER_GPU ? v.info.gpu_bytes : v.info.image_bytes;
 }
 
 /* ---- effects ---- */
@@ -87,6 +88,12 @@ static void take_answer(struct sim *s, const struct cache_effect *fx)
 	struct sim_request *r = book_request(s, fx->owner, fx->request);
 	SIM_ASSERT(s, r); /* asked, not answered yet, its owner not gone */
 	SIM_ASSERT(s, fx->kind == FX_REFUSE || (fx->kind == FX_GRANT) == (r->kind == 0));
+	if (fx->kind == FX_GRANT) {
+		SIM_ASSERT(s, s->lazy || !s->lost[fx->to]);
+		SIM_ASSERT(s, !r->claimed || (fx->copy == r->claimed && fx->hit && fx->state == COPY_READY));
+		SIM_ASSERT(s, !r->device_mask || s->tiers[fx->to].kind != TIER_GPU ||
+			r->device_mask >> s->tiers[fx->to].device & 1);
+	}
 	*r = s->requests[--s->n_requests];
 	s->answered++;
 	SIM_ASSERT(s, fx->kind != FX_REFUSE || (fx->error.code != TRIMS_E_NONE && fx->error.text[0]));
@@ -102,7 +109,7 @@ static void take_answer(struct sim *s, const struct cache_effect *fx)
 static void take_alloc(struct sim *s, const struct cache_effect *fx)
 {
 	SIM_ASSERT(s, !book_copy(s, fx->copy) && !book_filled(s, fx->model, fx->to));
-	SIM_ASSERT(s, s->n_copies < SIM_COPIES);
+	SIM_ASSERT(s, s->n_copies < SIM_COPIES && (s->lazy || !s->lost[fx->to]));
 	s->copies[s->n_copies++] = (struct sim_copy){.model = fx->model, .copy = fx->copy, .tier = fx->to,
 		.bytes = model_bytes(s, fx->model, fx->to)};
 	work_add(s, fx);
@@ -120,6 +127,7 @@ static void take_start(struct sim *s, const struct cache_effect *fx)
 	uint32_t running = 0, slots = 0;
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to && k->model == fx->model);
 	SIM_ASSERT(s, !book_transfer(s, fx->transfer));
+	SIM_ASSERT(s, s->lazy || (!s->lost[fx->to] && !s->lost[fx->from]));
 	for (size_t i = 0; i < s->n_work; i++) {
 		const struct cache_effect *x = &s->work[i].fx;
 		if (x->kind != FX_START)
@@ -217,7 +225,7 @@ void sim_send(struct sim *s, int kind, const struct cache_open *ask)
 {
 	SIM_ASSERT(s, s->n_requests < SIM_REQUESTS);
 	s->requests[s->n_requests++] = (struct sim_request){.token = ask->request, .owner = ask->owner,
-		.kind = kind};
+		.kind = kind, .device_mask = ask->device == CACHE_ANY_DEVICE ? ask->device_mask : 0};
 	if (kind == 0)
 		cache_open(s->c, s->now, ask);
 	else if (kind == 1)
@@ -233,6 +241,56 @@ void sim_close(struct sim *s, size_t lease)
 	SIM_ASSERT(s, cache_close(s->c, s->now, x.owner + 1, x.lease) == -ENOENT);
 	SIM_ASSERT(s, cache_close(s->c, s->now, x.owner, x.lease) == 0);
 	SIM_ASSERT(s, cache_close(s->c, s->now, x.owner, x.lease) == -ENOENT);
+}
+
+static struct sim_request *request_add(struct sim *s, uint64_t owner)
+{
+	SIM_ASSERT(s, s->n_requests < SIM_REQUESTS);
+	struct sim_request *r = &s->requests[s->n_requests++];
+	*r = (struct sim_request){.token = ++s->next_token, .owner = owner};
+	return r;
+}
+
+void sim_claim(struct sim *s, uint64_t owner)
+{
+	struct sim_copy k = {.model = sim_random(s), .copy = sim_random(s) | 1, .tier = (uint8_t)sim_below(s, 256)};
+	if (s->n_copies && sim_chance(s, 90))
+		k = s->copies[sim_below(s, s->n_copies)];
+	struct sim_request *r = request_add(s, owner);
+	r->claimed = k.copy;
+	cache_claim(s->c, s->now, owner, r->token, k.model, k.tier, k.copy);
+}
+
+void sim_corrupt_and_regrant(struct sim *s)
+{
+	if (!s->n_leases)
+		return;
+	struct sim_lease bad = s->leases[sim_below(s, s->n_leases)];
+	cache_corrupt(s->c, s->now, bad.model, bad.tier);
+	if (!s->lazy)
+		sim_take(s, SIZE_MAX); /* POISON, while they still have it */
+	for (size_t i = s->n_leases; i-- > 0;) {
+		struct sim_lease x = s->leases[i];
+		if (x.copy != bad.copy || sim_chance(s, 30))
+			continue;
+		s->leases[i] = s->leases[--s->n_leases];
+		uint64_t token = request_add(s, x.owner)->token;
+		SIM_ASSERT(s, cache_regrant(s->c, s->now, x.owner + 1, x.lease, token) == -ENOENT);
+		SIM_ASSERT(s, cache_regrant(s->c, s->now, x.owner, x.lease, token) == 0);
+		SIM_ASSERT(s, cache_regrant(s->c, s->now, x.owner, x.lease, token) == -ENOENT);
+	}
+}
+
+void sim_lose(struct sim *s, uint8_t tier)
+{
+	struct fault why;
+	struct cache_tier_view v;
+	fault_set(&why, TRIMS_E_GPU_ERROR, "simulated: it fell off the bus");
+	bool gpu = s->tiers[tier].kind == TIER_GPU;
+	SIM_ASSERT(s, cache_tier_lost(s->c, s->now, tier, &why) == (gpu ? 0 : -EINVAL));
+	s->lost[tier] |= gpu;
+	cache_tier(s->c, tier, &v);
+	SIM_ASSERT(s, v.lost == s->lost[tier] && v.pinned_bytes <= (gpu ? 0 : UINT64_MAX));
 }
 
 void sim_owner_gone(struct sim *s, uint64_t owner)
@@ -257,6 +315,12 @@ static const struct sim_name *source_of(const struct sim *s, const char *text)
 	return NULL;
 }
 
+struct cache_model_info sim_info(const struct sim_name *n, const struct sim *s)
+{
+	return (struct cache_model_info){.fingerprint_hi = (uint64_t)(n - s->names) + 1, .fingerprint_lo = n->version,
+		.image_bytes = n->bytes, .gpu_bytes = n->gpu_bytes, .disk_bytes = n->bytes + n->bytes / 8, .in_place = n->in_place};
+}
+
 static void answer_resolve(struct sim *s, const struct cache_effect *fx, bool fail)
 {
 	const struct sim_name *n = source_of(s, fx->name_text);
@@ -268,8 +332,7 @@ static void answer_resolve(struct sim *s, const struct cache_effect *fx, bool fa
 		cache_resolve_failed(s->c, s->now, fx->name, &why);
 		return;
 	}
-	struct cache_model_info info = {.fingerprint_hi = (uint64_t)(n - s->names) + 1, .fingerprint_lo = n->version,
-		.image_bytes = n->bytes, .disk_bytes = n->bytes + n->bytes / 8, .in_place = n->in_place};
+	struct cache_model_info info = sim_info(n, s);
 	cache_resolved(s->c, s->now, fx->name, &info, &model);
 }
 
@@ -367,6 +430,7 @@ static void answer_nonsense(struct sim *s)
 	cache_corrupt(s->c, s->now, id, tier);
 	cache_identified(s->c, s->now, id, 1, 1);
 	cache_disk_size(s->c, id, 1);
+	SIM_ASSERT(s, cache_regrant(s->c, s->now, 1, id, 1) == -ENOENT);
 }
 
 /* A name's id lives on, so a second answer to an older RESOLVE is an answer: only what is over can be said again. */

@@ -4,7 +4,8 @@
  * books, from effects and answers alone, and end the program when the brain breaks a promise of cache.h:
  *   each request is answered once, and never after its owner went;
  *   memory is asked for before it is used, never more than a tier has, given back once, and not while it is leased,
- *   filled or read; a link never carries more transfers than it may; CANCEL and RECLASS concern what runs.
+ *   filled or read; a link never carries more transfers than it may; CANCEL and RECLASS concern what runs;
+ *   a device that died gets nothing more; any device means one of those allowed; a claim gets the copy it names.
  * Thread: one.  The simulation owns the brain and the books. */
 #ifndef TESTS_SIM_HANDS_H
 #define TESTS_SIM_HANDS_H
@@ -47,12 +48,14 @@ struct sim_lease {
 struct sim_request {
 	uint64_t token, owner;
 	int kind; /* 0 open, 1 prefetch, 2 pin */
+	uint64_t claimed;     /* generation; 0: it is no claim */
+	uint64_t device_mask; /* 0: any */
 };
 
 /* What the source has under a name. */
 struct sim_name {
 	char text[32];
-	uint64_t bytes, version, content;
+	uint64_t bytes, gpu_bytes, version, content;
 	bool in_place, missing;
 };
 
@@ -75,6 +78,7 @@ struct sim {
 	size_t n_requests;
 	uint64_t answered, alloc_retries;
 	unsigned fail_percent, twice_percent;
+	bool lost[SIM_MAX_TIERS];
 	bool lazy; /* effects are read later than they could be: some are out of date by then */
 	bool over_capacity_ok; /* after a reconfiguration, until the tiers have shrunk */
 };
@@ -86,6 +90,12 @@ bool sim_chance(struct sim *s, unsigned percent);
 /* The brain is made from s->config by the caller; the hands start with empty books. */
 void sim_send(struct sim *s, int kind, const struct cache_open *ask); /* 0 open, 1 prefetch, 2 pin */
 void sim_close(struct sim *s, size_t lease);
+/* Asks for a lease on a copy by its number: one of the books, or one that never was. */
+void sim_claim(struct sim *s, uint64_t owner);
+/* Says that a leased copy is damaged, and has some of its leases asked for again. */
+void sim_corrupt_and_regrant(struct sim *s);
+void sim_lose(struct sim *s, uint8_t tier);
+struct cache_model_info sim_info(const struct sim_name *n, const struct sim *s);
 void sim_owner_gone(struct sim *s, uint64_t owner);
 /* Takes effects, at most `limit`. */
 void sim_take(struct sim *s, size_t limit);

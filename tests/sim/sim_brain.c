@@ -12,10 +12,10 @@
 struct setup {
 	const char *label;
 	const char *policy;
-	enum { TIERS_HOST, TIERS_DISK, TIERS_CHAIN, TIERS_GPUS, TIERS_ONE_GPU, TIERS_MAZE } tiers;
+	enum { TIERS_HOST, TIERS_DISK, TIERS_CHAIN, TIERS_GPUS, TIERS_GPUS3, TIERS_ONE_GPU, TIERS_MAZE } tiers;
 	uint64_t host_bytes, disk_bytes, min_residency_ns, ttl_ns, revalidate_ns;
 	uint32_t max_names, max_waiters;
-	bool dedup, promote, lazy, reconfigure;
+	bool dedup, promote, lazy, reconfigure, devices_die;
 	unsigned fail_percent;
 };
 
@@ -34,6 +34,11 @@ static const struct setup setups[] = {
 		.min_residency_ns = NS_PER_S / 10, .revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 8, .promote = true},
 	{.label = "two gpus, lru, effects read late", .policy = "lru", .tiers = TIERS_GPUS, .host_bytes = 800,
 		.disk_bytes = 1200, .revalidate_ns = 2 * NS_PER_S, .lazy = true, .dedup = true, .fail_percent = 20},
+	{.label = "three gpus, one may die, kept copies", .policy = "cost", .tiers = TIERS_GPUS3, .host_bytes = 1500,
+		.disk_bytes = 2500, .revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 8, .promote = true, .devices_die = true},
+	{.label = "three gpus over a small host, read late", .policy = "lru", .tiers = TIERS_GPUS3, .host_bytes = 500,
+		.disk_bytes = 3000, .min_residency_ns = NS_PER_S / 20, .revalidate_ns = 2 * NS_PER_S, .lazy = true,
+		.fail_percent = 5, .devices_die = true},
 	{.label = "one gpu over host, no disk", .policy = "lru", .tiers = TIERS_ONE_GPU, .host_bytes = 700, .max_waiters = 6,
 		.revalidate_ns = NS_PER_S, .fail_percent = 5},
 	{.label = "links at random between all tiers", .policy = "cost", .tiers = TIERS_MAZE, .host_bytes = 1300,
@@ -62,13 +67,20 @@ static void set_maze(struct sim *s)
 
 static void set_links(struct sim *s, const struct setup *u)
 {
-	enum { REMOTE, DISK, HOST, GPU0, GPU1 };
+	enum { REMOTE, DISK, HOST, GPU0, GPU1, GPU2 };
 	static const struct cache_link_config disk[] = {{REMOTE, HOST, 2, 1000}, {HOST, DISK, 1, 4000}, {DISK, HOST, 2, 4000},
 		{HOST, GPU0, 1, 20000}, {HOST, GPU1, 1, 20000}, {GPU0, GPU1, 1, 90000}};
+	static const struct cache_link_config wide[] = {{REMOTE, HOST, 4, 1000}, {HOST, DISK, 2, 4000}, {DISK, HOST, 4, 4000},
+		{HOST, GPU0, 64, 20000}, {HOST, GPU1, 64, 20000}, {HOST, GPU2, 64, 20000}};
 	static const struct cache_link_config chain[] = {{REMOTE, DISK, 2, 1000}, {DISK, HOST, 1, 4000}};
 	static const struct cache_link_config host[] = {{0, 1, 2, 1000}, {1, 2, 1, 20000}};
 	if (u->tiers == TIERS_MAZE) {
 		set_maze(s);
+		return;
+	}
+	if (u->tiers == TIERS_GPUS3) {
+		memcpy(s->links, wide, sizeof(wide));
+		s->config.n_links = ARRAY_LEN(wide);
 		return;
 	}
 	bool chained = u->tiers == TIERS_CHAIN, diskless = u->tiers == TIERS_HOST || u->tiers == TIERS_ONE_GPU;
@@ -83,7 +95,7 @@ static void set_tiers(struct sim *s, const struct setup *u)
 	if (u->disk_bytes)
 		s->tiers[n++] = (struct cache_tier_config){.kind = TIER_DISK, .capacity_bytes = u->disk_bytes};
 	s->tiers[n++] = (struct cache_tier_config){.kind = TIER_HOST, .capacity_bytes = u->host_bytes};
-	uint32_t gpus = u->tiers == TIERS_GPUS || u->tiers == TIERS_MAZE ? 2 : u->tiers == TIERS_ONE_GPU ? 1 : 0;
+	uint32_t gpus = u->tiers == TIERS_GPUS3 ? 3 : u->tiers == TIERS_GPUS || u->tiers == TIERS_MAZE ? 2 : u->tiers == TIERS_ONE_GPU ? 1 : 0;
 	for (uint32_t gpu = 0; gpu < gpus; gpu++)
 		s->tiers[n++] = (struct cache_tier_config){.kind = TIER_GPU, .device = gpu, .capacity_bytes = 600 + 100 * gpu};
 	s->config.n_tiers = n;
@@ -104,6 +116,8 @@ static void set_names(struct sim *s)
 		}
 	}
 	s->names[0].bytes = 5000; /* larger than any tier */
+	for (size_t i = 0; i < s->n_names; i++)
+		s->names[i].gpu_bytes = align_up(s->names[i].bytes, 32);
 }
 
 static void start(struct sim *s, const struct setup *u)
@@ -114,6 +128,7 @@ static void start(struct sim *s, const struct setup *u)
 	s->now = NS_PER_S;
 	s->lazy = u->lazy;
 	s->over_capacity_ok = false;
+	memset(s->lost, 0, sizeof(s->lost));
 	s->config = (struct cache_config){.tiers = s->tiers, .links = s->links, .policy = u->policy,
 		.min_residency_ns = u->min_residency_ns, .ttl_ns = u->ttl_ns, .half_life_ns = 2 * NS_PER_S,
 		.revalidate_ns = u->revalidate_ns, .negative_ns = NS_PER_S / 2, .dedup = u->dedup, .promote = u->promote,
@@ -125,23 +140,46 @@ static void start(struct sim *s, const struct setup *u)
 	SIM_ASSERT(s, cache_new(&s->c, &s->config, &why) == 0);
 }
 
+static void book_adopted(struct sim *s, uint64_t model, uint8_t tier)
+{
+	struct cache_model_view v;
+	SIM_ASSERT(s, cache_view(s->c, model, &v) == 0);
+	s->copies[s->n_copies++] = (struct sim_copy){.model = model, .copy = v.copies[tier].copy, .tier = tier,
+		.bytes = v.copies[tier].bytes, .allocated = true};
+}
+
+/* What a daemon before this one left in memory, under the numbers it had. */
+static void keep_some(struct sim *s)
+{
+	for (uint8_t t = 1; t < s->config.n_tiers; t++) {
+		uint64_t model, generation = 1 + sim_below(s, 100);
+		const struct sim_name *n = &s->names[sim_below(s, s->n_names)];
+		struct cache_model_info info = sim_info(n, s);
+		int r = cache_adopt_copy(s->c, s->now, &info, t, generation, sim_below(s, 9 * NS_PER_S), &model);
+		SIM_ASSERT(s, (r == -EINVAL) == (s->tiers[t].kind == TIER_DISK));
+		if (r < 0)
+			continue;
+		book_adopted(s, model, t);
+		SIM_ASSERT(s, s->copies[s->n_copies - 1].copy == generation);
+		SIM_ASSERT(s, cache_adopt_copy(s->c, s->now, &info, t, generation + 1, 0, &model) == -EEXIST);
+		if (sim_chance(s, 80))
+			cache_adopt_name(s->c, s->now, n->text, model);
+	}
+}
+
 static void adopt_some(struct sim *s)
 {
 	for (size_t i = 0; i < s->n_names; i++) {
 		struct sim_name *n = &s->names[i];
 		uint64_t model, bytes = n->bytes + n->bytes / 8, part = 1 + sim_below(s, bytes);
 		bool complete = sim_chance(s, 70), named = sim_chance(s, 80);
-		struct cache_model_info info = {.fingerprint_hi = i + 1, .fingerprint_lo = n->version, .image_bytes = n->bytes,
-			.disk_bytes = bytes};
+		struct cache_model_info info = sim_info(n, s);
 		if (n->in_place || !sim_chance(s, 30))
 			continue;
 		if (cache_adopt(s->c, s->now, named ? n->text : NULL, &info, part, complete, sim_below(s, 9 * NS_PER_S), &model) < 0)
 			continue;
-		struct cache_model_view v;
-		uint8_t disk = cache_tier_index(s->c, TIER_DISK, 0);
-		SIM_ASSERT(s, cache_view(s->c, model, &v) == 0);
-		s->copies[s->n_copies++] = (struct sim_copy){.model = model, .copy = v.copies[disk].copy, .tier = disk,
-			.bytes = complete ? part : bytes, .allocated = true};
+		book_adopted(s, model, cache_tier_index(s->c, TIER_DISK, 0));
+		SIM_ASSERT(s, s->copies[s->n_copies - 1].bytes == (complete ? part : bytes));
 		SIM_ASSERT(s, cache_adopt(s->c, s->now, NULL, &info, part, complete, 0, &model) == -EEXIST);
 	}
 }
@@ -159,7 +197,8 @@ static struct cache_open some_ask(struct sim *s)
 	static const enum tier_kind kinds[] = {TIER_REMOTE, TIER_HOST, TIER_HOST, TIER_DISK, TIER_GPU, TIER_GPU, TIER_GPU};
 	struct cache_open ask = {.name = some_name(s), .owner = 1 + sim_below(s, SIM_OWNERS), .request = ++s->next_token,
 		.tier = kinds[sim_below(s, ARRAY_LEN(kinds))], .deadline = CACHE_NEVER};
-	ask.device = sim_chance(s, 50) ? UINT32_MAX : (uint32_t)sim_below(s, 3);
+	ask.device = sim_chance(s, 50) ? CACHE_ANY_DEVICE : (uint32_t)sim_below(s, 3);
+	ask.device_mask = sim_below(s, 8);
 	ask.class = sim_chance(s, 25) ? CLASS_PREFETCH : CLASS_DEMAND;
 	ask.only_resident = sim_chance(s, 5);
 	if (sim_chance(s, 20))
@@ -181,12 +220,14 @@ static void step_client(struct sim *s)
 	} else if (roll < 86) {
 		sim_send(s, 2, &ask);
 	} else if (roll < 90) {
-		cache_unpin(s->c, s->now, ask.name, ask.tier);
+		cache_unpin(s->c, s->now, ask.name, ask.tier, ask.device);
 	} else if (roll < 93) {
-		cache_evict(s->c, s->now, ask.name, ask.tier, &in_use);
+		cache_evict(s->c, s->now, ask.name, ask.tier, ask.device, &in_use);
 	} else if (roll < 97 && s->n_requests) {
 		const struct sim_request *r = &s->requests[sim_below(s, s->n_requests)];
 		cache_cancel(s->c, s->now, r->owner, r->token);
+	} else if (roll < 98) {
+		sim_claim(s, ask.owner);
 	} else if (roll < 99) {
 		sim_owner_gone(s, ask.owner);
 	}
@@ -197,7 +238,7 @@ static void step_world(struct sim *s)
 	struct sim_name *n = &s->names[sim_below(s, s->n_names)];
 	uint64_t cursor = 0;
 	uint32_t skip = (uint32_t)sim_below(s, 30);
-	switch (sim_below(s, 4)) {
+	switch (sim_below(s, 5)) {
 	case 0:
 		n->version++; /* changed at the source */
 		n->content = sim_chance(s, 70) ? n->content : sim_random(s) | 1;
@@ -209,6 +250,9 @@ static void step_world(struct sim *s)
 		while (cache_next_model(s->c, &cursor) && skip--)
 			;
 		cache_corrupt(s->c, s->now, cursor, (uint8_t)sim_below(s, s->config.n_tiers));
+		break;
+	case 3:
+		sim_corrupt_and_regrant(s);
 		break;
 	default:
 		s->now += sim_below(s, NS_PER_S / 4);
@@ -246,6 +290,8 @@ static void step(struct sim *s, const struct setup *u)
 		step_world(s);
 	else if (u->reconfigure)
 		step_reconfigure(s, u);
+	else if (u->devices_die && sim_chance(s, 3))
+		sim_lose(s, (uint8_t)(1 + sim_below(s, s->config.n_tiers - 1)));
 	sim_take(s, s->lazy && sim_chance(s, 50) ? sim_below(s, 4) : SIZE_MAX);
 	sim_check(s);
 }
@@ -299,11 +345,11 @@ static void quiet(struct sim *s)
 		sim_owner_gone(s, owner);
 	work_off(s);
 	for (size_t i = 0; i < s->n_names; i++)
-		cache_unpin(s->c, s->now, s->names[i].text, TIER_REMOTE);
+		cache_unpin(s->c, s->now, s->names[i].text, TIER_REMOTE, CACHE_ANY_DEVICE);
 	work_off(s);
 	expect_rest(s);
 	for (size_t i = 0; i < s->n_names; i++) {
-		cache_evict(s->c, s->now, s->names[i].text, TIER_REMOTE, &in_use);
+		cache_evict(s->c, s->now, s->names[i].text, TIER_REMOTE, CACHE_ANY_DEVICE, &in_use);
 		SIM_ASSERT(s, in_use == 0);
 	}
 	work_off(s);
@@ -324,6 +370,8 @@ static void quiet(struct sim *s)
 static void episode(struct sim *s, const struct setup *u, uint64_t steps)
 {
 	start(s, u);
+	if (sim_chance(s, 50))
+		keep_some(s);
 	if (u->disk_bytes && sim_chance(s, 50))
 		adopt_some(s);
 	s->fail_percent = u->fail_percent;

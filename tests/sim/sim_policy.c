@@ -188,11 +188,11 @@ static void both_let_go(int model, bool evict)
 	char text[16];
 	uint32_t in_use;
 	snprintf(text, sizeof(text), "m%d", model);
-	cache_unpin(brain, now, text, TIER_HOST);
+	cache_unpin(brain, now, text, TIER_HOST, CACHE_ANY_DEVICE);
 	naive[model].pinned = false;
 	if (!evict || naive[model].leases)
 		return;
-	cache_evict(brain, now, text, TIER_HOST, &in_use);
+	cache_evict(brain, now, text, TIER_HOST, CACHE_ANY_DEVICE, &in_use);
 	naive[model].resident = false;
 }
 

@@ -160,7 +160,7 @@ START_TEST(an_open_of_what_is_being_freed_waits_and_loads_again)
 	fix_use(&f, 1, "a:700!");
 	f.hands &= ~HAND_FREE;
 	uint32_t in_use;
-	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_HOST, &in_use), 0);
+	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_HOST, CACHE_ANY_DEVICE, &in_use), 0);
 	fix_run(&f);
 	const struct fix_answer *a = fix_open(&f, 2, "a:700!");
 	ck_assert_int_eq(a->kind, FX_N);
@@ -176,7 +176,7 @@ START_TEST(an_open_of_what_drains_under_a_lease_is_refused_busy)
 	uint32_t in_use;
 	start_with(&f, "lru");
 	fix_open(&f, 1, "a:700!");
-	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_REMOTE, &in_use), 0);
+	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_REMOTE, CACHE_ANY_DEVICE, &in_use), 0);
 	ck_assert_uint_eq(in_use, 1);
 	fix_run(&f);
 	ck_assert_state(&f, "a:700!", HOST, COPY_DRAINING);
@@ -321,8 +321,8 @@ START_TEST(a_pinned_copy_is_no_victim_until_it_is_unpinned)
 	const struct fix_answer *b = fix_open(&f, 2, "b:700!");
 	ck_assert_refused(b, TRIMS_E_NO_ROOM);
 	ck_assert_ptr_nonnull(strstr(b->text, "1 pinned ones 700"));
-	ck_assert_int_eq(cache_unpin(f.c, f.now, "a:700!", TIER_HOST), 0);
-	ck_assert_int_eq(cache_unpin(f.c, f.now, "a:700!", TIER_HOST), -ENOENT);
+	ck_assert_int_eq(cache_unpin(f.c, f.now, "a:700!", TIER_HOST, CACHE_ANY_DEVICE), 0);
+	ck_assert_int_eq(cache_unpin(f.c, f.now, "a:700!", TIER_HOST, CACHE_ANY_DEVICE), -ENOENT);
 	ck_assert_granted(fix_open(&f, 3, "b:700!"), COPY_LOADING);
 	fix_fini(&f);
 }
@@ -338,7 +338,7 @@ START_TEST(the_load_of_a_pin_is_cancelled_by_nobody_but_unpin)
 	fix_run(&f);
 	ck_assert_refused(fix_open(&f, 2, "b:700!"), TRIMS_E_NO_ROOM); /* not soft as a prefetch is */
 	ck_assert_uint_eq(f.count[FX_CANCEL], 0);
-	ck_assert_int_eq(cache_unpin(f.c, f.now, "a:700!", TIER_REMOTE), 0);
+	ck_assert_int_eq(cache_unpin(f.c, f.now, "a:700!", TIER_REMOTE, CACHE_ANY_DEVICE), 0);
 	fix_run(&f);
 	ck_assert_uint_eq(f.count[FX_CANCEL], 1);
 	fix_fini(&f);
@@ -353,13 +353,13 @@ START_TEST(evicting_unpins)
 	struct cache_open ask = fix_ask(1, "a:700!");
 	cache_pin(f.c, f.now, &ask);
 	fix_run(&f);
-	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_HOST, &in_use), 0);
+	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_HOST, CACHE_ANY_DEVICE, &in_use), 0);
 	fix_run(&f);
 	ck_assert_uint_eq(in_use, 0);
 	ck_assert_state(&f, "a:700!", HOST, COPY_ABSENT);
 	ck_assert_uint_eq(fix_copy(&f, "a:700!", HOST).pins, 0);
-	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_HOST, &in_use), -ENOENT);
-	ck_assert_int_eq(cache_evict(f.c, f.now, "nobody", TIER_HOST, &in_use), -ENOENT);
+	ck_assert_int_eq(cache_evict(f.c, f.now, "a:700!", TIER_HOST, CACHE_ANY_DEVICE, &in_use), -ENOENT);
+	ck_assert_int_eq(cache_evict(f.c, f.now, "nobody", TIER_HOST, CACHE_ANY_DEVICE, &in_use), -ENOENT);
 	fix_fini(&f);
 }
 END_TEST

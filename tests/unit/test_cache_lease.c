@@ -157,7 +157,7 @@ START_TEST(only_resident_never_loads)
 	ck_assert_granted(fix_open_as(&f, ask), COPY_READY);
 	fix_close(&f, 3);
 	uint32_t in_use;
-	cache_evict(f.c, f.now, "a:100", TIER_HOST, &in_use);
+	cache_evict(f.c, f.now, "a:100", TIER_HOST, CACHE_ANY_DEVICE, &in_use);
 	fix_run(&f);
 	ask.request = 4;
 	ck_assert_refused(fix_open_as(&f, ask), TRIMS_E_NOT_FOUND); /* on disk, but not there */

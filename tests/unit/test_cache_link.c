@@ -304,7 +304,7 @@ START_TEST(a_write_through_parked_behind_a_load_that_is_given_up_lets_go)
 	fix_take(&f, FX_CANCEL);
 	fix_done(&f, FX_START, TRIMS_E_CANCELLED); /* its write-through waits for it */
 	ck_assert_state(&f, "soft:100", DISK, COPY_LOADING);
-	cache_evict(f.c, f.now, "soft:100", TIER_HOST, &in_use);
+	cache_evict(f.c, f.now, "soft:100", TIER_HOST, CACHE_ANY_DEVICE, &in_use);
 	fix_run(&f);
 	ck_assert_state(&f, "soft:100", HOST, COPY_ABSENT);
 	ck_assert_state(&f, "soft:100", DISK, COPY_RESERVED);

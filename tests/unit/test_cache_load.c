@@ -239,7 +239,7 @@ START_TEST(a_write_through_goes_on_after_the_client_left)
 	fix_close(&f, 1);
 	ck_assert_uint_eq(f.count[FX_CANCEL], 0);
 	uint32_t in_use;
-	ck_assert_int_eq(cache_evict(f.c, f.now, "a:100", TIER_HOST, &in_use), 0);
+	ck_assert_int_eq(cache_evict(f.c, f.now, "a:100", TIER_HOST, CACHE_ANY_DEVICE, &in_use), 0);
 	fix_run(&f);
 	ck_assert_uint_eq(in_use, 1);
 	ck_assert_state(&f, "a:100", HOST, COPY_DRAINING); /* it is being read */
@@ -381,7 +381,7 @@ START_TEST(a_damaged_disk_copy_is_dropped_and_the_load_comes_from_remote)
 	uint32_t in_use;
 	fix_init(&f);
 	fix_use(&f, 1, "a:100");
-	cache_evict(f.c, f.now, "a:100", TIER_HOST, &in_use);
+	cache_evict(f.c, f.now, "a:100", TIER_HOST, CACHE_ANY_DEVICE, &in_use);
 	fix_run(&f);
 	f.hands = HANDS_ALL & ~HAND_TRANSFER;
 	ck_assert_granted(fix_open(&f, 2, "a:100"), COPY_LOADING);
@@ -410,7 +410,7 @@ START_TEST(a_damaged_source_is_given_up_once_only)
 	f.links[1] = (struct cache_link_config){DISK, HOST, 1, 1000};
 	fix_start(&f);
 	fix_use(&f, 1, "a:100");
-	cache_evict(f.c, f.now, "a:100", TIER_HOST, &in_use);
+	cache_evict(f.c, f.now, "a:100", TIER_HOST, CACHE_ANY_DEVICE, &in_use);
 	fix_run(&f);
 	f.hands = HANDS_ALL & ~HAND_TRANSFER;
 	const struct fix_answer *a = fix_open(&f, 2, "a:100");
@@ -489,7 +489,7 @@ START_TEST(idle_ticks_bring_up_what_earns_it)
 	ck_assert_state(&f, "hot:400", HOST, COPY_ABSENT);
 	fix_tick(&f, NS_PER_S);
 	ck_assert_state(&f, "hot:400", HOST, COPY_ABSENT); /* no room without evicting */
-	cache_evict(f.c, f.now, "big:700", TIER_REMOTE, &in_use);
+	cache_evict(f.c, f.now, "big:700", TIER_REMOTE, CACHE_ANY_DEVICE, &in_use);
 	fix_run(&f);
 	fix_tick(&f, NS_PER_S);
 	ck_assert_state(&f, "hot:400", HOST, COPY_READY);

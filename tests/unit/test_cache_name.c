@@ -234,7 +234,7 @@ START_TEST(names_that_all_hold_something_are_a_limit)
 	ck_assert_refused(fix_open(&f, 3, "c:100!"), TRIMS_E_LIMIT);
 	uint32_t in_use;
 	fix_close(&f, 2);
-	cache_evict(f.c, f.now, "b:100!", TIER_REMOTE, &in_use);
+	cache_evict(f.c, f.now, "b:100!", TIER_REMOTE, CACHE_ANY_DEVICE, &in_use);
 	fix_run(&f);
 	ck_assert_granted(fix_open(&f, 4, "c:100!"), COPY_LOADING);
 	ck_assert_uint_eq(fix_held(&f, FX_FORGET), 1);
