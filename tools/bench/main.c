@@ -337,14 +337,25 @@ static int parse(int argc, char **argv, struct bench_options *o)
 	return 0;
 }
 
+/* In the build folder the client programs are beside this one; installed, they and mrm have folders of their own. */
+static void find_programs(struct bench_options *o)
+{
+	static char bin[PATH_MAX], helpers[PATH_MAX + 32], mrm[PATH_MAX + 32];
+	ssize_t n = readlink("/proc/self/exe", bin, sizeof bin - 1);
+	if (n > 0 && strrchr(bin, '/'))
+		*strrchr(bin, '/') = 0;
+	snprintf(helpers, sizeof helpers, "%s/trims-bench-client", bin);
+	bool built = access(helpers, X_OK) == 0;
+	snprintf(helpers, sizeof helpers, "%s%s", bin, built ? "" : "/../libexec/trims");
+	snprintf(mrm, sizeof mrm, "%s/../%s/mrm", bin, built ? "mrm" : "sbin");
+	o->bin_dir = helpers;
+	o->mrm = mrm;
+}
+
 int main(int argc, char **argv)
 {
-	static char dir[PATH_MAX], mrm[PATH_MAX + 16];
-	struct bench_options o = {.bytes = GIB, .models = 100000, .mrm = mrm, .bin_dir = dir};
-	ssize_t n = readlink("/proc/self/exe", dir, sizeof dir - 1);
-	if (n > 0 && strrchr(dir, '/'))
-		*strrchr(dir, '/') = 0;
-	snprintf(mrm, sizeof mrm, "%s/../mrm/mrm", dir);
+	struct bench_options o = {.bytes = GIB, .models = 100000};
+	find_programs(&o);
 	int r = parse(argc, argv, &o);
 	if (r)
 		return r < 0 ? BENCH_OK : r;
