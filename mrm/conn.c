@@ -6,6 +6,7 @@
 #include "mrm/clock.h"
 #include "mrm/dispatch.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/session.h"
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
@@ -39,6 +40,7 @@ struct conn {
 	struct conn_pending *pending;
 	uint32_t cap_pending;
 	uint64_t next_ticket;
+	struct session *session; /* NULL: not attached to a GPU */
 };
 
 uint64_t conn_id(const struct conn *c)
@@ -54,6 +56,21 @@ struct daemon *conn_daemon(const struct conn *c)
 bool conn_is_admin(const struct conn *c)
 {
 	return c->admin;
+}
+
+uid_t conn_uid(const struct conn *c)
+{
+	return c->peer.uid;
+}
+
+const char *conn_program(const struct conn *c)
+{
+	return c->program;
+}
+
+struct session **conn_session(struct conn *c)
+{
+	return &c->session;
 }
 
 static enum metric message_metric(uint16_t type)
@@ -129,6 +146,7 @@ static void conn_end_now(struct conn *c)
 	struct server *s = c->server;
 	struct daemon *d = s->daemon;
 	c->ending = true;
+	session_free(&c->session);
 	ev_io_stop(d->loop, &c->io);
 	list_del(&c->held_node);
 	outbox_fini(&c->out);

@@ -9,6 +9,7 @@
 #include "shared/msg.h"
 
 struct conn;
+struct session;
 
 /* Takes the socket over.  Refusals (limits) are answered with a FAULT and the socket is closed: -EUSERS. */
 int conn_new(struct server *s, int fd);
@@ -24,6 +25,11 @@ bool conn_look(struct server *s);
 uint64_t conn_id(const struct conn *c);
 struct daemon *conn_daemon(const struct conn *c);
 bool conn_is_admin(const struct conn *c);
+uid_t conn_uid(const struct conn *c);
+/* As it calls itself; for logs, and to tell one kind of client from another. */
+const char *conn_program(const struct conn *c);
+/* Its GPU session; *NULL before it attaches. */
+struct session **conn_session(struct conn *c);
 /* Descriptors in *m stay the caller's. May end the connection, but not before the caller returned to the loop. */
 void conn_reply(struct conn *c, const struct msg *m);
 void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, const char *text);

@@ -11,6 +11,7 @@
 #include "mrm/gauges.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/memory.h"
+#include "mrm/gpu/session.h"
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
 #include "mrm/notify.h"
@@ -381,6 +382,7 @@ static int start(struct daemon *d, struct fault *why)
 	e = e ? e : start_pools(d, why);
 	e = e ? e : start_metrics(d, why);
 	e = e ? e : devices_run(d, why);
+	e = e ? e : sessions_new(&d->sessions, d, why);
 	if (e)
 		return e;
 	catalog_adopt(d);
@@ -523,6 +525,7 @@ void daemon_free(struct daemon **dp)
 	pool_free(&d->misc);
 	jobs_free(&d->jobs);
 	free_images(d);
+	sessions_free(&d->sessions);
 	devices_stop(d);
 	cache_free(&d->cache);
 	disk_close(&d->disk);

@@ -17,6 +17,7 @@ struct source;
 struct source_cancel;
 struct metrics;
 struct server;
+struct sessions;
 struct httpd;
 struct gpu;
 struct devices;
@@ -49,6 +50,7 @@ struct daemon {
 	struct shm_options shm;
 	struct gpu *gpu;         /* the driver and what it has; no devices: no GPU */
 	struct devices *devices;
+	struct sessions *sessions; /* of clients that use a GPU */
 	struct server *server;
 	struct httpd *httpd;
 	struct idmap images;    /* brain's model id -> struct holding */

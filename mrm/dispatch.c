@@ -6,6 +6,7 @@
 #include "mrm/conn.h"
 #include "mrm/engine.h"
 #include "mrm/files.h"
+#include "mrm/gpu/session.h"
 #include "mrm/report.h"
 #include "mrm/verify.h"
 #include "shared/name.h"
@@ -137,6 +138,7 @@ void dispatch_close(struct conn *c, uint64_t request, const struct msg_close *m)
 		return;
 	}
 	conn_leases_add(c, -1);
+	session_unwatch(c, m->lease);
 	engine_pump(d);
 }
 
@@ -145,7 +147,7 @@ void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *
 	struct daemon *d = conn_daemon(c);
 	if (cache_cancel(d->cache, clock_now(), conn_id(c), m->target) == 0)
 		engine_pump(d);
-	else
+	else if (!session_cancel(c, m->target))
 		conn_cancel(c, m->target);
 }
 
@@ -223,12 +225,12 @@ static void refuse_gpu(struct conn *c, uint64_t request)
 
 void dispatch_attach(struct conn *c, uint64_t request, const struct msg_attach *m)
 {
-	refuse_gpu(c, request);
+	session_attach(c, request, m);
 }
 
 void dispatch_verdict(struct conn *c, uint64_t request, const struct msg_verdict *m)
 {
-	refuse_gpu(c, request);
+	session_verdict(c, request, m);
 }
 
 void dispatch_claim(struct conn *c, uint64_t request, const struct msg_claim *m)

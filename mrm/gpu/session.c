@@ -1,0 +1,586 @@
+/* session.c - see session.h.
+ *
+ * ATTACH: the devices both sides see, and of those the ones that share memory in the way to be tried first.  CANARY goes out
+ * when there is one (made once per device and export, by a worker), VERDICT comes back; a good one is answered by ATTACHED,
+ * a bad one by the next way, or FAULT with what was said about each.  Verdicts are remembered by user, program, driver and
+ * devices, so that only the first of many like processes goes through it.
+ *
+ * Keeps: a session is in no list after session_free(); a watch's slots are its own until it is gone; the value of a slot in
+ * use never goes down; what a client writes to a canary or a page harms that client alone: a canary that a verdict calls
+ * wrong is read back, and made anew if somebody has written to it. */
+#include "mrm/gpu/session.h"
+
+#include "mrm/clock.h"
+#include "mrm/conn.h"
+#include "mrm/gpu/canary.h"
+#include "shared/check.h"
+#include "shared/gpu_handle.h"
+#include "shared/log.h"
+#include "shared/own.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE_BYTES (SESSION_SLOTS * sizeof(int64_t))
+#define BAD_VERDICT_NS (60 * NS_PER_S) /* what went wrong once may be put right */
+#define STORE_TRIES 8
+
+_Static_assert((int)GPU_EXPORT_VMM_FD == GPU_HANDLE_VMM_FD && (int)GPU_EXPORT_CUDA_IPC == GPU_HANDLE_CUDA_IPC, "one numbering");
+_Static_assert(SESSION_NO_SLOT == GPU_SLOT_NONE, "one number");
+
+/* Who was asked, and what the answer was. */
+struct verdict {
+	uint64_t client; /* 0: free */
+	enum gpu_export export;
+	bool good;
+	uint64_t at_ns;
+	char text[FAULT_TEXT_MAX];
+};
+
+struct sessions {
+	struct daemon *daemon;
+	struct canaries *canaries;
+	uint32_t count[3];     /* by export, attached ones */
+	struct idmap watched;  /* copy -> struct watchers */
+	struct verdict verdicts[SESSION_VERDICTS];
+	uint32_t next_verdict;
+};
+
+/* A lease's slots. */
+struct watch {
+	struct list of_copy, of_session;
+	struct session *session;
+	uint64_t lease, copy;
+	uint32_t first, n;
+};
+
+struct watchers {
+	struct list watches;
+};
+
+enum phase { PHASE_WAITING, PHASE_ASKED, PHASE_ATTACHED }; /* for the canary, for the verdict, for opens */
+
+struct session {
+	struct sessions *all;
+	struct conn *conn;
+	enum phase phase;
+	uint64_t request, ticket; /* of ATTACH */
+	uint64_t client;          /* key for verdicts */
+	uint32_t devices, exports, pid;
+	uint32_t tried;           /* bits of exports */
+	enum gpu_export export;   /* being tried, then agreed on */
+	uint32_t canary;          /* the device it is on */
+	struct canary_wait wait;
+	bool doubted;             /* its verdict was bad, and what it said: */
+	char doubt[FAULT_TEXT_MAX];
+	char refusals[FAULT_TEXT_MAX];
+	/* once attached */
+	int page_fd;
+	_Atomic int64_t *page;
+	bool used[SESSION_SLOTS];
+	struct list watches;
+};
+
+/* ---- the daemon's ---- */
+
+int sessions_new(struct sessions **out, struct daemon *d, struct fault *why)
+{
+	struct sessions *s = calloc(1, sizeof *s);
+	if (!s)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for GPU sessions"), -ENOMEM;
+	s->daemon = d;
+	s->canaries = canaries_new(d);
+	*out = s;
+	return 0;
+}
+
+void sessions_free(struct sessions **p)
+{
+	struct sessions *s = STEAL(*p);
+	if (!s)
+		return;
+	ASSERT(s->watched.n == 0);
+	canaries_free(&s->canaries);
+	idmap_fini(&s->watched);
+	free(s);
+}
+
+uint32_t sessions_count(const struct sessions *s, enum gpu_export export)
+{
+	return s->count[export];
+}
+
+/* ---- slots ---- */
+
+/* Never lowers a value: the client's watchdog may have ended the slot meanwhile.  A client that changes it all the time
+ * only deceives itself. */
+static void raise_slot(_Atomic int64_t *slot, int64_t value)
+{
+	int64_t now = atomic_load_explicit(slot, memory_order_relaxed);
+	for (int i = 0; i < STORE_TRIES && now < value; i++)
+		if (atomic_compare_exchange_strong_explicit(slot, &now, value, memory_order_release, memory_order_relaxed))
+			return;
+}
+
+static int64_t slot_value(uint64_t watermark)
+{
+	return watermark < INT64_MAX ? (int64_t)watermark : INT64_MAX - 1;
+}
+
+void session_publish(struct sessions *s, uint64_t copy, uint32_t extent, uint64_t watermark)
+{
+	struct watchers *all = idmap_get(&s->watched, copy);
+	if (!all)
+		return;
+	list_for_each(it, &all->watches) {
+		struct watch *w = list_entry(it, struct watch, of_copy);
+		ASSERT(extent < w->n);
+		raise_slot(&w->session->page[w->first + extent], slot_value(watermark));
+	}
+}
+
+static void end_slots(struct watch *w)
+{
+	for (uint32_t i = 0; i < w->n; i++)
+		raise_slot(&w->session->page[w->first + i], GPU_SLOT_ENDED);
+}
+
+void session_poison(struct sessions *s, uint64_t copy)
+{
+	struct watchers *all = idmap_get(&s->watched, copy);
+	if (!all)
+		return;
+	list_for_each(it, &all->watches)
+		end_slots(list_entry(it, struct watch, of_copy));
+}
+
+/* The first of n free slots in a row.  The last one of the page is the client's. */
+static uint32_t find_slots(const struct session *s, uint32_t n)
+{
+	uint32_t run = 0;
+	for (uint32_t i = 0; i < SESSION_SLOTS - 1; i++) {
+		run = s->used[i] ? 0 : run + 1;
+		if (run == n)
+			return i + 1 - n;
+	}
+	return SESSION_NO_SLOT;
+}
+
+static struct watchers *watchers_of(struct sessions *s, uint64_t copy)
+{
+	struct watchers *all = idmap_get(&s->watched, copy);
+	if (all)
+		return all;
+	all = malloc(sizeof *all);
+	ASSERT(all);
+	list_init(&all->watches);
+	idmap_set(&s->watched, copy, all);
+	return all;
+}
+
+uint32_t session_watch(struct conn *c, uint64_t lease, uint64_t copy, const _Atomic uint64_t *watermark, uint32_t n_extents)
+{
+	struct session *s = *conn_session(c);
+	uint32_t first = s && s->phase == PHASE_ATTACHED && n_extents ? find_slots(s, n_extents) : SESSION_NO_SLOT;
+	if (first == SESSION_NO_SLOT)
+		return first;
+	struct watch *w = malloc(sizeof *w);
+	ASSERT(w);
+	*w = (struct watch){.session = s, .lease = lease, .copy = copy, .first = first, .n = n_extents};
+	list_add_tail(&w->of_session, &s->watches);
+	list_add_tail(&w->of_copy, &watchers_of(s->all, copy)->watches);
+	for (uint32_t i = 0; i < n_extents; i++) {
+		s->used[first + i] = true;
+		/* A store, not a rise: the slot has its last owner's value. */
+		atomic_store_explicit(&s->page[first + i], slot_value(watermark[i]), memory_order_release);
+	}
+	return first;
+}
+
+static void watch_free(struct watch *w)
+{
+	struct session *s = w->session;
+	struct watchers *all = idmap_get(&s->all->watched, w->copy);
+	end_slots(w);
+	memset(&s->used[w->first], 0, w->n * sizeof s->used[0]);
+	list_del(&w->of_session);
+	list_del(&w->of_copy);
+	if (list_empty(&all->watches)) {
+		idmap_take(&s->all->watched, w->copy);
+		free(all);
+	}
+	free(w);
+}
+
+void session_unwatch(struct conn *c, uint64_t lease)
+{
+	struct session *s = *conn_session(c);
+	if (!s)
+		return;
+	list_for_each_safe(it, &s->watches) {
+		struct watch *w = list_entry(it, struct watch, of_session);
+		if (w->lease == lease)
+			watch_free(w);
+	}
+}
+
+/* ---- remembered verdicts ---- */
+
+static uint64_t mix(uint64_t h, const void *data, size_t n)
+{
+	for (const uint8_t *p = data; n; p++, n--)
+		h = (h ^ *p) * 0x100000001b3u; /* FNV-1a */
+	return h;
+}
+
+static uint64_t client_key(struct conn *c, const struct msg_attach *m)
+{
+	uid_t uid = conn_uid(c);
+	const char *program = conn_program(c);
+	uint64_t h = mix(0xcbf29ce484222325u, &uid, sizeof uid);
+	h = mix(h, program, strlen(program) + 1);
+	h = mix(h, m->devices, strlen(m->devices) + 1);
+	h = mix(h, &m->driver, sizeof m->driver);
+	h = mix(h, &m->exports, sizeof m->exports);
+	return h ? h : 1;
+}
+
+static struct verdict *remembered(struct session *s, enum gpu_export export)
+{
+	for (uint32_t i = 0; i < SESSION_VERDICTS; i++) {
+		struct verdict *v = &s->all->verdicts[i];
+		if (v->client == s->client && v->export == export)
+			return v->good || clock_now() - v->at_ns < BAD_VERDICT_NS ? v : NULL;
+	}
+	return NULL;
+}
+
+static void remember(struct session *s, bool good, const char *text)
+{
+	struct verdict *v = NULL;
+	for (uint32_t i = 0; i < SESSION_VERDICTS && !v; i++)
+		if (s->all->verdicts[i].client == s->client && s->all->verdicts[i].export == s->export)
+			v = &s->all->verdicts[i];
+	if (!v)
+		v = &s->all->verdicts[s->all->next_verdict++ % SESSION_VERDICTS];
+	*v = (struct verdict){.client = s->client, .export = s->export, .good = good, .at_ns = clock_now()};
+	snprintf(v->text, sizeof v->text, "%s", text);
+}
+
+/* ---- negotiation ---- */
+
+static void offer_next(struct session *s);
+
+/* Back to what it was before ATTACH; the connection may try again. */
+static void drop(struct session *s)
+{
+	session_free(conn_session(s->conn));
+}
+
+static void refuse(struct session *s, const char *why)
+{
+	size_t len = strlen(s->refusals);
+	snprintf(s->refusals + len, sizeof s->refusals - len, "%s%s: %s", len ? "; " : "", gpu_export_name(s->export), why);
+	log_info("gpu", "%s (user %u) cannot import %s memory: %s", conn_program(s->conn), (unsigned)conn_uid(s->conn),
+		gpu_export_name(s->export), why);
+}
+
+static int make_page(struct session *s)
+{
+	OWN_FD int fd = memfd_create("trims-session", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0 || ftruncate(fd, PAGE_BYTES) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return -errno;
+	void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (page == MAP_FAILED)
+		return -errno;
+	s->page = page;
+	s->page_fd = steal_fd(&fd);
+	return 0;
+}
+
+static uint32_t devices_with(const struct session *s, enum gpu_export export)
+{
+	const struct gpu *g = s->all->daemon->gpu;
+	uint32_t mask = 0;
+	for (uint32_t i = 0; i < gpu_count(g); i++)
+		if (s->devices >> i & 1 && gpu_facts(g, i)->export == export && !gpu_lost(g, i))
+			mask |= 1u << i;
+	return mask;
+}
+
+/* Ends an ATTACH that led to nothing. */
+static void give_up(struct session *s, enum trims_code code, const char *why)
+{
+	struct conn *c = s->conn;
+	uint64_t request = s->request;
+	bool wanted = conn_redeem(c, s->ticket);
+	char text[FAULT_TEXT_MAX];
+	snprintf(text, sizeof text, "%s", why);
+	s->ticket = 0;
+	drop(s);
+	if (wanted)
+		conn_reply_fault(c, request, code, text);
+}
+
+static void attached(struct session *s)
+{
+	struct msg m;
+	int e = make_page(s);
+	if (e) {
+		struct fault why;
+		fault_errno(&why, TRIMS_E_NO_SYSTEM, -e, "no session page");
+		give_up(s, why.code, why.text);
+		return;
+	}
+	if (!conn_redeem(s->conn, s->ticket)) {
+		s->ticket = 0;
+		drop(s);
+		return;
+	}
+	s->ticket = 0;
+	s->phase = PHASE_ATTACHED;
+	s->devices = devices_with(s, s->export);
+	s->all->count[s->export]++;
+	log_debug("gpu", "#%" PRIu64 " %s is attached: %s", conn_id(s->conn), conn_program(s->conn), gpu_export_name(s->export));
+	msg_init(&m, MSG_ATTACHED, s->request);
+	m.u.attached.export = s->export;
+	m.u.attached.slots = SESSION_SLOTS;
+	m.u.attached.fds = (struct msg_fds){.n = 1, .fd = {s->page_fd}};
+	conn_reply(s->conn, &m);
+}
+
+static void refuse_doubted(struct session *s)
+{
+	s->doubted = false;
+	remember(s, false, s->doubt);
+	refuse(s, s->doubt);
+	offer_next(s);
+}
+
+static void ready(struct canary_wait *wait, const struct canary *canary, bool made_anew, const struct fault *why)
+{
+	struct session *s = container_of(wait, struct session, wait);
+	struct msg m;
+	if (!conn_wants(s->conn, s->ticket)) { /* cancelled meanwhile */
+		drop(s);
+		return;
+	}
+	if (canary && s->doubted && !made_anew) {
+		refuse_doubted(s);
+		return;
+	}
+	if (!canary) {
+		s->doubted = false;
+		refuse(s, why->text);
+		offer_next(s);
+		return;
+	}
+	s->phase = PHASE_ASKED;
+	msg_init(&m, MSG_CANARY, s->request);
+	canary_fill(canary, &m.u.canary);
+	conn_reply(s->conn, &m);
+}
+
+/* Of what is left to try the best; false when nothing is. */
+static bool choose(struct session *s)
+{
+	for (enum gpu_export e = GPU_EXPORT_VMM_FD; e <= GPU_EXPORT_CUDA_IPC; e++) {
+		if (s->tried & GPU_EXPORT_BIT(e) || !devices_with(s, e))
+			continue;
+		s->tried |= GPU_EXPORT_BIT(e);
+		s->export = e;
+		if (!(s->exports & GPU_EXPORT_BIT(e)))
+			refuse(s, "the client's library cannot import it");
+		else if (e == GPU_EXPORT_CUDA_IPC && s->pid == (uint32_t)getpid())
+			refuse(s, "the client's process has the daemon's number, in a PID namespace of its own");
+		else
+			return true;
+	}
+	return false;
+}
+
+static void offer_next(struct session *s)
+{
+	while (choose(s)) {
+		const struct verdict *v = remembered(s, s->export);
+		if (v && v->good) {
+			attached(s);
+			return;
+		}
+		if (!v) {
+			s->phase = PHASE_WAITING;
+			s->canary = (uint32_t)__builtin_ctz(devices_with(s, s->export));
+			canary_get(s->all->canaries, s->canary, s->export, false, &s->wait);
+			return;
+		}
+		refuse(s, v->text);
+	}
+	give_up(s, TRIMS_E_UNSUPPORTED, *s->refusals ? s->refusals : "no device is left that could be tried");
+}
+
+/* ---- messages ---- */
+
+static uint32_t common_devices(const struct gpu *g, const char *list)
+{
+	char uuid[GPU_UUID_TEXT];
+	uint32_t mask = 0;
+	for (const char *at = list; *at;) {
+		size_t len = strcspn(at, ",");
+		if (len < sizeof uuid) {
+			memcpy(uuid, at, len);
+			uuid[len] = 0;
+			int device = gpu_find(g, uuid);
+			if (device >= 0)
+				mask |= 1u << device;
+		}
+		at += len + (at[len] == ',');
+	}
+	return mask;
+}
+
+/* Whether the two can have anything to do with each other. */
+static bool is_welcome(struct conn *c, const struct msg_attach *m, uint32_t *devices, struct fault *why)
+{
+	const struct gpu *g = conn_daemon(c)->gpu;
+	struct session *s = *conn_session(c);
+	if (s)
+		fault_set(why, TRIMS_E_BAD_REQUEST, s->phase == PHASE_ATTACHED ? "this connection is attached already"
+			: "this connection is being attached");
+	else if (!gpu_count(g))
+		fault_set(why, TRIMS_E_NO_TIER, "the daemon has no GPU: %s", gpu_absence(g));
+	else if ((m->simulated != 0) != gpu_is_simulated(g))
+		fault_set(why, TRIMS_E_NO_TIER, "the daemon's GPUs are %s and the client's are %s",
+			gpu_is_simulated(g) ? "simulated" : "real", m->simulated ? "simulated" : "real");
+	else if (!(*devices = common_devices(g, m->devices)))
+		fault_set(why, TRIMS_E_NO_TIER, "no device is visible to both: the daemon has %s%s, the client %.200s",
+			gpu_facts(g, 0)->uuid, gpu_count(g) > 1 ? " and others" : "", *m->devices ? m->devices : "none");
+	else
+		return true;
+	return false;
+}
+
+void session_attach(struct conn *c, uint64_t request, const struct msg_attach *m)
+{
+	struct fault why;
+	uint32_t devices;
+	if (!is_welcome(c, m, &devices, &why)) {
+		conn_reply_fault(c, request, why.code, why.text);
+		return;
+	}
+	uint64_t ticket = conn_begin(c, request);
+	if (!ticket)
+		return;
+	struct session *s = calloc(1, sizeof *s);
+	ASSERT(s);
+	*s = (struct session){.all = conn_daemon(c)->sessions, .conn = c, .request = request, .ticket = ticket,
+		.client = client_key(c, m), .devices = devices, .exports = m->exports, .pid = m->pid, .page_fd = -1};
+	canary_wait_init(&s->wait, ready);
+	list_init(&s->watches);
+	*conn_session(c) = s;
+	offer_next(s);
+}
+
+void session_verdict(struct conn *c, uint64_t request, const struct msg_verdict *m)
+{
+	struct session *s = *conn_session(c);
+	if (!s || s->phase != PHASE_ASKED || s->request != request || m->good > 1) {
+		conn_violation(c, "a VERDICT that was not asked for");
+		return;
+	}
+	s->phase = PHASE_WAITING;
+	if (m->good) {
+		remember(s, true, "");
+		attached(s);
+		return;
+	}
+	snprintf(s->doubt, sizeof s->doubt, "%s", m->text);
+	if (s->doubted) { /* and it was a new one */
+		refuse_doubted(s);
+		return;
+	}
+	s->doubted = true;
+	canary_get(s->all->canaries, s->canary, s->export, true, &s->wait);
+}
+
+bool session_cancel(struct conn *c, uint64_t request)
+{
+	struct session *s = *conn_session(c);
+	if (!s || s->phase == PHASE_ATTACHED || s->request != request)
+		return false;
+	conn_cancel(c, request);
+	drop(s);
+	return true;
+}
+
+void session_free(struct session **p)
+{
+	struct session *s = STEAL(*p);
+	if (!s)
+		return;
+	canary_unwait(&s->wait);
+	if (s->ticket)
+		conn_redeem(s->conn, s->ticket);
+	while (!list_empty(&s->watches))
+		watch_free(list_first(&s->watches, struct watch, of_session));
+	if (s->phase == PHASE_ATTACHED)
+		s->all->count[s->export]--;
+	if (s->page)
+		munmap((void *)s->page, PAGE_BYTES);
+	own_close_fd(&s->page_fd);
+	free(s);
+}
+
+/* ---- opening ---- */
+
+int session_device(struct conn *c, const char *uuid, uint32_t *device, struct fault *why)
+{
+	const struct gpu *g = conn_daemon(c)->gpu;
+	struct session *s = *conn_session(c);
+	int i = *uuid ? gpu_find(g, uuid) : -1;
+	if (!gpu_count(g))
+		fault_set(why, TRIMS_E_NO_TIER, "the daemon has no GPU: %s", gpu_absence(g));
+	else if (!s || s->phase != PHASE_ATTACHED)
+		fault_set(why, TRIMS_E_BAD_REQUEST, "this connection must attach first");
+	else if (*uuid && i < 0)
+		fault_set(why, TRIMS_E_NO_TIER, "the daemon has no device %.64s", uuid);
+	else if (*uuid && !(s->devices >> i & 1))
+		fault_set(why, TRIMS_E_NO_TIER, "this connection does not see device %.64s", uuid);
+	else {
+		bool all = s->devices == (1u << gpu_count(g)) - 1;
+		*device = *uuid ? (uint32_t)i : all ? UINT32_MAX : (uint32_t)__builtin_ctz(s->devices);
+		return 0;
+	}
+	return -EPROTO;
+}
+
+int session_records_new(struct shm_region *out, const struct gpu_memory *m, const struct shm_options *options,
+	struct fault *why)
+{
+	uint32_t n = gpu_memory_extents(m);
+	OWN_MEM struct gpu_handle *h = calloc(n, sizeof *h);
+	if (!h)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for handle records"), -ENOMEM;
+	for (uint32_t i = 0; i < n; i++) {
+		h[i].kind = gpu_memory_export(m);
+		h[i].bytes = gpu_memory_bytes(m, i);
+		h[i].generation = gpu_memory_generation(m);
+		gpu_memory_ipc(m, i, h[i].ipc);
+	}
+	return shm_new_filled(out, "trims-handles", h, n * sizeof *h, options, why);
+}
+
+void session_fill_opened(struct msg_opened *o, const struct gpu *g, const struct gpu_memory *m,
+	const struct shm_region *records)
+{
+	MSG_SET_STR(o->device, gpu_facts(g, gpu_memory_device(m))->uuid);
+	o->export = gpu_memory_export(m);
+	o->fds.fd[o->fds.n++] = records->fd;
+	for (uint32_t i = 0; o->export == GPU_EXPORT_VMM_FD && i < gpu_memory_extents(m); i++)
+		o->fds.fd[o->fds.n++] = gpu_memory_fd(m, i);
+}
