@@ -29,7 +29,7 @@ void kept_copy_fini(struct kept_copy *c)
 
 /* ---- the record ---- */
 
-int kept_record_encode(const struct kept_copy *c, uint8_t **bytes, size_t *n, struct fault *why)
+int kept_record_encode(const struct kept_copy *c, uint8_t **out, size_t *bytes, struct fault *why)
 {
 	OWN_MEM uint8_t *desc = NULL;
 	size_t desc_bytes;
@@ -49,8 +49,8 @@ int kept_record_encode(const struct kept_copy *c, uint8_t **bytes, size_t *n, st
 	for (uint32_t i = 0; i < c->desc->layout->n_chunks; i++)
 		out_hash(&o, c->hashes[i]);
 	out_hash(&o, seeded_hash(o.p, o.n, RECORD_MAGIC));
-	*bytes = o.p;
-	*n = o.n;
+	*out = o.p;
+	*bytes = o.n;
 	return 0;
 }
 

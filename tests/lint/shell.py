@@ -5,5 +5,5 @@ import re
 import lint
 
 scripts = [p for p, text in lint.texts() if re.match(r'#!\s*/(usr/)?bin/(env )?(ba|da)?sh\b', text)]
-got = lint.run('shellcheck', '--severity=style', *scripts)
+got = lint.run('shellcheck', '--external-sources', '--source-path', lint.ROOT, '--severity=style', *scripts)
 lint.end((got.stdout + got.stderr).splitlines() if got.returncode else [])
