@@ -1,0 +1,174 @@
+/* op.c - what the operations of a stream do when their turn comes.  Keeps: addresses are checked once more, since the
+ * program may have freed them meanwhile: that is the sticky error it is on a device. */
+#include "tools/simcuda/sim.h"
+
+#include <string.h>
+
+#define POLL_FIRST_NS (20 * NS_PER_US)
+#define POLL_MOST_NS (250 * NS_PER_US)
+
+static bool holds(cu_word seen, cu_word value, unsigned flags)
+{
+	switch (flags & 3) {
+	case CU_WAIT_GEQ:
+		return (int64_t)(seen - value) >= 0;
+	case CU_WAIT_EQ:
+		return seen == value;
+	case CU_WAIT_AND:
+		return (seen & value) != 0;
+	default:
+		return ~(seen | value) != 0;
+	}
+}
+
+static bool is_host_range(const struct range *r)
+{
+	return r->kind == RANGE_REGISTERED || r->kind == RANGE_HOST;
+}
+
+/* The counter that stream writes to this word ring; NULL for registered host memory, where any store is seen. */
+static _Atomic uint64_t *bell_of(cu_ptr addr)
+{
+	struct range *r = range_at(addr);
+
+	return is_host_range(r) ? NULL : store_bell(r->inode, addr - r->base);
+}
+
+static void doze(uint64_t *ns)
+{
+	struct timespec t = {.tv_nsec = (long)*ns};
+
+	pthread_mutex_unlock(&sim.lock);
+	nanosleep(&t, NULL);
+	pthread_mutex_lock(&sim.lock);
+	*ns = MIN(*ns * 3 / 2, POLL_MOST_NS);
+}
+
+/* On device memory a plain store of the CPU wakes nothing: after the first look, only a stream write makes it look again. */
+static cu_result wait_value(struct cu_stream_object *s, const struct op *op)
+{
+	uint64_t ns = POLL_FIRST_NS, heard = 0;
+	bool look = true;
+
+	while (!context_state(s->ctx)) {
+		_Atomic uint64_t *bell;
+
+		if (range_check(s->ctx->device, op->to, sizeof op->value, false))
+			return CU_E_ILLEGAL_ADDRESS;
+		bell = bell_of(op->to);
+		if (bell && atomic_load(bell) != heard) {
+			heard = atomic_load(bell);
+			look = true;
+		}
+		if (look || !bell) {
+			cu_word seen = atomic_load_explicit((_Atomic cu_word *)range_cpu(op->to), memory_order_acquire);
+
+			if (holds(seen, op->value, op->flags))
+				return CU_OK;
+			look = false;
+		}
+		doze(&ns);
+	}
+	return CU_OK;
+}
+
+static cu_result write_value(struct cu_stream_object *s, const struct op *op)
+{
+	_Atomic uint64_t *bell;
+
+	if (range_check(s->ctx->device, op->to, sizeof op->value, true))
+		return CU_E_ILLEGAL_ADDRESS;
+	atomic_store_explicit((_Atomic cu_word *)range_cpu(op->to), op->value, memory_order_release);
+	bell = bell_of(op->to);
+	if (bell)
+		atomic_fetch_add(bell, 1);
+	return CU_OK;
+}
+
+static void call_host(const struct op *op)
+{
+	if (!op->fn)
+		return;
+	pthread_mutex_unlock(&sim.lock);
+	sim_in_host_fn = true;
+	op->fn(op->data);
+	sim_in_host_fn = false;
+	pthread_mutex_lock(&sim.lock);
+}
+
+static cu_result set_bytes(struct cu_stream_object *s, const struct op *op)
+{
+	if (range_check(s->ctx->device, op->to, op->bytes, true))
+		return CU_E_ILLEGAL_ADDRESS;
+	range_pin(op->to, op->bytes);
+	pthread_mutex_unlock(&sim.lock);
+	memset(range_cpu(op->to), (int)op->value, op->bytes);
+	pthread_mutex_lock(&sim.lock);
+	range_unpin(op->to, op->bytes);
+	return CU_OK;
+}
+
+/* As the entry checked it; host memory that is not registered is the program's business. */
+static bool is_there(const struct cu_stream_object *s, cu_ptr addr, size_t bytes, bool write)
+{
+	struct range *r = range_at(addr);
+	bool pageable;
+
+	if (!r || (is_host_range(r) && !(addr & HOST_ALIAS)))
+		return !range_host(addr, bytes, write, &pageable);
+	return !range_check(r->kind == RANGE_VMM || !r->device ? s->ctx->device : r->device, addr, bytes, write);
+}
+
+static cu_result copy(struct cu_stream_object *s, const struct op *op)
+{
+	bool to, from;
+
+	if (!is_there(s, op->to, op->bytes, true) || !is_there(s, op->from, op->bytes, false))
+		return CU_E_ILLEGAL_ADDRESS;
+	to = range_pin(op->to, op->bytes);
+	from = range_pin(op->from, op->bytes);
+	link_copy(s, op);
+	if (from)
+		range_unpin(op->from, op->bytes);
+	if (to)
+		range_unpin(op->to, op->bytes);
+	return CU_OK;
+}
+
+static cu_result dispatch(struct cu_stream_object *s, struct op *op)
+{
+	switch (op->kind) {
+	case OP_COPY:
+		return copy(s, op);
+	case OP_SET:
+		return set_bytes(s, op);
+	case OP_HOST:
+		call_host(op);
+		return CU_OK;
+	case OP_RECORD:
+		op->event->done = op->record;
+		op->event->at_ns = sim_now();
+		return CU_OK;
+	case OP_WAIT_EVENT:
+		while (!context_state(s->ctx) && op->event->done < op->record)
+			sim_wait();
+		return context_state(op->event->ctx) ? CU_E_LAUNCH_FAILED : CU_OK;
+	case OP_WAIT_VALUE:
+		return wait_value(s, op);
+	case OP_WRITE_VALUE:
+		return write_value(s, op);
+	}
+	NEVER();
+}
+
+cu_result op_run(struct cu_stream_object *s, struct op *op)
+{
+	cu_result r;
+
+	pthread_mutex_unlock(&sim.lock);
+	r = fault_call(op->call, true);
+	pthread_mutex_lock(&sim.lock);
+	if (r)
+		return r;
+	return context_state(s->ctx) ? CU_OK : dispatch(s, op);
+}

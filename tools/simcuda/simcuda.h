@@ -1,0 +1,26 @@
+/* simcuda.h - what the simulated driver exports beside the driver's own entries; for tests, by dlsym().  README.md has
+ * the script's and the topology's formats.  Thread: any. */
+#ifndef TOOLS_SIMCUDA_SIMCUDA_H
+#define TOOLS_SIMCUDA_SIMCUDA_H
+
+#include <stdint.h>
+
+#define SIMCUDA_VERSION 1
+
+/* That this symbol exists is what tells a simulated driver from a real one. */
+extern const int simcuda_version;
+
+/* Replaces the fault script of this process; NULL or "": none.  0, or -1 for one that makes no sense. */
+int simcuda_script(const char *script);
+/* Lets every stalled call and operation of this process go on; what stalls later stalls again. */
+void simcuda_release(void);
+/* How many calls and operations of this process are stalled now. */
+int simcuda_stalled(void);
+/* How often an entry was called in this process: "cuMemCreate". */
+uint64_t simcuda_count(const char *name);
+/* Device `ordinal` is lost, for all processes of the directory: whatever concerns it gives `result` from now on. */
+int simcuda_lose(int ordinal, int result);
+/* And is there again for processes that start now. */
+int simcuda_mend(int ordinal);
+
+#endif
