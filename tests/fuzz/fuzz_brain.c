@@ -16,7 +16,7 @@ struct state {
 	uint64_t now, request;
 	struct cache_effect work[WORK];
 	size_t n_work;
-	uint64_t leases[IDS], models[IDS], transfers[IDS];
+	uint64_t leases[IDS], models[IDS], transfers[IDS], copies[IDS];
 	size_t n_leases, n_models, n_transfers;
 };
 
@@ -43,8 +43,10 @@ static void take_effects(struct state *s)
 {
 	struct cache_effect e;
 	while (cache_next_effect(s->c, &e)) {
-		if (e.kind == FX_GRANT)
+		if (e.kind == FX_GRANT) {
+			s->copies[s->n_leases % IDS] = e.copy;
 			s->leases[s->n_leases++ % IDS] = e.lease;
+		}
 		if (e.kind == FX_START)
 			s->transfers[s->n_transfers++ % IDS] = e.transfer;
 		if (e.model)
@@ -58,9 +60,10 @@ static void take_effects(struct state *s)
 static void ask(struct state *s, uint8_t kind, uint8_t arg)
 {
 	struct cache_open req = {.name = names[arg & 7], .owner = 1 + (arg >> 6), .request = ++s->request,
-		.tier = (enum tier_kind)(arg >> 3 & 3), .device = arg & 1 ? UINT32_MAX : arg >> 1 & 1,
+		.tier = (enum tier_kind)(arg >> 3 & 3), .device = arg & 1 ? CACHE_ANY_DEVICE : arg >> 1 & 1,
+		.device_mask = kind == 3 ? 1 + (arg >> 1 & 3) : 0,
 		.class = arg & 0x20 ? CLASS_PREFETCH : CLASS_DEMAND, .deadline = arg & 0x10 ? s->now + NS_PER_S : CACHE_NEVER};
-	if (kind == 0)
+	if (kind == 0 || kind == 3)
 		cache_open(s->c, s->now, &req);
 	else if (kind == 1)
 		cache_prefetch(s->c, s->now, &req);
@@ -79,6 +82,7 @@ static void answer(struct state *s, uint8_t arg, bool fail, bool keep)
 		.image_bytes = 30 * (uint64_t)(e.name_text[0] & 7), .in_place = (e.name_text[0] & 3) == 3};
 	uint64_t model;
 	info.disk_bytes = info.image_bytes;
+	info.gpu_bytes = align_up(info.image_bytes, 32);
 	fault_set(&why, arg & 1 ? TRIMS_E_MISMATCH : arg & 2 ? TRIMS_E_NOT_FOUND : TRIMS_E_CANCELLED, "fuzzed");
 	if (!keep)
 		s->work[i] = s->work[--s->n_work];
@@ -103,10 +107,33 @@ static void adopt(struct state *s, uint8_t arg)
 		cache_adopt_name(s->c, s->now, names[arg >> 5], model);
 }
 
+static void keep(struct state *s, uint8_t arg)
+{
+	struct cache_model_info info = {.fingerprint_hi = arg & 7, .image_bytes = 30 * (uint64_t)(arg & 7),
+		.disk_bytes = 30 * (uint64_t)(arg & 7)};
+	uint64_t model;
+	if (cache_adopt_copy(s->c, s->now, &info, 1 + (arg >> 3 & 3), arg >> 5, arg, &model) == 0)
+		cache_adopt_name(s->c, s->now, names[arg & 7], model);
+}
+
+static void lose(struct state *s, uint8_t tier)
+{
+	struct fault why;
+	fault_set(&why, TRIMS_E_GPU_ERROR, "fuzzed");
+	cache_tier_lost(s->c, s->now, tier, &why);
+}
+
 static void event(struct state *s, uint8_t kind, uint8_t arg)
 {
 	uint32_t in_use;
-	switch (kind % 20) {
+	switch (kind < 26 ? kind : kind % 20) {
+	case 20: case 21: ask(s, 3, arg); break;
+	case 22: cache_regrant(s->c, s->now, 1 + (arg >> 6), s->leases[arg % IDS], ++s->request); break;
+	case 23:
+		cache_claim(s->c, s->now, 1 + (arg >> 6), ++s->request, s->models[arg % IDS], arg >> 5, s->copies[arg % IDS]);
+		break;
+	case 24: arg < 32 ? lose(s, arg & 7) : keep(s, arg); break;
+	case 25: cache_evict(s->c, s->now, names[arg & 7], TIER_GPU, arg >> 3 & 1, &in_use); break;
 	case 0: case 1: case 2: ask(s, 0, arg); break;
 	case 3: ask(s, 1, arg); break;
 	case 4: ask(s, 2, arg); break;

@@ -41,6 +41,7 @@ struct fixture {
 	uint32_t count[FX_N];
 	enum trims_code unreachable; /* what a resolve fails with, NONE: it succeeds */
 	uint64_t version;            /* of every model at the source */
+	uint64_t gpu_round;          /* GPU copies take multiples of this; 0: as large as on the host */
 	int edges;
 };
 
@@ -110,7 +111,7 @@ static inline struct cache_model_info fix_info(const struct fixture *f, const ch
 	for (const char *p = name; *p; p++)
 		hash = hash * 33 + (unsigned char)*p;
 	return (struct cache_model_info){.fingerprint_hi = hash, .fingerprint_lo = f->version + 1, .image_bytes = bytes,
-		.disk_bytes = bytes, .in_place = strchr(name, '!') != NULL};
+		.gpu_bytes = f->gpu_round ? align_up(bytes, f->gpu_round) : 0, .disk_bytes = bytes, .in_place = strchr(name, '!') != NULL};
 }
 
 static inline void fix_answer_one(struct fixture *f, const struct cache_effect *e, enum trims_code error)
@@ -201,6 +202,15 @@ static inline struct cache_effect fix_done(struct fixture *f, enum effect_kind k
 static inline struct cache_open fix_ask(uint64_t request, const char *name)
 {
 	return (struct cache_open){.name = name, .owner = 1, .request = request, .device = UINT32_MAX, .deadline = CACHE_NEVER};
+}
+
+/* device: CACHE_ANY_DEVICE, or one. */
+static inline struct cache_open fix_ask_gpu(uint64_t request, const char *name, uint32_t device)
+{
+	struct cache_open ask = fix_ask(request, name);
+	ask.tier = TIER_GPU;
+	ask.device = device;
+	return ask;
 }
 
 static inline const struct fix_answer *fix_open_as(struct fixture *f, struct cache_open ask)

@@ -8,20 +8,12 @@ static void start_gpus(struct fixture *f)
 	fix_start(f);
 }
 
-static struct cache_open ask_gpu(uint64_t request, const char *name, uint32_t device)
-{
-	struct cache_open ask = fix_ask(request, name);
-	ask.tier = TIER_GPU;
-	ask.device = device;
-	return ask;
-}
-
 START_TEST(a_gpu_load_goes_through_the_host_and_follows_it)
 {
 	struct fixture f;
 	start_gpus(&f);
 	f.hands &= ~HAND_TRANSFER;
-	const struct fix_answer *a = fix_open_as(&f, ask_gpu(1, "a:100!", 0));
+	const struct fix_answer *a = fix_open_as(&f, fix_ask_gpu(1, "a:100!", 0));
 	ck_assert_granted(a, COPY_LOADING);
 	ck_assert_int_eq(a->tier, GPU0);
 	struct cache_effect up = fix_take(&f, FX_START), on = fix_take(&f, FX_START);
@@ -42,7 +34,7 @@ START_TEST(leaving_a_gpu_load_cancels_the_host_load_it_needed)
 	struct fixture f;
 	start_gpus(&f);
 	f.hands &= ~HAND_TRANSFER;
-	fix_open_as(&f, ask_gpu(1, "a:100!", 0));
+	fix_open_as(&f, fix_ask_gpu(1, "a:100!", 0));
 	struct cache_effect up = fix_take(&f, FX_START), on = fix_take(&f, FX_START);
 	fix_close(&f, 1);
 	ck_assert_uint_eq(fix_take(&f, FX_CANCEL).transfer, on.transfer);
@@ -62,7 +54,7 @@ START_TEST(a_failed_host_load_fails_the_gpu_load_with_its_reason)
 	struct fixture f;
 	start_gpus(&f);
 	f.hands &= ~HAND_TRANSFER;
-	fix_open_as(&f, ask_gpu(1, "a:100!", 0));
+	fix_open_as(&f, fix_ask_gpu(1, "a:100!", 0));
 	struct cache_effect up = fix_take(&f, FX_START), on = fix_take(&f, FX_START);
 	fix_answer_one(&f, &up, TRIMS_E_UNREACHABLE);
 	fix_run(&f);
@@ -83,7 +75,7 @@ START_TEST(a_full_host_refuses_the_gpu_load_that_needs_it)
 	struct fixture f;
 	start_gpus(&f);
 	fix_open(&f, 1, "fat:950!");
-	ck_assert_refused(fix_open_as(&f, ask_gpu(2, "a:100!", 0)), TRIMS_E_NO_ROOM);
+	ck_assert_refused(fix_open_as(&f, fix_ask_gpu(2, "a:100!", 0)), TRIMS_E_NO_ROOM);
 	ck_assert_uint_eq(fix_used(&f, GPU0), 0);
 	fix_fini(&f);
 }
@@ -94,8 +86,8 @@ START_TEST(two_gpus_share_one_load_of_the_host)
 	struct fixture f;
 	start_gpus(&f);
 	f.hands &= ~HAND_TRANSFER;
-	fix_open_as(&f, ask_gpu(1, "a:100!", 0));
-	fix_open_as(&f, ask_gpu(2, "a:100!", 1));
+	fix_open_as(&f, fix_ask_gpu(1, "a:100!", 0));
+	fix_open_as(&f, fix_ask_gpu(2, "a:100!", 1));
 	ck_assert_uint_eq(fix_held(&f, FX_START), 3);
 	ck_assert_uint_eq(fix_copy(&f, "a:100!", HOST).readers, 2);
 	fix_done(&f, FX_START, TRIMS_E_NONE);
@@ -111,12 +103,12 @@ START_TEST(any_device_is_the_one_where_it_is_or_the_emptiest)
 {
 	struct fixture f;
 	start_gpus(&f);
-	ck_assert_int_eq(fix_open_as(&f, ask_gpu(1, "a:300!", UINT32_MAX))->tier, GPU0);
-	ck_assert_int_eq(fix_open_as(&f, ask_gpu(2, "b:300!", UINT32_MAX))->tier, GPU1);
-	ck_assert_int_eq(fix_open_as(&f, ask_gpu(3, "b:300!", UINT32_MAX))->tier, GPU1);
+	ck_assert_int_eq(fix_open_as(&f, fix_ask_gpu(1, "a:300!", UINT32_MAX))->tier, GPU0);
+	ck_assert_int_eq(fix_open_as(&f, fix_ask_gpu(2, "b:300!", UINT32_MAX))->tier, GPU1);
+	ck_assert_int_eq(fix_open_as(&f, fix_ask_gpu(3, "b:300!", UINT32_MAX))->tier, GPU1);
 	ck_assert(f.answers[3].hit);
-	ck_assert_refused(fix_open_as(&f, ask_gpu(4, "c:300!", UINT32_MAX)), TRIMS_E_NO_ROOM);
-	ck_assert_refused(fix_open_as(&f, ask_gpu(5, "c:100!", 2)), TRIMS_E_NO_TIER);
+	ck_assert_refused(fix_open_as(&f, fix_ask_gpu(4, "c:300!", UINT32_MAX)), TRIMS_E_NO_ROOM);
+	ck_assert_refused(fix_open_as(&f, fix_ask_gpu(5, "c:100!", 2)), TRIMS_E_NO_TIER);
 	ck_assert_int_eq(fix_open(&f, 6, "d:50!")->tier, HOST); /* the best that any client can map */
 	fix_fini(&f);
 }
@@ -183,7 +175,7 @@ START_TEST(a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the
 	fix_open_as(&f, busy);
 	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
 	struct cache_effect occupied = fix_take(&f, FX_START); /* the way to the disk */
-	fix_open_as(&f, ask_gpu(2, "a:100", 0));
+	fix_open_as(&f, fix_ask_gpu(2, "a:100", 0));
 	fix_done(&f, FX_ALLOC, TRIMS_E_NONE); /* on the device */
 	fix_done(&f, FX_ALLOC, TRIMS_E_NONE); /* on the host, which the slow link makes the way */
 	ck_assert_state(&f, "a:100", HOST, COPY_RESERVED);
@@ -191,7 +183,7 @@ START_TEST(a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the
 	/* What does not fit on the host uses the direct link, and finds it fast. */
 	struct cache_model_info info = fix_info(&f, "b:1500");
 	ck_assert_int_eq(cache_adopt(f.c, f.now, "b:1500", &info, 1500, true, 0, &model), 0);
-	fix_open_as(&f, ask_gpu(3, "b:1500", 0));
+	fix_open_as(&f, fix_ask_gpu(3, "b:1500", 0));
 	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
 	f.now += NS_PER_US;
 	ck_assert_int_eq(fix_done(&f, FX_START, TRIMS_E_NONE).from, DISK);
