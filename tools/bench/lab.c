@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
@@ -36,6 +37,35 @@ void lab_mkdir(const char *path)
 {
 	if (mkdir(path, 0755) && errno != EEXIST)
 		die_errno(errno, "making %s", path);
+}
+
+/* As they were when first asked for. */
+static const cpu_set_t *given_cores(void)
+{
+	static cpu_set_t cores;
+	if (!CPU_COUNT(&cores) && sched_getaffinity(0, sizeof cores, &cores))
+		die_errno(errno, "asking for this process's cores");
+	return &cores;
+}
+
+int lab_core(unsigned n)
+{
+	const cpu_set_t *cores = given_cores();
+	for (int i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, cores) && n-- == 0)
+			return i;
+	return -1;
+}
+
+void lab_place(pid_t pid, int core)
+{
+	cpu_set_t cores = *given_cores();
+	if (core >= 0) {
+		CPU_ZERO(&cores);
+		CPU_SET(core, &cores);
+	}
+	if (sched_setaffinity(pid, sizeof cores, &cores))
+		die_errno(errno, "placing process %d", (int)pid);
 }
 
 void lab_progress(const char *what, uint64_t done, uint64_t total)

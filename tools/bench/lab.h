@@ -19,6 +19,11 @@ void lab_mkdir(const char *path);
 /* Starts a program whose output goes to NAME.log of the lab. */
 pid_t lab_spawn(const struct bench_options *o, const char *name, const char *const argv[]);
 
+/* The n-th core, from 0, that this process was given; -1: it has fewer. */
+int lab_core(unsigned n);
+/* Keeps the main thread of a process (0: this one) on a core; -1: on any that this process was given. */
+void lab_place(pid_t pid, int core);
+
 /* One line on a terminal that says how far a long preparation is; NULL: it is over, the line goes. */
 void lab_progress(const char *what, uint64_t done, uint64_t total);
 

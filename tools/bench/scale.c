@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -163,34 +162,13 @@ static void raise_limits(void)
 	}
 }
 
-/* The main threads only: workers have nothing to do meanwhile.  pid 0: this process. */
-static void set_cores(pid_t pid, const cpu_set_t *cores)
-{
-	if (sched_setaffinity(pid, sizeof *cores, cores))
-		die_errno(errno, "placing process %d", (int)pid);
-}
-
-static void share_a_core(const struct mrm *few, const struct mrm *many, cpu_set_t *before)
-{
-	cpu_set_t one;
-	int core = 0;
-	if (sched_getaffinity(0, sizeof *before, before))
-		die_errno(errno, "asking for this process's cores");
-	while (!CPU_ISSET(core, before))
-		core++;
-	CPU_ZERO(&one);
-	CPU_SET(core, &one);
-	set_cores(0, &one);
-	set_cores(few->pid, &one);
-	set_cores(many->pid, &one);
-}
-
 static void measure(const struct mrm *few, const struct mrm *many, uint32_t rounds, struct samples *a, struct samples *b)
 {
 	trims_conn *to_few = lab_connect(few), *to_many = lab_connect(many);
 	struct samples warm_up = {0};
-	cpu_set_t before;
-	share_a_core(few, many, &before);
+	const pid_t all[] = {0, few->pid, many->pid};
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		lab_place(all[i], lab_core(0));
 	touch_models(to_few, FEW_MODELS);
 	touch_models(to_many, FEW_MODELS);
 	add_opens(to_few, &warm_up);
@@ -199,7 +177,7 @@ static void measure(const struct mrm *few, const struct mrm *many, uint32_t roun
 		add_opens(to_few, a);
 		add_opens(to_many, b);
 	}
-	set_cores(0, &before);
+	lab_place(0, -1);
 	samples_fini(&warm_up);
 	trims_disconnect(&to_few);
 	trims_disconnect(&to_many);

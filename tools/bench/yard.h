@@ -5,11 +5,14 @@
 
 #include "shared/base.h"
 
+#include <sys/types.h>
+
 /* A process that answers every datagram with one that carries n descriptors. */
 struct yard_fds;
 void yard_fds_start(struct yard_fds **out, uint32_t n_fds);
 /* One round trip, its descriptors closed again; how long it took. */
 uint64_t yard_fds_trip_ns(struct yard_fds *y);
+pid_t yard_fds_server(const struct yard_fds *y);
 void yard_fds_stop(struct yard_fds **y);
 
 /* Reads a whole file with O_DIRECT, `depth` reads of 4 MiB in flight, and drops what it reads.  The time it took.

@@ -118,6 +118,11 @@ uint64_t yard_fds_trip_ns(struct yard_fds *y)
 	return bench_now_ns() - started;
 }
 
+pid_t yard_fds_server(const struct yard_fds *y)
+{
+	return y->server;
+}
+
 void yard_fds_stop(struct yard_fds **y)
 {
 	if (!*y)
