@@ -349,6 +349,12 @@ uint64_t conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier)
 		.request = request, .since_ns = clock_now(), .is_open = true, .tier = tier});
 }
 
+uint64_t conn_begin_claim(struct conn *c, uint64_t request, enum tier_kind tier)
+{
+	return begin(c, &(struct conn_pending){
+		.request = request, .since_ns = clock_now(), .is_open = true, .is_claim = true, .tier = tier});
+}
+
 static bool take(struct conn *c, uint32_t i, struct conn_pending *out)
 {
 	if (i == c->n_pending)

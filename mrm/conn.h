@@ -38,9 +38,11 @@ void conn_reply_fault(struct conn *c, uint64_t request, enum trims_code code, co
 uint64_t conn_begin(struct conn *c, uint64_t request);
 /* As conn_begin() for an OPEN: its time to the answer is measured. */
 uint64_t conn_begin_open(struct conn *c, uint64_t request, enum tier_kind tier);
+/* As conn_begin_open() for a CLAIM. */
+uint64_t conn_begin_claim(struct conn *c, uint64_t request, enum tier_kind tier);
 struct conn_pending {
 	uint64_t request, ticket, since_ns; /* request 0: cancelled, but somebody works on it */
-	bool is_open;
+	bool is_open, is_claim; /* a claim is an open whose answer brings no descriptors */
 	enum tier_kind tier; /* asked for by an OPEN */
 };
 /* The answer is being sent: forgets the request.  False when it was not pending.  out may be NULL. */

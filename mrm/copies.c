@@ -7,6 +7,7 @@
 #include "mrm/engine.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/memory.h"
+#include "mrm/gpu/session.h"
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/own.h"
@@ -77,8 +78,12 @@ static void run_alloc(struct job *job, void *worker)
 	uint32_t device = (uint32_t)j->device;
 	j->result = gpu_memory_new(&j->copy->device, g, device, gpu_facts(g, device)->export, l->extent_bytes, l->n_extents,
 		j->generation, &j->why);
-	if (j->result)
+	if (!j->result)
+		j->result = session_records_new(&j->copy->records, j->copy->device, o, &j->why);
+	if (j->result) {
+		gpu_memory_free(&j->copy->device);
 		segment_free(&j->copy);
+	}
 }
 
 static void allocated(struct job *job)

@@ -73,9 +73,13 @@ static bool name_is_valid(struct conn *c, uint64_t request, const char *name)
 	return false;
 }
 
-static bool device_is_known(struct conn *c, uint64_t request, const char *uuid)
+/* Of a request that is about devices, not about a lease: whoever may ask at all need see none of them. */
+static bool device_is_known(struct conn *c, uint64_t request, const char *uuid, uint32_t *device)
 {
-	if (!*uuid)
+	const struct gpu *g = conn_daemon(c)->gpu;
+	int i = *uuid ? gpu_find(g, uuid) : -1;
+	*device = i >= 0 ? (uint32_t)i : CACHE_ANY_DEVICE;
+	if (!*uuid || i >= 0)
 		return true;
 	conn_reply_fault(c, request, TRIMS_E_NO_TIER, "this daemon has no GPU of that UUID");
 	return false;
@@ -105,9 +109,21 @@ static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32
 	req->owner = conn_id(c);
 	req->request = request;
 	req->tier = (enum tier_kind)tier;
-	req->device = UINT32_MAX;
 	ask(d->cache, clock_now(), req);
 	engine_pump(d);
+}
+
+/* Of a request for a lease: which devices its client can use. */
+static bool lease_device(struct conn *c, uint64_t request, uint32_t tier, const char *uuid, struct cache_open *req)
+{
+	struct fault why;
+	if (tier == TIER_GPU && session_device(c, uuid, req, &why)) {
+		conn_reply_fault(c, request, why.code, why.text);
+		return false;
+	}
+	if (tier != TIER_GPU && *uuid)
+		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "a device goes with tier gpu only");
+	return tier == TIER_GPU || !*uuid;
 }
 
 void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
@@ -117,7 +133,8 @@ void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
 		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "unknown class or flag");
 		return;
 	}
-	if (!device_is_known(c, request, m->device))
+	struct cache_open req = {.class = (enum load_class)m->class, .only_resident = m->flags & 1};
+	if (!lease_device(c, request, m->tier, m->device, &req))
 		return;
 	if (!conn_may_lease(c, &why)) {
 		conn_reply_fault(c, request, why.code, why.text);
@@ -126,8 +143,37 @@ void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
 	uint64_t now = clock_now(), deadline;
 	if (!m->deadline_ns || add_overflows(now, m->deadline_ns, &deadline))
 		deadline = CACHE_NEVER;
-	struct cache_open req = {.class = (enum load_class)m->class, .deadline = deadline, .only_resident = m->flags & 1};
-	ask_brain(c, request, m->model, m->tier, &req, cache_open);
+	req.deadline = deadline;
+	/* Who asks for the best tier wants addresses that a CPU can use. */
+	ask_brain(c, request, m->model, m->tier == TIER_REMOTE ? TIER_HOST : m->tier, &req, cache_open);
+}
+
+void dispatch_claim(struct conn *c, uint64_t request, const struct msg_claim *m)
+{
+	struct daemon *d = conn_daemon(c);
+	struct cache_open where = {.device = 0};
+	struct fault why;
+	if (!tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
+		!lease_device(c, request, m->tier, m->device, &where))
+		return;
+	if ((m->tier != TIER_HOST && m->tier != TIER_GPU) || (m->tier == TIER_GPU && !*m->device)) {
+		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "only copies in memory, on a named device if any, are claimed");
+		return;
+	}
+	if (!conn_may_lease(c, &why)) {
+		conn_reply_fault(c, request, why.code, why.text);
+		return;
+	}
+	uint64_t model = cache_find(d->cache, m->model);
+	uint8_t tier = cache_tier_index(d->cache, (enum tier_kind)m->tier, where.device);
+	if (!model || tier == CACHE_NO_TIER) {
+		conn_reply_fault(c, request, TRIMS_E_NO_LEASE, "no copy of that number has outlived the last daemon");
+		return;
+	}
+	if (!conn_begin_claim(c, request, (enum tier_kind)m->tier))
+		return;
+	cache_claim(d->cache, clock_now(), conn_id(c), request, model, tier, m->copy);
+	engine_pump(d);
 }
 
 void dispatch_close(struct conn *c, uint64_t request, const struct msg_close *m)
@@ -154,14 +200,14 @@ void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *
 void dispatch_prefetch(struct conn *c, uint64_t request, const struct msg_prefetch *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (device_is_known(c, request, m->device))
+	if (device_is_known(c, request, m->device, &req.device))
 		ask_brain(c, request, m->model, m->tier, &req, cache_prefetch);
 }
 
 void dispatch_pin(struct conn *c, uint64_t request, const struct msg_pin *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (may_administer(c, request) && device_is_known(c, request, m->device))
+	if (may_administer(c, request) && device_is_known(c, request, m->device, &req.device))
 		ask_brain(c, request, m->model, m->tier, &req, cache_pin);
 }
 
@@ -176,10 +222,11 @@ static void reply_done(struct conn *c, uint64_t request, const char *text)
 void dispatch_unpin(struct conn *c, uint64_t request, const struct msg_unpin *m)
 {
 	struct daemon *d = conn_daemon(c);
+	uint32_t device;
 	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
-		!device_is_known(c, request, m->device))
+		!device_is_known(c, request, m->device, &device))
 		return;
-	if (cache_unpin(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, CACHE_ANY_DEVICE) < 0)
+	if (cache_unpin(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, device) < 0)
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no pinned model of this name");
 	else
 		reply_done(c, request, "unpinned");
@@ -189,11 +236,12 @@ void dispatch_unpin(struct conn *c, uint64_t request, const struct msg_unpin *m)
 void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
 {
 	struct daemon *d = conn_daemon(c);
+	uint32_t device;
 	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
-		!device_is_known(c, request, m->device))
+		!device_is_known(c, request, m->device, &device))
 		return;
 	uint32_t in_use = 0;
-	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, CACHE_ANY_DEVICE, &in_use) < 0) {
+	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, device, &in_use) < 0) {
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is there");
 	} else {
 		char text[96];
@@ -218,11 +266,6 @@ void dispatch_file(struct conn *c, uint64_t request, const struct msg_file *m)
 		files_start(c, request, ticket, m->lease, m->path);
 }
 
-static void refuse_gpu(struct conn *c, uint64_t request)
-{
-	conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon has no GPU tier");
-}
-
 void dispatch_attach(struct conn *c, uint64_t request, const struct msg_attach *m)
 {
 	session_attach(c, request, m);
@@ -231,11 +274,6 @@ void dispatch_attach(struct conn *c, uint64_t request, const struct msg_attach *
 void dispatch_verdict(struct conn *c, uint64_t request, const struct msg_verdict *m)
 {
 	session_verdict(c, request, m);
-}
-
-void dispatch_claim(struct conn *c, uint64_t request, const struct msg_claim *m)
-{
-	refuse_gpu(c, request);
 }
 
 void dispatch_query(struct conn *c, uint64_t request, const struct msg_query *m)

@@ -4,6 +4,7 @@
 #include "mrm/clock.h"
 #include "mrm/conn.h"
 #include "mrm/copies.h"
+#include "mrm/gpu/session.h"
 #include "mrm/haul.h"
 #include "mrm/resolve.h"
 #include "mrm/verify.h"
@@ -28,8 +29,17 @@ static int make_page(struct daemon *d, struct holding *img, uint64_t generation,
 	return e;
 }
 
+/* Only copies on a device have these; slots only what is still arriving. */
+static void fill_device(struct conn *c, const struct cache_effect *fx, const struct segment *copy, struct msg_opened *o)
+{
+	const struct progress_page *page = copy->page.map;
+	session_fill_opened(o, conn_daemon(c)->gpu, copy->device, &copy->records);
+	if (!fx->hit)
+		o->slot = session_watch(c, fx->lease, copy->generation, page->watermark, copy->n_extents);
+}
+
 static void send_opened(struct conn *c, const struct cache_effect *fx, const struct holding *img, const struct segment *copy,
-	enum tier_kind kind)
+	const struct conn_pending *asked, enum tier_kind kind)
 {
 	struct msg m;
 	msg_init(&m, MSG_OPENED, fx->request);
@@ -46,6 +56,10 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	fds->fd[fds->n++] = copy->page.fd;
 	for (uint32_t i = 0; copy->extents && i < copy->n_extents; i++)
 		fds->fd[fds->n++] = copy->extents[i].fd;
+	if (copy->device)
+		fill_device(c, fx, copy, &m.u.opened);
+	if (asked->is_claim)
+		fds->n = 0; /* its client has them */
 	conn_reply(c, &m);
 }
 
@@ -93,7 +107,7 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 	}
 	conn_leases_add(c, 1);
 	count_open(d, fx, &pending);
-	send_opened(c, fx, img, copy ? copy : made, kind_of(d, fx->to));
+	send_opened(c, fx, img, copy ? copy : made, &pending, kind_of(d, fx->to));
 	if (made) {
 		segment_free(&made);
 		holding_drop_table(img);

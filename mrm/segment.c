@@ -61,7 +61,7 @@ int segment_new(struct segment **out, const struct layout *l, uint64_t generatio
 	if (!c)
 		return -ENOMEM;
 	c->generation = generation;
-	c->page.fd = -1;
+	c->page.fd = c->records.fd = -1;
 	pthread_mutex_init(&c->pages.lock, NULL);
 	pthread_cond_init(&c->pages.made, NULL);
 	char name[220];
@@ -94,6 +94,7 @@ void segment_free(struct segment **cp)
 	ASSERT(!c->device && !c->pins);
 	for (uint32_t i = 0; c->extents && i < c->n_extents; i++)
 		shm_fini(&c->extents[i]);
+	shm_fini(&c->records);
 	shm_fini(&c->page);
 	pthread_cond_destroy(&c->pages.made);
 	pthread_mutex_destroy(&c->pages.lock);

@@ -35,6 +35,7 @@ struct segment {
 	uint32_t n_extents;          /* 0: on disk */
 	struct shm_region *extents;  /* NULL unless on host */
 	struct gpu_memory *device;
+	struct shm_region records;   /* of `device`: struct gpu_handle[n_extents], for clients */
 	struct gpu_pins *pins;       /* of a host copy that devices read; taken off before it is freed */
 	struct segment_pages pages;
 	uint32_t n_chunks;

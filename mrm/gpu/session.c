@@ -490,7 +490,7 @@ void session_verdict(struct conn *c, uint64_t request, const struct msg_verdict 
 {
 	struct session *s = *conn_session(c);
 	if (!s || s->phase != PHASE_ASKED || s->request != request || m->good > 1) {
-		conn_violation(c, "a VERDICT that was not asked for");
+		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "a VERDICT that was not asked for");
 		return;
 	}
 	s->phase = PHASE_WAITING;
@@ -538,7 +538,7 @@ void session_free(struct session **p)
 
 /* ---- opening ---- */
 
-int session_device(struct conn *c, const char *uuid, uint32_t *device, struct fault *why)
+int session_device(struct conn *c, const char *uuid, struct cache_open *ask, struct fault *why)
 {
 	const struct gpu *g = conn_daemon(c)->gpu;
 	struct session *s = *conn_session(c);
@@ -552,8 +552,8 @@ int session_device(struct conn *c, const char *uuid, uint32_t *device, struct fa
 	else if (*uuid && !(s->devices >> i & 1))
 		fault_set(why, TRIMS_E_NO_TIER, "this connection does not see device %.64s", uuid);
 	else {
-		bool all = s->devices == (1u << gpu_count(g)) - 1;
-		*device = *uuid ? (uint32_t)i : all ? UINT32_MAX : (uint32_t)__builtin_ctz(s->devices);
+		ask->device = *uuid ? (uint32_t)i : CACHE_ANY_DEVICE;
+		ask->device_mask = s->devices;
 		return 0;
 	}
 	return -EPROTO;

@@ -49,9 +49,9 @@ bool session_cancel(struct conn *c, uint64_t request);
 /* The connection has ended: its streams are let go.  NULL is fine. */
 void session_free(struct session **s);
 
-/* What a request for tier gpu means: BAD_REQUEST "attach first"; NO_TIER: no such device here, or the client does not see
- * it.  *device is an index for the brain; UINT32_MAX: any. */
-int session_device(struct conn *c, const char *uuid, uint32_t *device, struct fault *why);
+/* What a request for a model on tier gpu means: sets device and device_mask of what the brain is asked.  "": any device that
+ * the client sees.  BAD_REQUEST: it must attach first; NO_TIER: no such device here, or the client does not see it. */
+int session_device(struct conn *c, const char *uuid, struct cache_open *ask, struct fault *why);
 
 /* ---- a lease's ---- */
 

@@ -105,9 +105,9 @@ def a_daemon_without_a_gpu_refuses_all_that_needs_one(t):
     daemon = t.daemon()
     client = daemon.client()
     uuid = 'GPU-00000000-0000-0000-0000-000000000000'
-    for what, fields, code in (('attach', {'devices': uuid, 'exports': 3}, 'UNSUPPORTED'),
-                               ('verdict', {'good': 1}, 'UNSUPPORTED'),
-                               ('claim', {'model': 'a', 'copy': 1, 'tier': 3, 'device': uuid}, 'UNSUPPORTED'),
+    for what, fields, code in (('attach', {'devices': uuid, 'exports': 3}, 'NO_TIER'),
+                               ('verdict', {'good': 1}, 'BAD_REQUEST'),
+                               ('claim', {'model': 'a', 'copy': 1, 'tier': 3, 'device': uuid}, 'NO_TIER'),
                                ('open', {'model': 'a', 'tier': 3}, 'NO_TIER'),
                                ('open', {'model': 'a', 'tier': 3, 'device': uuid}, 'NO_TIER'),
                                ('prefetch', {'model': 'a', 'tier': 3, 'device': uuid}, 'NO_TIER'),
