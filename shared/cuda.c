@@ -3,11 +3,11 @@
 #include "shared/cuda.h"
 
 #include "shared/base.h"
-#include "shared/own.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const struct {
@@ -194,24 +194,28 @@ static int fill(struct cuda *cu, struct fault *why)
 	return 0;
 }
 
+static int open_library(struct cuda *cu, const char *path, struct fault *why)
+{
+	if (strlen(path) >= sizeof cu->path)
+		return no_gpu(why, "the CUDA driver", "its path is too long");
+	strcpy(cu->path, path);
+	cu->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+	return cu->dl ? 0 : no_gpu(why, "no CUDA driver", dlerror());
+}
+
 int cuda_load(struct cuda **out, const char *path, struct fault *why)
 {
-	OWN(cuda_free) struct cuda *cu = calloc(1, sizeof *cu);
+	struct cuda *cu = calloc(1, sizeof *cu);
 	int e;
 
 	*out = NULL;
 	if (!cu)
 		return -ENOMEM;
-	path = path ? path : CUDA_LIBRARY;
-	if (strlen(path) >= sizeof cu->path)
-		return no_gpu(why, "the CUDA driver", "its path is too long");
-	strcpy(cu->path, path);
-	cu->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-	if (!cu->dl)
-		return no_gpu(why, "no CUDA driver", dlerror());
-	e = fill(cu, why);
-	if (!e)
-		*out = STEAL(cu);
+	e = open_library(cu, path ? path : CUDA_LIBRARY, why);
+	e = e ? e : fill(cu, why);
+	if (e)
+		cuda_free(&cu);
+	*out = cu;
 	return e;
 }
 

@@ -18,6 +18,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef SIMCUDA_LIBRARY /* where the build put it */
+#define SIMCUDA_LIBRARY "libsimcuda.so"
+#endif
+
 #define ok(call) ck_assert_int_eq((int)(call), CU_OK)
 #define fails(call, result) ck_assert_int_eq((int)(call), result)
 
