@@ -113,8 +113,10 @@ uint64_t linksched_bound_ns(const struct linksched *s, uint32_t link)
 		if (n->shared && node_is_narrow(s, n))
 			tokens_ns = MAX(tokens_ns, mul_div(charge, NS_PER_S, n->bucket.bytes_per_s) + 1);
 	}
-	return mul_div(s->config.in_flight * l->largest_chunk, NS_PER_S, l->worst_bytes_per_s) + c->overhead_ns +
-		2 * c->submit_ns + tokens_ns;
+	uint64_t chunk_ns = mul_div(l->largest_chunk, NS_PER_S, l->worst_bytes_per_s) + 1;
+	/* Alone in flight, every piece shows its gap; behind another only one that is longer than what it follows. */
+	uint64_t gaps = s->config.in_flight == 1 || c->overhead_ns > c->submit_ns + chunk_ns ? 2 : 1;
+	return s->config.in_flight * chunk_ns + gaps * c->overhead_ns + 2 * c->submit_ns + tokens_ns;
 }
 
 uint64_t linksched_worst_bytes_per_s(const struct linksched *s, uint32_t link)
@@ -221,8 +223,10 @@ void flow_charge(struct linksched *s, const struct flow *f, uint64_t bytes, bool
 		int64_t charge = hop_charge(&f->hops[i], bytes);
 		n->bytes += (uint64_t)charge;
 		n->bucket.balance -= charge;
-		if (!n->shared && overdraw)
-			n->bucket.balance = MAX(n->bucket.balance, -n->bucket.burst);
+		if (!n->shared && overdraw && n->bucket.balance < -n->bucket.burst) {
+			n->bucket.balance = -n->bucket.burst;
+			n->bucket.rest = 0;
+		}
 		ASSERT(n->bucket.balance >= 0 || (!n->shared && overdraw));
 	}
 	if (s->config.user_bytes_per_s && f->user->uid != LINKSCHED_ANYBODY)

@@ -12,7 +12,7 @@
 
 struct item {
 	struct linksched_pick pick;
-	uint64_t entered_at;
+	uint64_t stream, entered_at;
 };
 
 struct engine {
@@ -111,7 +111,7 @@ static void queue_push(struct engine *e, const struct item *item)
 static struct item queue_pop(struct engine *e)
 {
 	size_t i = 0;
-	while (i < e->n && e->queue[(e->head + i) % e->cap].pick.flow != e->stream)
+	while (i < e->n && e->queue[(e->head + i) % e->cap].stream != e->stream)
 		i++;
 	if (i == e->n)
 		i = 0;
@@ -129,7 +129,7 @@ static void engine_next(struct simlinks *sim, struct engine *e)
 		return;
 	e->now = queue_pop(e);
 	e->current = true;
-	e->stream = e->now.pick.flow;
+	e->stream = e->now.stream;
 	e->starts_at = MAX(sim->now, e->now.entered_at + e->wire.overhead_ns);
 }
 
@@ -270,7 +270,7 @@ static void queue_job(struct simlinks *sim, const struct linksched_flow *flow, u
 	struct engine *e = &sim->engines[flow->link];
 	uint64_t piece = sim->piece_bytes ? sim->piece_bytes : flow->bytes;
 	for (uint64_t at = 0; at < flow->bytes; at += piece) {
-		struct item item = {.entered_at = sim->now, .pick = {.flow = id, .tag = flow->tag, .offset = at,
+		struct item item = {.stream = id, .entered_at = sim->now, .pick = {.flow = id, .tag = flow->tag, .offset = at,
 			.bytes = MIN(piece, flow->bytes - at), .link = flow->link, .class = flow->class}};
 		engine_take(sim, e, &item);
 	}
