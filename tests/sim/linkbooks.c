@@ -54,14 +54,17 @@ static uint64_t charge(const struct linksched_hop *hop, uint64_t bytes)
 /* f has just become urgent work, or is so under a new name: whoever else waits is not alone any more. */
 static void bound_begin(struct books *b, struct book_flow *f)
 {
-	bool others = false;
+	bool others = false, burst = true;
 	for (size_t i = 0; i < BOOKS_FLOWS; i++) {
 		struct book_flow *g = &b->flows[i];
 		if (g == f)
 			continue;
 		others |= has_urgent_piece(g);
+		burst &= !has_urgent_piece(g) || g->link != f->link;
 		g->alone = false;
 	}
+	if (burst)
+		b->urgent_went[f->link] = false;
 	f->alone = f->class == LINK_DEMAND && !others && f->picked == f->landed && !(b->user_caps && f->user != LINKSCHED_ANYBODY);
 	f->since = simlinks_now(b->sim);
 	f->bound_ns = linksched_bound_ns(b->sched, f->link);
@@ -151,7 +154,8 @@ static bool is_paused(const struct books *b, const struct book_flow *f)
 	for (uint32_t i = 1; i < f->n_hops; i++) {
 		const struct book_node *n = &b->nodes[f->hops[i].node];
 		for (size_t j = 0; !n->shared && j < BOOKS_FLOWS; j++)
-			if (has_urgent_piece(&b->flows[j]) && b->flows[j].link == n->link && !is_urgent(f->class))
+			if (has_urgent_piece(&b->flows[j]) && b->flows[j].link == n->link && !b->stalled[n->link] &&
+				!is_urgent(f->class))
 				return true;
 	}
 	return false;
@@ -159,6 +163,8 @@ static bool is_paused(const struct books *b, const struct book_flow *f)
 
 static void idle_check(struct books *b, uint32_t link, uint64_t until, uint64_t now)
 {
+	b->stalled[link] = b->in_flight[link] < b->in_flight_limit;
+	b->until[link] = until;
 	if (b->in_flight[link])
 		return;
 	for (size_t i = 0; i < BOOKS_FLOWS; i++) {
@@ -170,6 +176,43 @@ static void idle_check(struct books *b, uint32_t link, uint64_t until, uint64_t 
 		BOOKS_ASSERT(b, is_paused(b, f) || until != LINKSCHED_NEVER);
 		b->idles_checked++;
 	}
+}
+
+/* Nobody sleeps who could go on: a link that was told to wait for an event has had none that concerns it. */
+static void sleep_check(struct books *b)
+{
+	for (size_t i = 0; i < BOOKS_FLOWS; i++) {
+		const struct book_flow *f = &b->flows[i];
+		if (!has_piece(f) || b->in_flight[f->link] || (b->user_caps && f->user != LINKSCHED_ANYBODY))
+			continue;
+		BOOKS_ASSERT(b, b->until[f->link] != LINKSCHED_NEVER || is_paused(b, f));
+	}
+}
+
+/* ---- (4) turns of the guard ---- */
+
+static bool has_shared_node(const struct books *b, uint32_t link)
+{
+	for (uint32_t i = 0; i < b->n_link_hops[link]; i++)
+		if (b->nodes[b->link_hops[link][i].node].shared)
+			return true;
+	return false;
+}
+
+static void guard_check(struct books *b, const struct linksched_pick *p)
+{
+	bool urgent = false;
+	for (size_t i = 0; i < BOOKS_FLOWS; i++)
+		urgent |= has_urgent_piece(&b->flows[i]) && b->flows[i].link == p->link;
+	if (is_urgent(p->class)) {
+		b->urgent_went[p->link] = true;
+		return;
+	}
+	if (!urgent || b->user_caps || has_shared_node(b, p->link)) /* the urgent ones may lack tokens: no turns then */
+		return;
+	BOOKS_ASSERT(b, p->guard && b->urgent_went[p->link]);
+	b->urgent_went[p->link] = false;
+	b->guards_checked++;
 }
 
 /* ---- (5) bytes, and what is seen ---- */
@@ -190,6 +233,8 @@ static void picked(struct books *b, struct book_flow *f, const struct linksched_
 	BOOKS_ASSERT(b, p->class == f->class && p->bytes <= linksched_chunk_bytes(b->sched, f->link));
 	BOOKS_ASSERT(b, p->class != LINK_TINY || p->bytes == f->bytes);
 	BOOKS_ASSERT(b, ++b->in_flight[p->link] <= b->in_flight_limit);
+	b->stalled[p->link] = false;
+	guard_check(b, p);
 	tokens_take(b, f, p, now);
 	f->picked += p->bytes;
 	b->served[p->link][p->class] += p->bytes;
@@ -295,6 +340,7 @@ void books_advance(struct books *b, uint64_t ns)
 {
 	simlinks_advance(b->sim, ns == LINKSCHED_NEVER ? ns : simlinks_now(b->sim) + ns);
 	linksched_verify(b->sched);
+	sleep_check(b);
 }
 
 /* ---- the machine ---- */

@@ -42,13 +42,16 @@ struct books {
 	struct simlinks_wire wires[2 * BOOKS_GPUS];
 	struct linksched_hop link_hops[2 * BOOKS_GPUS][LINKSCHED_MAX_HOPS];
 	uint32_t n_link_hops[2 * BOOKS_GPUS], in_flight[2 * BOOKS_GPUS];
+	bool stalled[2 * BOOKS_GPUS];   /* room in flight, and yet its last answer was no piece */
+	bool urgent_went[2 * BOOKS_GPUS]; /* a tiny or demand piece since its burst of them began, and since the last guard piece */
+	uint64_t until[2 * BOOKS_GPUS]; /* what it was told then */
 	struct book_node nodes[BOOKS_NODES];
 	struct book_flow flows[BOOKS_FLOWS];
 	uint32_t live;
 	uint64_t hash;             /* of everything seen */
 	uint64_t served[2 * BOOKS_GPUS][LINK_CLASSES];  /* bytes picked */
 	/* how often each promise was put to the test */
-	uint64_t bounds_checked, idles_checked, token_checks, flows_ended, pieces, waits_longest_permille;
+	uint64_t bounds_checked, idles_checked, token_checks, guards_checked, flows_ended, pieces, waits_longest_permille;
 };
 
 #define BOOKS_ASSERT(b, cond)                                                                                         \

@@ -176,7 +176,7 @@ START_TEST(a_shared_node_slows_the_worst_case_and_adds_its_tokens)
 	ck_assert_uint_eq(linksched_worst_bytes_per_s(s, b), 13000000001);
 	ck_assert_uint_eq(linksched_worst_bytes_per_s(s, c), 13000000001);
 	ck_assert_uint_eq(linksched_chunk_bytes(s, b), 1 * MIB);
-	ck_assert_uint_eq(linksched_bound_ns(s, b), 161319 + 26000 + 44811); /* 2 MiB at 13, costs, 1 MiB at 0.9 x 26 */
+	ck_assert_uint_eq(linksched_bound_ns(s, b), 2 * 80660 + 26000 + 44811); /* 2 MiB at 13, costs, 1 MiB at 0.9 x 26 */
 	linksched_verify(s);
 	linksched_free(&s);
 }
