@@ -368,6 +368,8 @@ void copy_settle(struct cache *c, struct copy *k);
 enum hold copy_hold(const struct copy *k);
 void copy_touch(struct cache *c, struct copy *k);
 void copy_ready(struct cache *c, struct copy *k);
+/* It came up just now (loaded_at says so): no victim for the minimum residency. */
+void copy_set_young(struct cache *c, struct copy *k);
 /* Tells those who hold it. */
 void copy_poison(struct cache *c, struct copy *k, const struct fault *why);
 

@@ -176,6 +176,15 @@ int cache_reconfigure(struct cache *c, const struct cache_config *config, uint64
 	return 0;
 }
 
+void cache_tier_resize(struct cache *c, uint64_t now, uint8_t tier, uint64_t capacity_bytes)
+{
+	ASSERT(tier > 0 && tier < c->n_tiers);
+	brain_begin(c, now);
+	c->tiers[tier].capacity_bytes = MIN(capacity_bytes, BYTES_LIMIT);
+	c->tiers[tier].dirty = true;
+	brain_run(c);
+}
+
 /* ---- the end ---- */
 
 static void free_dead(struct cache *c)

@@ -89,6 +89,9 @@ void cache_free(struct cache **c);
  * capacities (a tier over its new capacity is drained by following ticks).  Tiers and links stay. */
 int cache_reconfigure(struct cache *c, const struct cache_config *config, uint64_t now, struct fault *why);
 
+/* One tier's capacity, as cache_reconfigure() would change it and nothing else: for devices whose memory others use, too. */
+void cache_tier_resize(struct cache *c, uint64_t now, uint8_t tier, uint64_t capacity_bytes);
+
 /* ---- effects ---- */
 
 enum effect_kind {

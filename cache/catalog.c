@@ -450,6 +450,9 @@ int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_inf
 	k->bytes = k->landed_bytes = model_tier_bytes(c, m, tier);
 	c->next_generation = MAX(c->next_generation, generation);
 	adopt_copy(c, k, true, last_use_age_ns);
+	k->loaded_at = now;
+	copy_set_young(c, k); /* whoever has it mapped may be about to claim it */
+	copy_settle(c, k);
 	if (t->kind == TIER_GPU)
 		m->gpu_rate = m->rate;
 	brain_run(c);

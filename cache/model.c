@@ -409,6 +409,14 @@ void copy_touch(struct cache *c, struct copy *k)
 	}
 }
 
+void copy_set_young(struct cache *c, struct copy *k)
+{
+	if (c->config.min_residency_ns == 0)
+		return;
+	k->young = true;
+	list_add_tail(&k->young_node, &c->tiers[k->tier].young);
+}
+
 void copy_ready(struct cache *c, struct copy *k)
 {
 	copy_set(c, k, COPY_READY, NULL);
@@ -417,8 +425,6 @@ void copy_ready(struct cache *c, struct copy *k)
 	k->landed_bytes = k->bytes;
 	k->loaded_at = c->now;
 	copy_touch(c, k);
-	if (c->config.min_residency_ns) {
-		k->young = true;
-		list_add_tail(&k->young_node, &c->tiers[k->tier].young);
-	}
+	if (k->n_leases || k->load->keep) /* else it came only to be passed on */
+		copy_set_young(c, k);
 }

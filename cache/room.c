@@ -34,10 +34,15 @@ void room_resort(struct cache *c, struct load *l)
 	room_enter(c, l);
 }
 
-/* A pin is an order: it may take any victim, as a demand may. */
+/* A pin is an order: it may take any victim, as a demand may, and so may what has to come up for it on the way. */
 static bool load_may_take_any(const struct load *l)
 {
-	return l->class == CLASS_DEMAND || l->keep & KEEP_PIN;
+	if (l->class == CLASS_DEMAND || l->keep & KEEP_PIN)
+		return true;
+	list_for_each(it, &l->dependents)
+		if (load_may_take_any(list_entry(it, struct load, source_node)))
+			return true;
+	return false;
 }
 
 /* On their way to other tiers: idle when they are there, which waits for nothing that waits for this tier. */

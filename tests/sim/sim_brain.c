@@ -151,7 +151,8 @@ static void book_adopted(struct sim *s, uint64_t model, uint8_t tier)
 /* What a daemon before this one left in memory, under the numbers it had. */
 static void keep_some(struct sim *s)
 {
-	for (uint8_t t = 1; t < s->config.n_tiers; t++) {
+	for (size_t i = 1; i < s->config.n_tiers; i++) {
+		uint8_t t = (uint8_t)i;
 		uint64_t model, generation = 1 + sim_below(s, 100);
 		const struct sim_name *n = &s->names[sim_below(s, s->n_names)];
 		struct cache_model_info info = sim_info(n, s);
@@ -259,6 +260,14 @@ static void step_world(struct sim *s)
 	}
 }
 
+static void step_resize(struct sim *s)
+{
+	uint8_t t = (uint8_t)(1 + sim_below(s, s->config.n_tiers - 1));
+	s->tiers[t].capacity_bytes = 400 + sim_below(s, 1200);
+	cache_tier_resize(s->c, s->now, t, s->tiers[t].capacity_bytes);
+	s->over_capacity_ok = true; /* what is leased stays */
+}
+
 static void step_reconfigure(struct sim *s, const struct setup *u)
 {
 	static const char *const policies[] = {"cost", "lru", "fifo", "lcu", "never"};
@@ -270,7 +279,7 @@ static void step_reconfigure(struct sim *s, const struct setup *u)
 	s->config.min_residency_ns = sim_below(s, NS_PER_S);
 	s->config.max_names = u->max_names + (uint32_t)sim_below(s, 10);
 	SIM_ASSERT(s, cache_reconfigure(s->c, &s->config, s->now, &why) == 0);
-	s->over_capacity_ok = true; /* what is leased stays */
+	step_resize(s);
 }
 
 static void step(struct sim *s, const struct setup *u)
@@ -290,6 +299,8 @@ static void step(struct sim *s, const struct setup *u)
 		step_world(s);
 	else if (u->reconfigure)
 		step_reconfigure(s, u);
+	else if (u->devices_die && sim_chance(s, 5))
+		step_resize(s);
 	else if (u->devices_die && sim_chance(s, 3))
 		sim_lose(s, (uint8_t)(1 + sim_below(s, s->config.n_tiers - 1)));
 	sim_take(s, s->lazy && sim_chance(s, 50) ? sim_below(s, 4) : SIZE_MAX);

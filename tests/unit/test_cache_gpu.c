@@ -195,6 +195,63 @@ START_TEST(a_host_full_of_what_passes_through_is_waited_for)
 }
 END_TEST
 
+START_TEST(what_only_passed_through_need_not_get_old)
+{
+	struct fixture f;
+	fix_prepare(&f);
+	fix_gpus(&f);
+	f.tiers[HOST].capacity_bytes = 600;
+	f.config.min_residency_ns = NS_PER_S;
+	fix_start(&f);
+	fix_open_as(&f, fix_ask_gpu(1, "a:400!", 0));
+	ck_assert_granted(fix_open_as(&f, fix_ask_gpu(2, "b:400!", 1)), COPY_LOADING);
+	fix_use(&f, 3, "c:300!"); /* b makes way, c was opened here */
+	fix_open(&f, 4, "d:400!");
+	ck_assert_int_eq(f.answers[4].kind, FX_N);
+	fix_tick(&f, NS_PER_S);
+	ck_assert_granted(&f.answers[4], COPY_LOADING);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_pin_on_a_device_may_take_any_victim_on_the_way)
+{
+	struct fixture f;
+	fix_prepare(&f);
+	fix_gpus(&f);
+	f.config.policy = "cost";
+	fix_start(&f);
+	for (uint64_t r = 1; r < 50; r++)
+		fix_use(&f, r, "hot:900!");
+	struct cache_open ask = fix_ask_gpu(50, "a:300!", 0);
+	cache_prefetch(f.c, f.now, &ask);
+	fix_run(&f);
+	ck_assert_state(&f, "a:300!", GPU0, COPY_ABSENT); /* a prefetch may not */
+	ask.request = 51;
+	cache_pin(f.c, f.now, &ask);
+	fix_run(&f);
+	ck_assert_state(&f, "a:300!", GPU0, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_device_may_shrink_and_grow)
+{
+	struct fixture f;
+	start_wide(&f);
+	fix_open_as(&f, fix_ask_gpu(1, "a:200!", 0));
+	fix_close(&f, 1);
+	cache_tier_resize(f.c, f.now, GPU0, 100);
+	fix_run(&f);
+	ck_assert_refused(fix_open_as(&f, fix_ask_gpu(2, "b:150!", 0)), TRIMS_E_TOO_LARGE);
+	fix_tick(&f, NS_PER_MS);
+	ck_assert_state(&f, "a:200!", GPU0, COPY_ABSENT);
+	cache_tier_resize(f.c, f.now, GPU0, 500);
+	ck_assert_granted(fix_open_as(&f, fix_ask_gpu(3, "b:150!", 0)), COPY_LOADING);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(what_passes_through_is_not_waited_for_where_nothing_is_evicted)
 {
 	struct fixture f;
@@ -385,7 +442,8 @@ static void gpus(Suite *s)
 		eviction_and_unpinning_are_of_one_device_or_of_all);
 	UNIT_CASE(s, "room", a_device_counts_whole_extents_and_refusals_name_it,
 		a_host_too_small_to_pass_a_model_on_is_named, a_host_full_of_what_passes_through_is_waited_for,
-		what_passes_through_is_not_waited_for_where_nothing_is_evicted,
+		what_passes_through_is_not_waited_for_where_nothing_is_evicted, what_only_passed_through_need_not_get_old,
+		a_pin_on_a_device_may_take_any_victim_on_the_way, a_device_may_shrink_and_grow,
 		a_host_copy_that_somebody_opens_while_it_passes_through_is_firm,
 		a_device_full_of_idle_models_makes_room_while_the_host_copy_arrives);
 	UNIT_CASE(s, "worth", a_device_copy_whose_host_copy_is_there_is_cheap_to_have_again_and_goes_first,
