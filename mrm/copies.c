@@ -174,6 +174,7 @@ void copies_free(struct daemon *d, const struct cache_effect *fx)
 	if (fx->to == d->tier_disk) {
 		holding_keep_hashes(img);
 		j->leaving = img->leaving = STEAL(img->stored);
+		img->suspect = false;
 	} else {
 		holding_settle_hashes(img);
 	}

@@ -343,15 +343,21 @@ static void finished(struct job *job)
 	engine_pump(d);
 }
 
-static struct hash128 *collect_hashes(const struct holding *img)
+/* All have landed; but what a haul that this one followed has taken back is not on record any more. */
+static struct hash128 *collect_hashes(struct haul *t)
 {
+	const struct holding *img = t->image;
 	uint32_t n = holding_layout(img)->n_chunks;
 	struct hash128 *h = calloc(MAX(n, 1u), sizeof *h);
+	struct fault why;
 	ASSERT(h);
-	for (uint32_t i = 0; i < n; i++) {
-		bool known = holding_chunk_hash(img, i, &h[i]);
-		ASSERT(known); /* it has landed */
-	}
+	for (uint32_t i = 0; i < n; i++)
+		if (!holding_chunk_hash(img, i, &h[i])) {
+			fault_set(&why, TRIMS_E_MISMATCH, "chunk %u came from a download that brought wrong bytes", i);
+			haul_fail(t, &why);
+			free(h);
+			return NULL;
+		}
 	return h;
 }
 
@@ -361,7 +367,6 @@ void finish_start(struct haul *t)
 	struct finish *f = calloc(1, sizeof *f);
 	ASSERT(f);
 	f->haul = t;
-	f->good = !haul_is_over(t);
 	f->desc = holding_desc(img);
 	f->listing = img->listing;
 	f->side_data = img->side_data;
@@ -369,8 +374,9 @@ void finish_start(struct haul *t)
 	f->stored = img->stored;
 	f->known = img->digest;
 	bool to_disk = t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK;
-	if (!to_disk && f->good)
-		f->hashes = collect_hashes(img);
+	if (!to_disk && !haul_is_over(t))
+		f->hashes = collect_hashes(t);
+	f->good = !haul_is_over(t);
 	f->job = (struct job){.run = run, .done = finished, .class = CLASS_DEMAND, .deadline = 0};
 	/* Syncing an image, or reading all of it again, takes long: whoever waits for memory must not wait for that. */
 	pool_submit(to_disk ? t->daemon->write : t->daemon->misc, &f->job);

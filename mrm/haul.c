@@ -27,6 +27,16 @@ bool haul_is_over(const struct haul *t)
 	return t->cancelled || t->failed;
 }
 
+/* Of two hauls that got different bytes nobody knows which is wrong.  The one that comes second to a chunk fails, and takes
+ * back what it had put on record itself: else it would fail the first one at another chunk. */
+static void disown(struct haul *t)
+{
+	struct holding *img = t->image;
+	holding_disown(img, t->id);
+	if (t->way == WAY_REMOTE_DISK && img->stored && !disk_image_complete(img->stored))
+		img->suspect = true;
+}
+
 void haul_fail(struct haul *t, const struct fault *why)
 {
 	if (haul_is_over(t))
@@ -35,6 +45,8 @@ void haul_fail(struct haul *t, const struct fault *why)
 	t->error = *why;
 	if (t->cancel)
 		source_cancel_set(t->cancel);
+	if (why->code == TRIMS_E_MISMATCH)
+		disown(t);
 	log_warn("load", "%s: %s", holding_label(t->image), why->text);
 }
 
@@ -123,7 +135,8 @@ static enum chunk_how how_for(const struct haul *t, uint32_t chunk)
 	 * disk image does not hold, are needed for a whole file's digest. */
 	if (t->gaps && holding_layout(t->image)->gap_bytes)
 		return CHUNK_NET;
-	return t->image->stored && disk_image_has(t->image->stored, chunk) ? CHUNK_DISK : CHUNK_NET;
+	const struct holding *img = t->image;
+	return img->stored && !img->suspect && disk_image_has(img->stored, chunk) ? CHUNK_DISK : CHUNK_NET;
 }
 
 /* The haul that still fills the copy this one reads; NULL when that one is complete. */
@@ -260,10 +273,10 @@ static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 {
 	struct holding *img = t->image;
 	const struct layout *l = holding_layout(img);
-	if (!matches_record(t, chunk, hash))
+	if (t->failed || !matches_record(t, chunk, hash))
 		return;
 	if (t->way != WAY_HOST_DISK) /* else it came from the record */
-		holding_set_chunk_hash(img, chunk, hash);
+		holding_set_chunk_hash(img, chunk, hash, t->id);
 	account(t, layout_chunk(l, chunk).bytes);
 	if (!fills_host(t)) {
 		haul_kick_followers(t);
@@ -299,6 +312,16 @@ static bool try_repair(struct chunk_job *c)
 	return true;
 }
 
+/* It was measured by what a haul had put on record that has been found out since: asked for again, by the record as it is
+ * now.  That haul is over, so this happens once for each at most. */
+static bool was_misjudged(const struct chunk_job *c)
+{
+	struct hash128 want;
+	bool downloaded = c->how == CHUNK_NET || c->how == CHUNK_PASS;
+	return downloaded && c->has_want && !haul_is_over(c->haul) &&
+		!(holding_chunk_hash(c->haul->image, c->chunk, &want) && hash_equal(want, c->want));
+}
+
 static void stream_landed(struct haul *t)
 {
 	uint32_t n = holding_layout(t->image)->n_chunks;
@@ -314,7 +337,9 @@ static void chunk_done(struct job *job)
 	t->outstanding--;
 	if (!job->withdrawn) {
 		count_moved(c);
-		if (c->result == -EBADMSG && try_repair(c))
+		if (c->result == -EBADMSG && was_misjudged(c))
+			chunk_submit(chunk_new(t, c->chunk, c->how));
+		else if (c->result == -EBADMSG && try_repair(c))
 			;
 		else if (c->result)
 			haul_fail(t, &c->why);

@@ -47,6 +47,7 @@ static void forget_hashes(struct holding *img)
 {
 	free(STEAL(img->hashes));
 	free(STEAL(img->has_hash));
+	free(STEAL(img->hash_by));
 }
 
 static void free_sides(struct holding *img)
@@ -158,22 +159,33 @@ bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash12
 		return true;
 	}
 	struct disk_extent at;
-	if (!img->stored || disk_image_chunk(img->stored, chunk, &at))
+	if (!img->stored || img->suspect || disk_image_chunk(img->stored, chunk, &at))
 		return false;
 	*out = at.hash;
 	return true;
 }
 
-void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash)
+void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul)
 {
 	if (!img->hashes) {
 		uint32_t n = holding_layout(img)->n_chunks;
 		img->hashes = calloc(n, sizeof *img->hashes);
 		img->has_hash = calloc(n, sizeof *img->has_hash);
-		ASSERT(img->hashes && img->has_hash);
+		img->hash_by = calloc(n, sizeof *img->hash_by);
+		ASSERT(img->hashes && img->has_hash && img->hash_by);
 	}
+	bool first = !img->has_hash[chunk] && (!img->stored || img->suspect || !disk_image_has(img->stored, chunk));
+	img->hash_by[chunk] = first || img->hash_by[chunk] == haul ? haul : 0;
 	img->hashes[chunk] = hash;
 	img->has_hash[chunk] = true;
+}
+
+void holding_disown(struct holding *img, uint64_t haul)
+{
+	uint32_t n = img->hashes ? holding_layout(img)->n_chunks : 0;
+	for (uint32_t i = 0; i < n; i++)
+		if (img->hash_by[i] == haul)
+			img->has_hash[i] = false;
 }
 
 void holding_keep_hashes(struct holding *img)
@@ -182,7 +194,7 @@ void holding_keep_hashes(struct holding *img)
 	struct hash128 hash;
 	for (uint32_t i = 0; i < n; i++)
 		if (!(img->has_hash && img->has_hash[i]) && holding_chunk_hash(img, i, &hash))
-			holding_set_chunk_hash(img, i, hash);
+			holding_set_chunk_hash(img, i, hash, 0);
 }
 
 /* What was received in a load that failed may be what was wrong: the next one must not be measured by it. */

@@ -31,6 +31,8 @@ struct holding {
 	struct job *when_alone;       /* see holding_when_alone() */
 	struct hash128 *hashes;       /* [n_chunks], those that are known; NULL before the first */
 	bool *has_hash;
+	uint64_t *hash_by;            /* [n_chunks] the only haul that brought these bytes; 0: several did, or the disk tier has them */
+	bool suspect;                 /* `stored` is partial, and of a haul that brought wrong bytes: on its way out, not believed */
 	bool doubtful;                /* a load has failed since all hashes were last vouched for */
 	uint32_t n_hauls;
 	struct hash128 digest;        /* {0, 0}: not known */
@@ -60,7 +62,10 @@ const struct image_desc *holding_desc(const struct holding *img);
 const struct layout *holding_layout(const struct holding *img);
 /* True when the chunk's hash is on record (from this run or from disk). */
 bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash128 *out);
-void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash);
+/* As a haul found it, which has compared it with what is on record. */
+void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul);
+/* The haul has brought wrong bytes: what it alone has put on record is forgotten, so that it fails no other haul. */
+void holding_disown(struct holding *img, uint64_t haul);
 /* Takes over those that only the stored image has: before it goes, while a host copy still wants to be verified. */
 void holding_keep_hashes(struct holding *img);
 /* Forgets doubtful hashes once no haul and no host copy refers to them. */
