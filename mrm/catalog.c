@@ -13,24 +13,14 @@
 
 /* ---- what the disk tier held at start ---- */
 
-static struct source *source_by_url(struct daemon *d, const char *url)
-{
-	for (size_t i = 0; i < d->n_sources; i++)
-		if (!strcmp(source_url(d->sources[i]), url))
-			return d->sources[i];
-	return NULL;
-}
-
 static void adopt_image(struct daemon *d, struct disk_image *stored)
 {
 	const struct image_desc *desc = disk_image_desc(stored);
-	struct holding *img;
-	int e = holding_new(&img, d, desc->fingerprint_hi, desc->fingerprint_lo);
-	ASSERT(!e);
+	struct holding *img = holding_for_desc(d, desc);
+	int e = 0;
 	img->stored = stored;
-	img->desc = image_desc_ref(desc);
-	img->source = source_by_url(d, desc->source);
-	img->digest = disk_image_digest(stored);
+	if (!(img->digest.hi | img->digest.lo)) /* else a copy in memory outlived the last daemon and has it */
+		img->digest = disk_image_digest(stored);
 	if (desc->in_place)
 		return; /* found again by its fingerprint when somebody asks for it */
 	struct cache_model_info info;

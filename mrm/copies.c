@@ -5,6 +5,7 @@
 #include "mrm/catalog.h"
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/kept.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/memory.h"
 #include "mrm/gpu/session.h"
@@ -137,8 +138,10 @@ static void run_rescue(struct job *job, void *worker)
 static void run_free(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
-	if (j->copy)
+	if (j->copy) {
+		kept_drop(j->daemon, j->copy);
 		gpu_memory_free(&j->copy->device);
+	}
 	segment_free(&j->copy);
 	if (j->leaving && disk_image_drop(&j->leaving, &j->why))
 		log_warn("disk", "%s: %s", j->label, j->why.text);
@@ -178,7 +181,25 @@ void copies_free(struct daemon *d, const struct cache_effect *fx)
 	} else {
 		holding_settle_hashes(img);
 	}
-	submit(j, j->leaving ? run_rescue : run_free, j->leaving ? rescued : freed);
+	if (!j->copy || !j->copy->users) {
+		submit(j, j->leaving ? run_rescue : run_free, j->leaving ? rescued : freed);
+		return;
+	}
+	ASSERT(!j->leaving); /* that is a page alone */
+	j->job = (struct job){.run = run_free, .done = freed, .class = CLASS_DEMAND, .deadline = 0};
+	j->copy->when_unused = &j->job;
+}
+
+void copies_hold(struct segment *s)
+{
+	s->users++;
+}
+
+void copies_let_go(struct daemon *d, struct segment *s)
+{
+	ASSERT(s->users > 0);
+	if (--s->users == 0 && s->when_unused)
+		pool_submit(d->misc, STEAL(s->when_unused));
 }
 
 void copies_poison(struct daemon *d, const struct cache_effect *fx)

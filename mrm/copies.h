@@ -8,6 +8,9 @@
 void copies_alloc(struct daemon *d, const struct cache_effect *fx);
 void copies_free(struct daemon *d, const struct cache_effect *fx);
 void copies_poison(struct daemon *d, const struct cache_effect *fx);
+/* A job reads the copy's memory without the brain's knowing: it is not freed before copies_let_go(). */
+void copies_hold(struct segment *s);
+void copies_let_go(struct daemon *d, struct segment *s);
 /* Drops the checksums of a model that is read in place: they stand for no copy, so nothing but this would. */
 void copies_forget_reference(struct holding *img);
 

@@ -14,6 +14,7 @@
 #include "mrm/gpu/session.h"
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
+#include "mrm/kept.h"
 #include "mrm/notify.h"
 #include "mrm/tiers.h"
 #include "mrm/server.h"
@@ -373,7 +374,8 @@ static int start(struct daemon *d, struct fault *why)
 	if (e)
 		return e;
 	size_tiers(d);
-	e = devices_start(d, why);
+	e = kept_start(d, why); /* forks: the driver must not be loaded yet */
+	e = e ? e : devices_start(d, why);
 	if (e)
 		return e;
 	struct cache_config cc;
@@ -385,7 +387,9 @@ static int start(struct daemon *d, struct fault *why)
 	e = e ? e : sessions_new(&d->sessions, d, why);
 	if (e)
 		return e;
+	kept_adopt(d);
 	catalog_adopt(d);
+	kept_check(d);
 	init_watchers(d);
 	return server_new(&d->server, d, why);
 }
@@ -527,6 +531,7 @@ void daemon_free(struct daemon **dp)
 	free_images(d);
 	sessions_free(&d->sessions);
 	devices_stop(d);
+	kept_stop(d);
 	cache_free(&d->cache);
 	disk_close(&d->disk);
 	for (size_t i = 0; i < d->n_sources; i++)

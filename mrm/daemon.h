@@ -19,6 +19,7 @@ struct metrics;
 struct server;
 struct sessions;
 struct httpd;
+struct keep;
 struct gpu;
 struct devices;
 
@@ -57,6 +58,8 @@ struct daemon {
 	struct idmap prints;    /* fingerprint key -> struct holding */
 	struct idmap hauls; /* brain's transfer id -> struct haul */
 	struct idmap verifications;
+	struct keep *keep;
+	struct idmap kept;      /* generation of a copy that outlived another daemon -> the brain's model id, as a pointer */
 	uint64_t next_verification;
 	struct degraded degraded[DAEMON_MAX_DEGRADED];
 	size_t n_degraded;

@@ -6,9 +6,11 @@
 #include "mrm/conn.h"
 #include "mrm/engine.h"
 #include "mrm/files.h"
+#include "mrm/kept.h"
 #include "mrm/gpu/session.h"
 #include "mrm/report.h"
 #include "mrm/verify.h"
+#include "shared/metrics.h"
 #include "shared/name.h"
 #include "shared/reports.h"
 
@@ -164,7 +166,7 @@ void dispatch_claim(struct conn *c, uint64_t request, const struct msg_claim *m)
 		conn_reply_fault(c, request, why.code, why.text);
 		return;
 	}
-	uint64_t model = cache_find(d->cache, m->model);
+	uint64_t model = kept_model(d, m->copy); /* whatever it was called then */
 	uint8_t tier = cache_tier_index(d->cache, (enum tier_kind)m->tier, where.device);
 	if (!model || tier == CACHE_NO_TIER) {
 		conn_reply_fault(c, request, TRIMS_E_NO_LEASE, "no copy of that number has outlived the last daemon");
@@ -172,6 +174,7 @@ void dispatch_claim(struct conn *c, uint64_t request, const struct msg_claim *m)
 	}
 	if (!conn_begin_claim(c, request, (enum tier_kind)m->tier))
 		return;
+	metrics_add(M_kept_claims, 1);
 	cache_claim(d->cache, clock_now(), conn_id(c), request, model, tier, m->copy);
 	engine_pump(d);
 }

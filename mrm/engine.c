@@ -34,7 +34,7 @@ static void fill_device(struct conn *c, const struct cache_effect *fx, const str
 {
 	const struct progress_page *page = copy->page.map;
 	session_fill_opened(o, conn_daemon(c)->gpu, copy->device, &copy->records);
-	if (!fx->hit)
+	if (!o->hit)
 		o->slot = session_watch(c, fx->lease, copy->generation, page->watermark, copy->n_extents);
 }
 
@@ -46,7 +46,7 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	m.u.opened.lease = fx->lease;
 	m.u.opened.copy = fx->copy;
 	m.u.opened.tier = kind;
-	m.u.opened.hit = fx->hit;
+	m.u.opened.hit = fx->hit && segment_is_ready(copy); /* one that is being checked anew arrives once more */
 	m.u.opened.digest_hi = img->digest.hi;
 	m.u.opened.digest_lo = img->digest.lo;
 	m.u.opened.image_bytes = holding_layout(img)->image_bytes;

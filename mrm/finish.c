@@ -5,6 +5,7 @@
 #include "mrm/clock.h"
 #include "mrm/copies.h"
 #include "mrm/engine.h"
+#include "mrm/kept.h"
 #include "mrm/sha.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -263,8 +264,10 @@ static void make_ready(struct haul *t)
 	struct segment *c = img->copies[t->to];
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
-	if (t->to != t->daemon->tier_disk)
+	if (t->to != t->daemon->tier_disk) {
+		kept_put(img, t->to);
 		return;
+	}
 	segment_free(&img->copies[t->to]); /* later opens get a page of their own */
 	holding_drop_table(img);
 	cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));

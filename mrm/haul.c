@@ -234,6 +234,14 @@ void haul_kick_followers(const struct haul *t)
 			haul_advance(f);
 }
 
+void haul_kick_readers(const struct holding *img, uint8_t tier)
+{
+	struct haul *f;
+	for (size_t at = 0; (f = idmap_next(&img->daemon->hauls, &at));)
+		if (f->image == img && f->from == tier && f->stage == STAGE_CHUNKS)
+			haul_advance(f);
+}
+
 void haul_chunk_readable(struct haul *t, uint32_t chunk)
 {
 	segment_set_readable(holding_host(t->image), holding_layout(t->image), chunk);

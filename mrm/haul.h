@@ -55,6 +55,8 @@ void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t
 struct haul *haul_find(struct daemon *d, uint64_t id);
 /* More of what it brings can be read (or all): hauls that follow it go on. */
 void haul_kick_followers(const struct haul *t);
+/* Likewise those that read a copy which is being checked anew. */
+void haul_kick_readers(const struct holding *img, uint8_t tier);
 /* First failure wins; later ones are consequences. */
 void haul_fail(struct haul *t, const struct fault *why);
 bool haul_is_over(const struct haul *t); /* cancelled or failed */

@@ -76,6 +76,26 @@ static void holding_free(struct holding *img)
 	free(img);
 }
 
+static struct source *source_by_url(struct daemon *d, const char *url)
+{
+	for (size_t i = 0; i < d->n_sources; i++)
+		if (!strcmp(source_url(d->sources[i]), url))
+			return d->sources[i];
+	return NULL;
+}
+
+struct holding *holding_for_desc(struct daemon *d, const struct image_desc *desc)
+{
+	struct holding *img = holding_by_fingerprint(d, desc->fingerprint_hi, desc->fingerprint_lo);
+	if (img)
+		return img;
+	int e = holding_new(&img, d, desc->fingerprint_hi, desc->fingerprint_lo);
+	ASSERT(!e);
+	img->desc = image_desc_ref(desc);
+	img->source = source_by_url(d, desc->source);
+	return img;
+}
+
 struct holding *holding_get(struct holding *img)
 {
 	CHECK_OBJ(img, HOLDING_MAGIC);

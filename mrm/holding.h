@@ -43,6 +43,8 @@ struct holding {
 
 /* The maps learn of it. */
 int holding_new(struct holding **out, struct daemon *d, uint64_t fingerprint_hi, uint64_t fingerprint_lo);
+/* The one that the description describes, made if there is none. */
+struct holding *holding_for_desc(struct daemon *d, const struct image_desc *desc);
 struct holding *holding_get(struct holding *img);
 void holding_put(struct holding **img);
 /* Submits the job (to the misc workers) as soon as its own reference is the only one; one at a time. */

@@ -91,7 +91,7 @@ void segment_free(struct segment **cp)
 	struct segment *c = *cp;
 	if (!c)
 		return;
-	ASSERT(!c->device && !c->pins);
+	ASSERT(!c->device && !c->pins && !c->users);
 	for (uint32_t i = 0; c->extents && i < c->n_extents; i++)
 		shm_fini(&c->extents[i]);
 	shm_fini(&c->records);
@@ -106,6 +106,51 @@ void segment_free(struct segment **cp)
 	free(c->gaps);
 	free(c);
 	*cp = NULL;
+}
+
+void segment_set_landed(struct segment *c)
+{
+	for (uint32_t i = 0; i < c->n_chunks; i++)
+		c->landed[i] = true;
+	c->n_landed = c->n_chunks;
+}
+
+static int adopt_extents(struct segment *c, const struct layout *l, int *fds, struct fault *why)
+{
+	c->extents = calloc(MAX(l->n_extents, 1u), sizeof *c->extents);
+	ASSERT(c->extents);
+	int e = 0;
+	for (uint32_t i = 0; i < l->n_extents; i++) {
+		int fd = steal_fd(&fds[i]);
+		if (!e)
+			e = shm_adopt(&c->extents[i], fd, l->extent_bytes[i], why);
+		else
+			close(fd);
+		if (e)
+			c->extents[i].fd = -1;
+	}
+	return e;
+}
+
+int segment_adopt(struct segment **out, const struct layout *l, uint64_t generation, int *fds, const char *label,
+	const struct shm_options *options, struct fault *why)
+{
+	struct segment *c = NULL;
+	/* Made as if for a device: its extents are not to be allocated. */
+	int e = segment_new(&c, l, generation, SEGMENT_DEVICE, label, options, why);
+	e = e ? e : adopt_extents(c, l, fds, why);
+	if (e) {
+		segment_free(&c);
+		return e;
+	}
+	segment_set_landed(c);
+	*out = c;
+	return 0;
+}
+
+bool segment_is_ready(const struct segment *c)
+{
+	return atomic_load_explicit(&page_of(c)->state, memory_order_relaxed) == PROGRESS_READY;
 }
 
 uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t chunk)

@@ -28,6 +28,7 @@ enum segment_kind {
 
 struct gpu_memory;
 struct gpu_pins;
+struct job;
 
 struct segment {
 	uint64_t generation;
@@ -44,13 +45,23 @@ struct segment {
 	uint32_t n_landed, n_readable;
 	uint64_t landed_bytes;       /* of readable chunks */
 	uint32_t *edge;              /* [n_extents] first chunk of the extent that is not readable */
+	uint32_t users;              /* jobs that read it without a lease or a haul; see copies_hold() */
+	struct job *when_unused;     /* frees it */
 	uint8_t *gaps;               /* file bytes in no tensor that came with landed chunks; NULL: nobody asked for them */
 };
 
 /* generation is shown to clients; label names the memory. */
 int segment_new(struct segment **out, const struct layout *l, uint64_t generation, enum segment_kind kind,
 	const char *label, const struct shm_options *options, struct fault *why);
+/* A complete copy that outlived another daemon, by its extents' descriptors: host memory that was sealed then and can only be
+ * read now.  Takes them over (fds become -1), also on failure.  Every chunk has landed, none is readable. */
+int segment_adopt(struct segment **out, const struct layout *l, uint64_t generation, int *fds, const char *label,
+	const struct shm_options *options, struct fault *why);
+/* Likewise of a segment made for device memory that is there already. */
+void segment_set_landed(struct segment *c);
 void segment_free(struct segment **c);
+/* All of it can be read. */
+bool segment_is_ready(const struct segment *c);
 
 /* Where the chunk's bytes belong; NULL when not on host. */
 uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t chunk);

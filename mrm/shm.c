@@ -153,6 +153,30 @@ int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const stru
 	return 0;
 }
 
+#define SEALS_NEEDED (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE)
+
+int shm_adopt(struct shm_region *out, int fd, uint64_t bytes, struct fault *why)
+{
+	struct shm_region r = {.fd = fd, .bytes = bytes, .kind = SHM_MEMFD};
+	struct stat st;
+	int seals = fcntl(fd, F_GET_SEALS);
+	int e = 0;
+	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != bytes || seals < 0 || (seals & SEALS_NEEDED) != SEALS_NEEDED)
+		e = fault_set(why, TRIMS_E_MISMATCH, "kept memory is not of the size and the seals it was made with");
+	if (!e && bytes) {
+		r.map = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+		if (r.map == MAP_FAILED) {
+			r.map = NULL;
+			e = -ENOMEM;
+			fault_errno(why, TRIMS_E_NO_MEMORY, errno, "kept memory cannot be mapped");
+		}
+	}
+	if (e)
+		shm_fini(&r);
+	*out = r;
+	return e;
+}
+
 void shm_fini(struct shm_region *r)
 {
 	if (r->map)

@@ -1,0 +1,336 @@
+/* kept.c - see kept.h. */
+#include "mrm/kept.h"
+
+#include "mrm/clock.h"
+#include "mrm/copies.h"
+#include "mrm/engine.h"
+#include "mrm/gpu/devices.h"
+#include "mrm/gpu/gpu.h"
+#include "mrm/gpu/memory.h"
+#include "mrm/gpu/session.h"
+#include "mrm/haul.h"
+#include "mrm/keep/copy.h"
+#include "shared/check.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+#include "shared/own.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+int kept_start(struct daemon *d, struct fault *why)
+{
+	const struct config *c = d->config;
+	return keep_new(&d->keep, &(struct keep_options){.mode = c->keep_fds, .dir = c->cache_dir, .hold_ns = c->keep_hold}, why);
+}
+
+void kept_stop(struct daemon *d)
+{
+	keep_free(&d->keep, d->stopping); /* a daemon that could not start leaves what the last one left */
+	idmap_fini(&d->kept);
+}
+
+const char *kept_where(const struct daemon *d)
+{
+	return keep_where_name(d->keep ? keep_where(d->keep) : KEEP_NOWHERE);
+}
+
+static bool is_kept(const struct daemon *d)
+{
+	return d->keep && keep_where(d->keep) != KEEP_NOWHERE;
+}
+
+/* ---- giving away ---- */
+
+struct put_job {
+	struct job job;
+	struct holding *image; /* referenced */
+	struct segment *segment; /* held */
+	struct kept_copy copy; /* fds are borrowed */
+	struct fault why;
+	int result;
+};
+
+static void run_put(struct job *job, void *worker)
+{
+	struct put_job *j = container_of(job, struct put_job, job);
+	j->result = kept_copy_put(j->image->daemon->keep, &j->copy, &j->why);
+}
+
+static void put_done(struct job *job)
+{
+	struct put_job *j = container_of(job, struct put_job, job);
+	struct daemon *d = j->image->daemon;
+	if (job->withdrawn)
+		j->result = 0;
+	if (j->result) {
+		daemon_degraded(d, "not-kept", "%s: %s", holding_label(j->image), j->why.text);
+		metrics_add(M_fallback_not_kept, 1);
+	}
+	uint32_t n = j->copy.desc->layout->n_extents;
+	while (n)
+		j->copy.fds[--n] = -1; /* not ours */
+	kept_copy_fini(&j->copy);
+	copies_let_go(d, j->segment);
+	holding_put(&j->image);
+	free(j);
+}
+
+/* Descriptors of a copy's extents; false when it is of a kind that ends with the daemon. */
+static bool borrow_fds(const struct segment *s, int *fds)
+{
+	for (uint32_t i = 0; i < s->n_extents; i++) {
+		fds[i] = s->device ? gpu_memory_fd(s->device, i) : s->extents[i].kind == SHM_MEMFD ? s->extents[i].fd : -1;
+		if (fds[i] < 0)
+			return false;
+	}
+	return true;
+}
+
+static void collect(const struct holding *img, struct kept_copy *c)
+{
+	const struct layout *l = c->desc->layout;
+	c->hashes = calloc(MAX(l->n_chunks, 1u), sizeof *c->hashes);
+	c->fds = calloc(MAX(l->n_extents, 1u), sizeof *c->fds);
+	ASSERT(c->hashes && c->fds);
+	for (uint32_t i = 0; i < l->n_chunks; i++) {
+		bool known = holding_chunk_hash(img, i, &c->hashes[i]);
+		ASSERT(known); /* it is complete */
+	}
+}
+
+void kept_put(struct holding *img, uint8_t tier)
+{
+	struct daemon *d = img->daemon;
+	struct segment *s = img->copies[tier];
+	int device = devices_of_tier(d, tier);
+	if (!is_kept(d) || !s || !s->n_extents)
+		return;
+	struct put_job *j = calloc(1, sizeof *j);
+	ASSERT(j);
+	j->image = holding_get(img);
+	j->segment = s;
+	copies_hold(s);
+	j->copy = (struct kept_copy){.tier = device >= 0 ? TIER_GPU : TIER_HOST, .generation = s->generation,
+		.digest = img->digest, .desc = image_desc_ref(holding_desc(img))};
+	if (device >= 0)
+		snprintf(j->copy.device, sizeof j->copy.device, "%s", gpu_facts(d->gpu, (uint32_t)device)->uuid);
+	collect(img, &j->copy);
+	j->job = (struct job){.run = run_put, .done = put_done, .class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
+	if (borrow_fds(s, j->copy.fds)) {
+		pool_submit(d->misc, &j->job);
+		return;
+	}
+	fault_set(&j->why, TRIMS_E_UNSUPPORTED, "memory of this kind ends with the daemon");
+	j->result = -ENOTSUP;
+	put_done(&j->job);
+}
+
+void kept_drop(struct daemon *d, const struct segment *s)
+{
+	if (is_kept(d) && s->n_extents)
+		kept_copy_drop(d->keep, s->generation, s->n_extents);
+}
+
+/* ---- taking back ---- */
+
+static struct holding *holding_for_copy(struct daemon *d, const struct kept_copy *c)
+{
+	struct holding *img = holding_for_desc(d, c->desc);
+	img->digest = c->digest;
+	for (uint32_t i = 0; i < c->desc->layout->n_chunks; i++)
+		holding_set_chunk_hash(img, i, c->hashes[i]);
+	return img;
+}
+
+static int adopt_memory(struct daemon *d, struct kept_copy *c, uint8_t *tier, struct segment **out, struct fault *why)
+{
+	const struct layout *l = c->desc->layout;
+	if (c->tier == TIER_HOST) {
+		*tier = d->tier_host;
+		return segment_adopt(out, l, c->generation, c->fds, c->desc->name, &d->shm, why);
+	}
+	int device = gpu_find(d->gpu, c->device);
+	if (device < 0)
+		return fault_set(why, TRIMS_E_NO_TIER, "there is no device %s", c->device), -ENODEV;
+	*tier = devices_tier(d, (uint32_t)device);
+	int e = segment_new(out, l, c->generation, SEGMENT_DEVICE, c->desc->name, &d->shm, why);
+	e = e ? e : gpu_memory_adopt(&(*out)->device, d->gpu, (uint32_t)device, c->fds, l->extent_bytes, l->n_extents,
+		c->generation, why);
+	for (uint32_t i = 0; i < l->n_extents; i++)
+		c->fds[i] = -1; /* taken, in any case */
+	e = e ? e : session_records_new(&(*out)->records, (*out)->device, &d->shm, why);
+	if (!e) {
+		segment_set_landed(*out);
+		return 0;
+	}
+	if (*out)
+		gpu_memory_free(&(*out)->device);
+	segment_free(out);
+	return e;
+}
+
+static int adopt_copy(struct daemon *d, struct kept_copy *c, struct fault *why)
+{
+	struct segment *s = NULL;
+	struct cache_model_info info;
+	uint8_t tier = 0;
+	int e = adopt_memory(d, c, &tier, &s, why);
+	if (e)
+		return e;
+	struct holding *img = holding_for_copy(d, c);
+	holding_info(img, &info);
+	uint64_t model = 0;
+	e = img->table.fd < 0 ? holding_build_table(c->desc->layout, &d->shm, &img->table, why) : 0;
+	if (!e && (e = cache_adopt_copy(d->cache, clock_now(), &info, tier, c->generation, 0, &model)))
+		fault_errno(why, TRIMS_E_NO_ROOM, -e, "its tier does not take it");
+	if (e) {
+		gpu_memory_free(&s->device);
+		segment_free(&s);
+		holding_settle(img);
+		return e;
+	}
+	img->model = model;
+	idmap_set(&d->images, model, img);
+	idmap_set(&d->kept, c->generation, (void *)(uintptr_t)model);
+	img->copies[tier] = s;
+	cache_adopt_name(d->cache, clock_now(), c->desc->name, model);
+	cache_identified(d->cache, clock_now(), model, c->digest.hi, c->digest.lo);
+	return 0;
+}
+
+void kept_adopt(struct daemon *d)
+{
+	struct kept_copy c;
+	size_t cursor = 0;
+	while (d->keep && !kept_copy_next(d->keep, &cursor, &c)) {
+		struct fault why = {0};
+		int e = adopt_copy(d, &c, &why);
+		log_info("keep", "%s: %s copy of an earlier daemon %s%s", c.desc->name, tier_kind_name(c.tier),
+			e ? "dropped: " : "taken back", e ? why.text : "");
+		metrics_add(e ? M_kept_dropped : M_kept_adopted, 1);
+		if (e)
+			kept_copy_drop(d->keep, c.generation, c.desc->layout->n_extents);
+		kept_copy_fini(&c);
+	}
+}
+
+/* ---- checking ---- */
+
+#define CHECK_BATCH 16 /* chunks a job */
+
+struct check_job {
+	struct job job;
+	struct holding *image; /* referenced */
+	const struct layout *layout;
+	struct segment *copy;  /* held */
+	uint8_t tier;
+	uint32_t first, n;
+	struct hash128 want[CHECK_BATCH];
+	int result;
+	struct fault why;
+};
+
+static int check_chunk(struct check_job *j, uint32_t chunk, uint8_t **buffer)
+{
+	struct layout_chunk k = layout_chunk(j->layout, chunk);
+	const uint8_t *bytes = segment_chunk(j->copy, j->layout, chunk);
+	if (!bytes) {
+		if (!*buffer && !(*buffer = malloc(IMAGE_CHUNK_BYTES)))
+			return fault_set(&j->why, TRIMS_E_NO_MEMORY, "no memory to check with"), -ENOMEM;
+		int e = gpu_memory_read(j->copy->device, k.extent, k.offset, *buffer, k.bytes, &j->why);
+		if (e)
+			return e;
+		bytes = *buffer;
+	}
+	return hash_equal(chunk_hash(bytes, k.bytes), j->want[chunk - j->first]) ? 0 : -EBADMSG;
+}
+
+static void run_check(struct job *job, void *worker)
+{
+	struct check_job *j = container_of(job, struct check_job, job);
+	OWN_MEM uint8_t *buffer = NULL;
+	for (uint32_t i = 0; i < j->n && !j->result; i++) {
+		j->result = check_chunk(j, j->first + i, &buffer);
+		if (j->result == -EBADMSG)
+			fault_set(&j->why, TRIMS_E_MISMATCH, "%s: chunk %u was not what it had been when the daemon came back",
+				holding_label(j->image), j->first + i);
+	}
+}
+
+static void check_next(struct holding *img, uint8_t tier, uint32_t first);
+
+static void damage_found(struct check_job *j)
+{
+	struct daemon *d = j->image->daemon;
+	log_error("keep", "%s", j->why.text);
+	metrics_add(j->tier == d->tier_host ? M_verify_failures_host : M_verify_failures_gpu, 1);
+	segment_poison(j->copy, &j->why);
+	cache_corrupt(d->cache, clock_now(), j->image->model, j->tier);
+	devices_check(d);
+}
+
+static void batch_good(struct check_job *j)
+{
+	for (uint32_t i = 0; i < j->n; i++)
+		segment_set_readable(j->copy, j->layout, j->first + i);
+	haul_kick_readers(j->image, j->tier);
+	uint32_t next = j->first + j->n;
+	if (next < j->layout->n_chunks) {
+		check_next(j->image, j->tier, next);
+		return;
+	}
+	segment_set_ready(j->copy, j->layout, j->image->digest);
+	log_info("keep", "%s: checked", holding_label(j->image));
+}
+
+static void check_done(struct job *job)
+{
+	struct check_job *j = container_of(job, struct check_job, job);
+	struct daemon *d = j->image->daemon;
+	if (!job->withdrawn && j->result)
+		damage_found(j);
+	else if (!job->withdrawn)
+		batch_good(j);
+	copies_let_go(d, j->copy);
+	holding_put(&j->image);
+	free(j);
+	engine_pump(d);
+}
+
+static void check_next(struct holding *img, uint8_t tier, uint32_t first)
+{
+	struct check_job *j = calloc(1, sizeof *j);
+	ASSERT(j);
+	j->image = holding_get(img);
+	j->layout = holding_layout(img);
+	j->copy = img->copies[tier];
+	j->tier = tier;
+	j->first = first;
+	j->n = MIN((uint32_t)CHECK_BATCH, j->layout->n_chunks - first);
+	for (uint32_t i = 0; i < j->n; i++) {
+		bool known = holding_chunk_hash(img, first + i, &j->want[i]);
+		ASSERT(known); /* its record had it */
+	}
+	copies_hold(j->copy);
+	j->job = (struct job){.run = run_check, .done = check_done, .class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
+	pool_submit(img->daemon->write, &j->job);
+}
+
+void kept_check(struct daemon *d)
+{
+	struct holding *img;
+	for (size_t at = 0; (img = idmap_next(&d->images, &at));)
+		for (uint8_t t = d->tier_host; t < cache_n_tiers(d->cache); t++)
+			if (img->copies[t] && !segment_is_ready(img->copies[t]))
+				check_next(img, t, 0);
+}
+
+/* ---- clients that were there before ---- */
+
+uint64_t kept_model(const struct daemon *d, uint64_t copy)
+{
+	return copy ? (uint64_t)(uintptr_t)idmap_get(&d->kept, copy) : 0;
+}
