@@ -183,6 +183,31 @@ def a_damaged_chunk_is_fetched_again_and_counted(t):
 
 
 @test
+def a_file_that_was_only_touched_is_read_once_more(t):
+    tensors = t.model('a', 2 << 20)
+    daemon = t.daemon(revalidate=0)
+    old = daemon.client().open('a')
+    file = t.models_dir / 'a/model.safetensors'
+    os.utime(file, ns=(1, file.stat().st_mtime_ns + 1))
+    other = daemon.client()
+
+    def fresh():
+        lease = other.open('a')
+        found = lease.opened['copy'] != old.opened['copy']
+        if not found:
+            lease.close()
+        return found and lease
+    t.eventually(fresh, 'the new time is noticed')
+    for _ in range(5):
+        same(t, other.open('a'), tensors)
+    t.equal(daemon.metric('trims_requests_total', result='miss', tier='host'), 2, 'loads')
+    same(t, old, tensors)
+    t.equal(daemon.metric('trims_tier_copies', tier='host'), 2, 'copies while somebody holds the old one')
+    old.close()
+    t.eventually(lambda: daemon.metric('trims_tier_copies', tier='host') == 1, 'the old copy is freed')
+
+
+@test
 def a_changed_file_is_another_model(t):
     old = t.model('a', 2 << 20)
     server = remote.Server(t, t.models_dir)
