@@ -6,6 +6,7 @@
 
 #include "shared/base.h"
 #include "shared/cuda.h"
+#include "shared/own.h"
 #include "tests/unit/unit.h"
 
 #include <dirent.h>
@@ -92,6 +93,15 @@ static inline void *sim_symbol(const struct cuda *cu, const char *name)
 
 	ck_assert_msg(at != NULL, "no %s", name);
 	return at;
+}
+
+/* Until so many stream waits have found nothing yet. */
+static inline void sim_await_waiting(const struct cuda *cu, int n)
+{
+	int (*waiting)(void) = (int (*)(void))sim_symbol(cu, "simcuda_waiting");
+
+	while (waiting() < n)
+		usleep(100);
 }
 
 static inline size_t sim_free_bytes(const struct cuda *cu)

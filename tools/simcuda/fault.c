@@ -118,7 +118,7 @@ static int read_script(const char *script)
 	}
 	for (word = strtok_r(copy, ", \n", &save); word; word = strtok_r(NULL, ", \n", &save)) {
 		if (n == RULES || !read_rule(word, &fresh[n])) {
-			sim_say("no such fault: %s in \"%s\"", word, script);
+			sim_say("a fault script that makes no sense, at its rule %u: %s", n + 1, script);
 			free(fresh);
 			return -1;
 		}
@@ -239,8 +239,7 @@ bool fault_attr(int ordinal, unsigned attr, int *value)
 	return found;
 }
 
-EXPORT int simcuda_script(const char *script);
-int simcuda_script(const char *script)
+EXPORT int simcuda_script(const char *script)
 {
 	pthread_once(&once, from_environment);
 	if (read_script(script) < 0)
@@ -249,8 +248,7 @@ int simcuda_script(const char *script)
 	return 0;
 }
 
-EXPORT void simcuda_release(void);
-void simcuda_release(void)
+EXPORT void simcuda_release(void)
 {
 	pthread_mutex_lock(&lock);
 	release_number++;
@@ -258,8 +256,7 @@ void simcuda_release(void)
 	pthread_mutex_unlock(&lock);
 }
 
-EXPORT int simcuda_stalled(void);
-int simcuda_stalled(void)
+EXPORT int simcuda_stalled(void)
 {
 	int n;
 

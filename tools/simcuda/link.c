@@ -3,6 +3,7 @@
  * On the way a copy shares each link with the others that run in the same direction, and with those in the opposite one
  * where the coupling factor says so.  Keeps: with `speed unlimited` nothing sleeps, and order is the same. */
 #include "tools/simcuda/sim.h"
+#include "tools/simcuda/simcuda.h"
 
 #include <errno.h>
 #include <string.h>
@@ -207,6 +208,7 @@ void link_copy(struct cu_stream_object *s, const struct op *op)
 	if (e && !take(e, s))
 		return;
 	find_path(&p, op);
+	sim.copying++;
 	if (sim.topology.speed > 0 && (p.n || p.most > 0)) {
 		occupy(&p, 1);
 		move_paced(s, op, &p);
@@ -214,6 +216,17 @@ void link_copy(struct cu_stream_object *s, const struct op *op)
 	} else {
 		move_at_once(s, op);
 	}
+	sim.copying--;
 	if (e)
 		give(e, s, op);
+}
+
+EXPORT int simcuda_copying(void)
+{
+	int n;
+
+	pthread_mutex_lock(&sim.lock);
+	n = sim.copying;
+	pthread_mutex_unlock(&sim.lock);
+	return n;
 }

@@ -1,6 +1,7 @@
 /* op.c - what the operations of a stream do when their turn comes.  Keeps: addresses are checked once more, since the
  * program may have freed them meanwhile: that is the sticky error it is on a device. */
 #include "tools/simcuda/sim.h"
+#include "tools/simcuda/simcuda.h"
 
 #include <string.h>
 
@@ -44,32 +45,55 @@ static void doze(uint64_t *ns)
 	*ns = MIN(*ns * 3 / 2, POLL_MOST_NS);
 }
 
+struct wait {
+	uint64_t heard; /* of the bell */
+	bool looked;
+};
+
+/* CU_E_NOT_READY: not yet. */
+static cu_result look(struct cu_stream_object *s, const struct op *op, struct wait *w)
+{
+	_Atomic uint64_t *bell;
+	uint64_t rung;
+
+	if (range_check(s->ctx->device, op->to, sizeof op->value, false))
+		return CU_E_ILLEGAL_ADDRESS;
+	bell = bell_of(op->to);
+	rung = bell ? atomic_load(bell) : 0;
+	if (bell && w->looked && rung == w->heard)
+		return CU_E_NOT_READY;
+	w->heard = rung;
+	if (holds(atomic_load_explicit((_Atomic cu_word *)range_cpu(op->to), memory_order_acquire), op->value, op->flags))
+		return CU_OK;
+	sim.waiting += !w->looked;
+	w->looked = true;
+	return CU_E_NOT_READY;
+}
+
 /* On device memory a plain store of the CPU wakes nothing: after the first look, only a stream write makes it look again. */
 static cu_result wait_value(struct cu_stream_object *s, const struct op *op)
 {
-	uint64_t ns = POLL_FIRST_NS, heard = 0;
-	bool look = true;
+	struct wait w = {0};
+	uint64_t ns = POLL_FIRST_NS;
+	cu_result r = CU_E_NOT_READY;
 
-	while (!context_state(s->ctx)) {
-		_Atomic uint64_t *bell;
-
-		if (range_check(s->ctx->device, op->to, sizeof op->value, false))
-			return CU_E_ILLEGAL_ADDRESS;
-		bell = bell_of(op->to);
-		if (bell && atomic_load(bell) != heard) {
-			heard = atomic_load(bell);
-			look = true;
-		}
-		if (look || !bell) {
-			cu_word seen = atomic_load_explicit((_Atomic cu_word *)range_cpu(op->to), memory_order_acquire);
-
-			if (holds(seen, op->value, op->flags))
-				return CU_OK;
-			look = false;
-		}
-		doze(&ns);
+	while (r == CU_E_NOT_READY && !context_state(s->ctx)) {
+		r = look(s, op, &w);
+		if (r == CU_E_NOT_READY)
+			doze(&ns);
 	}
-	return CU_OK;
+	sim.waiting -= w.looked;
+	return r == CU_E_NOT_READY ? CU_OK : r;
+}
+
+EXPORT int simcuda_waiting(void)
+{
+	int n;
+
+	pthread_mutex_lock(&sim.lock);
+	n = sim.waiting;
+	pthread_mutex_unlock(&sim.lock);
+	return n;
 }
 
 static cu_result write_value(struct cu_stream_object *s, const struct op *op)

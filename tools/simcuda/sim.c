@@ -231,8 +231,7 @@ EXPORT cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned 
 	return CU_E_INVALID_HANDLE;
 }
 
-EXPORT uint64_t simcuda_count(const char *name);
-uint64_t simcuda_count(const char *name)
+EXPORT uint64_t simcuda_count(const char *name)
 {
 	uint64_t n = 0;
 
@@ -242,8 +241,7 @@ uint64_t simcuda_count(const char *name)
 	return n;
 }
 
-EXPORT int simcuda_lose(int ordinal, int result);
-int simcuda_lose(int ordinal, int result)
+EXPORT int simcuda_lose(int ordinal, int result)
 {
 	struct sim_device *d = sim_device(ordinal);
 
@@ -256,8 +254,7 @@ int simcuda_lose(int ordinal, int result)
 	return 0;
 }
 
-EXPORT int simcuda_mend(int ordinal);
-int simcuda_mend(int ordinal)
+EXPORT int simcuda_mend(int ordinal)
 {
 	struct sim_device *d = sim_device(ordinal);
 

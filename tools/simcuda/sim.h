@@ -147,6 +147,8 @@ struct sim {
 	uint64_t owner; /* this process, for files and handles */
 	uint64_t ops;   /* the last operation's number */
 	uint64_t ids;
+	int waiting; /* stream waits that have looked once */
+	int copying; /* copies that have their engine */
 	atomic_uint_fast64_t counts[CALLS];
 };
 extern struct sim sim;

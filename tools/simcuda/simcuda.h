@@ -16,6 +16,10 @@ int simcuda_script(const char *script);
 void simcuda_release(void);
 /* How many calls and operations of this process are stalled now. */
 int simcuda_stalled(void);
+/* How many stream waits of this process have looked at their word, found it wanting and wait. */
+int simcuda_waiting(void);
+/* How many copies of this process are under way on links, having an engine where they need one. */
+int simcuda_copying(void);
 /* How often an entry was called in this process: "cuMemCreate". */
 uint64_t simcuda_count(const char *name);
 /* Device `ordinal` is lost, for all processes of the directory: whatever concerns it gives `result` from now on. */
