@@ -237,6 +237,8 @@ struct transfer {
 	struct list active_node, dead_node;
 	struct heap_node queue_node;
 	uint64_t started_at, link_moved_at_start;
+	enum load_class told_class; /* what the hands go by: the last START or RECLASS said so */
+	uint64_t told_deadline;
 };
 
 /* ---- clients ---- */

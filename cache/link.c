@@ -96,7 +96,7 @@ static void transfer_unhook(struct cache *c, struct transfer *t)
 	}
 }
 
-static struct pending_effect *transfer_effect(struct cache *c, enum effect_kind kind, const struct transfer *t)
+static struct pending_effect *transfer_effect(struct cache *c, enum effect_kind kind, struct transfer *t)
 {
 	struct pending_effect *fx = effect_add(c, kind);
 	fx->model = t->load->copy->model->id;
@@ -107,6 +107,8 @@ static struct pending_effect *transfer_effect(struct cache *c, enum effect_kind 
 	fx->class = (uint8_t)t->load->class;
 	fx->from = t->link->from;
 	fx->to = t->link->to;
+	t->told_class = t->load->class;
+	t->told_deadline = t->load->deadline;
 	return fx;
 }
 

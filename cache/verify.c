@@ -156,6 +156,8 @@ static void verify_transfer(const struct cache *c, const struct transfer *t)
 	ASSERT(t->link->to == t->load->copy->tier && c->link_at[t->link->from][t->link->to] == t->link);
 	ASSERT(heap_hooked(&t->queue_node) == (t->state == TRANSFER_QUEUED));
 	ASSERT(list_hooked(&t->active_node) == transfer_is_running(t));
+	if (t->state == TRANSFER_ACTIVE)
+		ASSERT(t->told_class == t->load->class && t->told_deadline == t->load->deadline);
 	ASSERT(list_hooked(&t->follower_node) == (t->leader != NULL));
 	ASSERT((t->source == NULL) == (t->link->from == 0));
 	if (t->source) {
