@@ -25,7 +25,7 @@ struct pool {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	struct list queue; /* best first */
-	bool closing;
+	bool closing, kicked;
 	uint64_t seq;
 	size_t n_threads, n_failed, n_ready;
 	pthread_cond_t ready;
@@ -143,10 +143,19 @@ bool pool_wait(struct pool *p, uint64_t timeout_ns)
 	struct timespec ts = {.tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S)};
 	int e = 0;
 	pthread_mutex_lock(&p->lock);
-	while (!e && !p->closing && list_empty(&p->queue))
+	while (!e && !p->closing && !p->kicked && list_empty(&p->queue))
 		e = pthread_cond_timedwait(&p->work, &p->lock, &ts);
+	p->kicked = false;
 	pthread_mutex_unlock(&p->lock);
 	return e == 0;
+}
+
+void pool_kick(struct pool *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->kicked = true;
+	pthread_cond_broadcast(&p->work);
+	pthread_mutex_unlock(&p->lock);
 }
 
 bool pool_is_closing(struct pool *p)

@@ -55,8 +55,10 @@ void pool_free(struct pool **p);
 void pool_submit(struct pool *p, struct job *job);
 /* For serve(): the best job, NULL when there is none (wait = false) or the pool is closing. */
 struct job *pool_take(struct pool *p, bool wait);
-/* Until there is a job to take, or the pool closes; false when neither happened in time. */
+/* Until there is a job to take, somebody kicks, or the pool closes; false when nothing of this happened in time. */
 bool pool_wait(struct pool *p, uint64_t timeout_ns);
+/* A serve() that waits looks again at what it waits for.  Any thread; a kick that finds nobody waiting is kept. */
+void pool_kick(struct pool *p);
 /* For serve(): no more jobs will come. */
 bool pool_is_closing(struct pool *p);
 /* For serve(): the job is finished, send it home. */

@@ -1,0 +1,250 @@
+/* calibrate.c - see calibrate.h.  A simulated driver's figures are never kept: they are settings, not measurements. */
+#include "mrm/gpu/calibrate.h"
+
+#include "mrm/clock.h"
+#include "mrm/gpu/device.h"
+#include "shared/log.h"
+#include "shared/own.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BLOCK_BYTES (64 * MIB)      /* what one copy of a bandwidth measurement moves */
+#define BUDGET_NS (100 * NS_PER_MS) /* for each of the four measurements of bandwidth */
+#define SIM_BLOCK_BYTES (1 * MIB)
+#define SIM_BUDGET_NS (5 * NS_PER_MS)
+#define SMALL_BYTES (4 * KIB)
+#define SMALL_COPIES 64
+/* When nothing can be measured: a PCIe 3 x16 link at its worst. */
+#define CAUTIOUS_BYTES_PER_S ((uint64_t)6 << 30)
+
+struct bench {
+	struct gpu *g;
+	uint32_t device;
+	uint64_t block_bytes, budget_ns;
+	cu_ptr memory[GPU_DIRECTIONS];
+	void *host[GPU_DIRECTIONS];
+	cu_stream stream[GPU_DIRECTIONS];
+	cu_event begin[GPU_DIRECTIONS], end[GPU_DIRECTIONS];
+};
+
+static cu_result bench_open(struct bench *b)
+{
+	const struct cuda *cu = b->g->cu;
+	cu_result r = CU_OK;
+	for (int d = 0; d < GPU_DIRECTIONS && !r; d++) {
+		r = cu->mem_alloc(&b->memory[d], b->block_bytes);
+		r = r ? r : cu->mem_host_alloc(&b->host[d], b->block_bytes, CU_HOST_PORTABLE);
+		r = r ? r : cu->stream_create(&b->stream[d], CU_STREAM_NO_NULL_SYNC);
+		r = r ? r : cu->event_create(&b->begin[d], 0);
+		r = r ? r : cu->event_create(&b->end[d], 0);
+		if (!r)
+			memset(b->host[d], d + 1, b->block_bytes);
+	}
+	return r;
+}
+
+static void bench_close(struct bench *b)
+{
+	const struct cuda *cu = b->g->cu;
+	for (int d = 0; d < GPU_DIRECTIONS; d++) {
+		if (b->begin[d])
+			cu->event_destroy(b->begin[d]);
+		if (b->end[d])
+			cu->event_destroy(b->end[d]);
+		if (b->stream[d])
+			cu->stream_destroy(b->stream[d]);
+		if (b->host[d])
+			cu->mem_free_host(b->host[d]);
+		if (b->memory[d])
+			cu->mem_free(b->memory[d]);
+	}
+}
+
+static cu_result copy(struct bench *b, int d, uint64_t bytes)
+{
+	const struct cuda *cu = b->g->cu;
+	return d == GPU_H2D ? cu->memcpy_htod_async(b->memory[d], b->host[d], bytes, b->stream[d])
+			    : cu->memcpy_dtoh_async(b->host[d], b->memory[d], bytes, b->stream[d]);
+}
+
+/* `n` blocks each way that is asked for, side by side; the engine's own time of each way. */
+static cu_result run_blocks(struct bench *b, unsigned ways, unsigned n, float ms[GPU_DIRECTIONS])
+{
+	const struct cuda *cu = b->g->cu;
+	cu_result r = CU_OK;
+	for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
+		r = ways >> d & 1 ? cu->event_record(b->begin[d], b->stream[d]) : CU_OK;
+	for (unsigned i = 0; i < n; i++)
+		for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
+			r = ways >> d & 1 ? copy(b, d, b->block_bytes) : CU_OK;
+	for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
+		r = ways >> d & 1 ? cu->event_record(b->end[d], b->stream[d]) : CU_OK;
+	for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
+		if (ways >> d & 1) {
+			r = cu->event_synchronize(b->end[d]);
+			r = r ? r : cu->event_elapsed_time(&ms[d], b->begin[d], b->end[d]);
+		}
+	return r;
+}
+
+static uint64_t rate_of(const struct bench *b, unsigned n, float ms)
+{
+	double s = ms > 0.0005f ? (double)ms / 1e3 : 5e-7; /* an event's resolution */
+	return (uint64_t)((double)(b->block_bytes * n) / s);
+}
+
+/* Doubles the blocks until a run takes long enough to be believed. */
+static cu_result measure_rate(struct bench *b, unsigned ways, uint64_t rate[GPU_DIRECTIONS])
+{
+	float ms[GPU_DIRECTIONS] = {0};
+	cu_result r = run_blocks(b, ways, 1, ms); /* the first one is a warm-up */
+	uint64_t until = clock_now() + b->budget_ns;
+	for (unsigned n = 1; !r; n *= 2) {
+		r = run_blocks(b, ways, n, ms);
+		for (int d = 0; d < GPU_DIRECTIONS; d++)
+			if (!r && ways >> d & 1)
+				rate[d] = rate_of(b, n, ms[d]);
+		if (clock_now() >= until || n >= 64)
+			break;
+	}
+	return r;
+}
+
+/* One small copy after the other: what a copy costs beside its bytes, and what asking for it costs. */
+static cu_result measure_overhead(struct bench *b, struct gpu_calibration *out)
+{
+	const struct cuda *cu = b->g->cu;
+	uint64_t asking = 0, start = clock_now();
+	cu_result r = CU_OK;
+	for (int i = 0; i < SMALL_COPIES && !r; i++) {
+		uint64_t t = clock_now();
+		r = copy(b, GPU_H2D, SMALL_BYTES);
+		r = r ? r : cu->event_record(b->end[GPU_H2D], b->stream[GPU_H2D]);
+		asking += clock_now() - t;
+		r = r ? r : cu->event_synchronize(b->end[GPU_H2D]);
+	}
+	uint64_t each = (clock_now() - start) / SMALL_COPIES;
+	out->submit_ns = asking / SMALL_COPIES;
+	out->overhead_ns = each > out->submit_ns ? each - out->submit_ns : 0;
+	return r;
+}
+
+static cu_result measure(struct bench *b, struct gpu_calibration *out)
+{
+	uint64_t both[GPU_DIRECTIONS] = {0};
+	cu_result r = measure_rate(b, 1u << GPU_H2D, out->bytes_per_s);
+	r = r ? r : measure_rate(b, 1u << GPU_D2H, out->bytes_per_s);
+	r = r ? r : measure_rate(b, 1u << GPU_H2D | 1u << GPU_D2H, both);
+	for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
+		out->duplex[d] = (uint32_t)MIN(MAX(both[d] * 1000 / MAX(out->bytes_per_s[d], 1u), 100u), 1000u);
+	return r ? r : measure_overhead(b, out);
+}
+
+static void be_cautious(struct gpu_calibration *out, const struct fault *why)
+{
+	*out = (struct gpu_calibration){
+		.bytes_per_s = {CAUTIOUS_BYTES_PER_S, CAUTIOUS_BYTES_PER_S},
+		.duplex = {700, 700},
+		.overhead_ns = 10 * NS_PER_US,
+		.submit_ns = 5 * NS_PER_US,
+	};
+	snprintf(out->reason, sizeof out->reason, "%s", why->text);
+}
+
+/* ---- kept figures ---- */
+
+static void path_of(const struct gpu *g, uint32_t device, const char *dir, char *path, size_t size)
+{
+	snprintf(path, size, "%s/gpu/calibration-%s-%" PRIu32 ".json", dir, gpu_facts(g, device)->uuid,
+		gpu_driver_version(g));
+}
+
+static bool number_in(const json_t *o, const char *key, uint64_t lo, uint64_t hi, uint64_t *out)
+{
+	const json_t *v = json_object_get(o, key);
+	json_int_t n = json_is_integer(v) ? json_integer_value(v) : -1;
+	if (n < 0 || (uint64_t)n < lo || (uint64_t)n > hi)
+		return false;
+	*out = (uint64_t)n;
+	return true;
+}
+
+static bool load(const char *path, struct gpu_calibration *out)
+{
+	json_t *o = json_load_file(path, 0, NULL);
+	uint64_t duplex[GPU_DIRECTIONS];
+	bool good = number_in(o, "h2d_bytes_per_s", 1, (uint64_t)1 << 42, &out->bytes_per_s[GPU_H2D]) &&
+		number_in(o, "d2h_bytes_per_s", 1, (uint64_t)1 << 42, &out->bytes_per_s[GPU_D2H]) &&
+		number_in(o, "h2d_duplex_thousandths", 1, 1000, &duplex[GPU_H2D]) &&
+		number_in(o, "d2h_duplex_thousandths", 1, 1000, &duplex[GPU_D2H]) &&
+		number_in(o, "overhead_ns", 0, NS_PER_S, &out->overhead_ns) &&
+		number_in(o, "submit_ns", 0, NS_PER_S, &out->submit_ns);
+	json_decref(o);
+	if (!good)
+		return false;
+	out->duplex[GPU_H2D] = (uint32_t)duplex[GPU_H2D];
+	out->duplex[GPU_D2H] = (uint32_t)duplex[GPU_D2H];
+	out->measured = out->stored = true;
+	return true;
+}
+
+static void store(const char *dir, const char *path, const struct gpu_calibration *c)
+{
+	char tmp[4200];
+	snprintf(tmp, sizeof tmp, "%s/gpu", dir);
+	int e = mkdir(tmp, 0700) && errno != EEXIST ? errno : 0;
+	snprintf(tmp, sizeof tmp, "%s.new", path);
+	json_t *o = json_pack("{s:I, s:I, s:i, s:i, s:I, s:I}", "h2d_bytes_per_s", (json_int_t)c->bytes_per_s[GPU_H2D],
+		"d2h_bytes_per_s", (json_int_t)c->bytes_per_s[GPU_D2H], "h2d_duplex_thousandths", (int)c->duplex[GPU_H2D],
+		"d2h_duplex_thousandths", (int)c->duplex[GPU_D2H], "overhead_ns", (json_int_t)c->overhead_ns, "submit_ns",
+		(json_int_t)c->submit_ns);
+	if (!e && (!o || json_dump_file(o, tmp, JSON_INDENT(1)) || rename(tmp, path)))
+		e = errno ? errno : ENOMEM;
+	json_decref(o);
+	if (e)
+		log_warn("gpu", "the calibration is not kept: %s: %s", path, strerror(e));
+}
+
+/* ---- the whole ---- */
+
+static int calibrate(struct gpu *g, uint32_t device, struct gpu_calibration *out, struct fault *why)
+{
+	bool sim = gpu_is_simulated(g);
+	struct bench b = {.g = g, .device = device, .block_bytes = sim ? SIM_BLOCK_BYTES : BLOCK_BYTES,
+		.budget_ns = sim ? SIM_BUDGET_NS : BUDGET_NS};
+	int e = gpu_enter(g, device, why);
+	if (e)
+		return e;
+	cu_result r = bench_open(&b);
+	r = r ? r : measure(&b, out);
+	bench_close(&b);
+	return r ? gpu_failed(g, device, r, "calibration", why) : 0;
+}
+
+void gpu_calibrate(struct gpu *g, uint32_t device, const char *dir, struct gpu_calibration *out)
+{
+	char path[4096];
+	struct fault why;
+	bool keep = dir && !gpu_is_simulated(g);
+	*out = (struct gpu_calibration){0};
+	if (keep)
+		path_of(g, device, dir, path, sizeof path);
+	if (keep && load(path, out))
+		return;
+	if (calibrate(g, device, out, &why)) {
+		be_cautious(out, &why);
+		log_warn("gpu", "%s: its link could not be measured, cautious figures are used: %s", gpu_facts(g, device)->uuid,
+			why.text);
+		return;
+	}
+	out->measured = true;
+	if (keep)
+		store(dir, path, out);
+}

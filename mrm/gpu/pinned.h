@@ -1,0 +1,36 @@
+/* pinned.h - host copies that devices read from: registered with the driver, once, in pieces.
+ *
+ * A piece is part of one extent and ends at a chunk's edge, so no chunk straddles two registrations; the first ones are
+ * small, so that a load that has just begun need not wait for a gigabyte's pages.  A piece's pages are all made before it is
+ * registered (collapsing them into huge ones has to come first, and the driver would fault them in one by one).  What cannot
+ * be registered is copied through the submitters' own buffers instead: fallback host-not-registered.
+ *
+ * Thread: loop; the work is done by the devices' workers.  Ownership: a host copy owns its pins; they go before it does. */
+#ifndef MRM_GPU_PINNED_H
+#define MRM_GPU_PINNED_H
+
+#include "mrm/holding.h"
+
+struct gpu_pins;
+
+enum gpu_pin {
+	GPU_PIN_WAIT,    /* its piece is on its way */
+	GPU_PIN_READY,   /* the chunk is in registered memory */
+	GPU_PIN_REFUSED, /* it is not and will not be */
+};
+
+/* Somebody reads the image's host copy for a device: pieces not registered yet are, in order, until gpu_pins_leave().  The
+ * hauls that read it are advanced when a piece is ready. */
+void gpu_pins_join(struct holding *img, uint32_t device);
+void gpu_pins_leave(struct holding *img);
+enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk);
+
+/* The copy is going: submits the job (to the misc workers) once no worker is at its pins any more.  Then, in that job: */
+void gpu_pins_when_idle(struct daemon *d, struct segment *host, struct job *job);
+/* Takes off what is registered.  Worker, or the main thread at the end. */
+void gpu_pins_free(struct segment *host);
+
+/* How much is registered, for reports. */
+uint64_t gpu_pins_bytes(const struct segment *host);
+
+#endif

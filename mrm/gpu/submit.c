@@ -1,0 +1,653 @@
+/* submit.c - see submit.h.
+ *
+ * The link scheduler and the lists of flows are under one lock, which is held for microseconds and never over a driver call.
+ * A chunk belongs to the loop, then (gpu_flow_submit) to its link's thread, then to the loop again.
+ * Keeps: the scheduler is told that a piece is done before its chunk goes home, so a flow of which nothing is out has nothing
+ * in flight; pieces are told in the order they were picked; what a piece's copy reads stays until its event is over. */
+#include "mrm/gpu/submit.h"
+
+#include "mrm/clock.h"
+#include "mrm/gpu/device.h"
+#include "shared/check.h"
+#include "shared/list.h"
+#include "shared/log.h"
+#include "shared/metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FLOW_MAGIC 0x474c4f57u
+#define IN_FLIGHT 2
+#define SPIN_NS (50 * NS_PER_US)      /* then the thread sleeps: a piece takes 40 to 200 us */
+#define DOZE_NS (100 * NS_PER_US)     /* with room for one more in flight: new work must not wait for the old */
+#define IDLE_NS NS_PER_S
+#define BUFFER_BYTES (4 * MIB)        /* of the submitter's own pinned memory, one per piece in flight */
+
+struct link;
+
+struct gpu_flow {
+	uint32_t magic;
+	struct link *link;
+	struct list node;             /* of the link's flows */
+	uint64_t id;                  /* the scheduler's; 0: it is done with it */
+	bool cancelled;
+	struct gpu_waits waits;       /* the last word, once id is 0 */
+	struct list chunks;           /* job nodes; the link's thread alone */
+};
+
+/* A piece that was given to the engine, or failed to be. */
+struct flight {
+	struct linksched_pick pick;
+	struct gpu_chunk *chunk;
+	uint64_t offset;              /* in the chunk */
+	bool queued;                  /* behind another, so that the time between their ends is its own */
+	bool duplex;
+	bool over;                    /* nothing to wait for */
+	bool buffered;                /* through the submitter's own memory */
+	uint32_t slot;                /* its event and buffer */
+};
+
+struct link {
+	struct gpu_links *all;
+	uint32_t device, index;       /* index: the scheduler's */
+	enum gpu_direction direction;
+	char name[12];
+	struct pool *pool;            /* one thread; the loop's pointer */
+	struct list flows;            /* under the lock */
+	bool called_back;             /* under the lock: a flow was cancelled, its chunks are still here */
+	_Atomic uint32_t in_flight;   /* for the other direction's eyes */
+	/* the thread's */
+	struct pool *mine;
+	cu_stream stream;
+	cu_event event[IN_FLIGHT + 1];
+	uint8_t *buffer[IN_FLIGHT + 1];
+	struct flight flight[IN_FLIGHT];
+	uint32_t n_flight, next_slot;
+	int last_slot;                /* of the piece that ended last; -1: its event is no measure */
+	_Atomic uint64_t copies, failed, unregistered_bytes;
+};
+
+struct gpu_links {
+	struct gpu *gpu;
+	uint32_t n;
+	pthread_mutex_t lock;
+	struct linksched *sched;
+	struct link link[GPU_MAX_DEVICES][GPU_DIRECTIONS];
+	uint64_t calibrated[GPU_MAX_DEVICES][GPU_DIRECTIONS];
+};
+
+/* ---- the lock ---- */
+
+static void lock(struct gpu_links *l)
+{
+	pthread_mutex_lock(&l->lock);
+}
+
+/* Whoever was told to wait and now need not is woken. */
+static void unlock(struct gpu_links *l)
+{
+	uint64_t kicks = linksched_kicks(l->sched);
+	pthread_mutex_unlock(&l->lock);
+	for (uint32_t d = 0; kicks && d < l->n; d++)
+		for (int i = 0; i < GPU_DIRECTIONS; i++)
+			if (kicks >> l->link[d][i].index & 1)
+				pool_kick(l->link[d][i].pool);
+}
+
+static void take_waits(struct gpu_waits *out, const struct linksched_flow_view *v)
+{
+	out->waits = v->waits;
+	out->longest_ns = v->wait_max_ns;
+	memcpy(out->waited_ns, v->waited_ns, sizeof out->waited_ns);
+}
+
+/* The scheduler has forgotten the flow. */
+static void flow_ended(struct gpu_flow *f, const struct linksched_flow_view *last)
+{
+	take_waits(&f->waits, last);
+	f->id = 0;
+}
+
+/* ---- chunks come and go ---- */
+
+static void send_home(struct link *k, struct gpu_chunk *c)
+{
+	list_del(&c->job.node);
+	pool_finish(k->mine, &c->job);
+}
+
+static void accept_chunks(struct link *k)
+{
+	struct job *job;
+	while ((job = pool_take(k->mine, false))) {
+		struct gpu_chunk *c = container_of(job, struct gpu_chunk, job);
+		struct gpu_flow *f = c->flow;
+		list_add_tail(&job->node, &f->chunks);
+		lock(k->all);
+		if (f->cancelled)
+			k->called_back = true;
+		else if (linksched_ready(k->all->sched, clock_now(), f->id, c->bytes))
+			NEVER(); /* more than the flow was made for */
+		unlock(k->all);
+	}
+}
+
+static bool in_flight(const struct link *k, const struct gpu_chunk *c)
+{
+	for (uint32_t i = 0; i < k->n_flight; i++)
+		if (k->flight[i].chunk == c)
+			return true;
+	return false;
+}
+
+/* Under the lock; the chunks of cancelled flows go to `out`, but for those the engine works on. */
+static void collect_called_back(struct link *k, struct list *out)
+{
+	list_for_each(n, &k->flows) {
+		struct gpu_flow *f = list_entry(n, struct gpu_flow, node);
+		struct list keep;
+		list_init(&keep);
+		while (f->cancelled && !list_empty(&f->chunks)) {
+			struct gpu_chunk *c = list_first(&f->chunks, struct gpu_chunk, job.node);
+			list_del(&c->job.node);
+			list_add_tail(&c->job.node, in_flight(k, c) ? &keep : out);
+		}
+		while (!list_empty(&keep)) {
+			struct list *c = keep.next;
+			list_del(c);
+			list_add_tail(c, &f->chunks);
+		}
+	}
+}
+
+static void send_called_back(struct link *k)
+{
+	struct list home;
+	list_init(&home);
+	lock(k->all);
+	if (k->called_back)
+		collect_called_back(k, &home);
+	k->called_back = false;
+	unlock(k->all);
+	while (!list_empty(&home)) {
+		struct gpu_chunk *c = list_first(&home, struct gpu_chunk, job.node);
+		c->job.withdrawn = true;
+		send_home(k, c);
+	}
+}
+
+/* ---- pieces ---- */
+
+static void chunk_failed(struct gpu_chunk *c, int e, const struct fault *why)
+{
+	if (c->result)
+		return;
+	c->result = e;
+	c->why = *why;
+}
+
+static int get_buffer(struct link *k, uint32_t slot, struct fault *why)
+{
+	void *p = NULL;
+	if (k->buffer[slot])
+		return 0;
+	cu_result r = k->all->gpu->cu->mem_host_alloc(&p, BUFFER_BYTES, CU_HOST_PORTABLE);
+	if (r)
+		return gpu_failed(k->all->gpu, k->device, r, "cuMemHostAlloc", why);
+	k->buffer[slot] = p;
+	return 0;
+}
+
+static int start_copy(struct link *k, struct flight *x, struct fault *why)
+{
+	struct gpu *g = k->all->gpu;
+	struct gpu_chunk *c = x->chunk;
+	uint64_t bytes = x->pick.bytes, at = c->at + x->offset;
+	uint8_t *host = c->host + x->offset;
+	int e = gpu_enter(g, k->device, why);
+	e = e || !x->buffered ? e : get_buffer(k, x->slot, why);
+	if (e)
+		return e;
+	if (x->buffered && k->direction == GPU_H2D)
+		memcpy(k->buffer[x->slot], host, bytes);
+	host = x->buffered ? k->buffer[x->slot] : host;
+	bool up = k->direction == GPU_H2D;
+	cu_result r = up ? g->cu->memcpy_htod_async(at, host, bytes, k->stream)
+			 : g->cu->memcpy_dtoh_async(host, at, bytes, k->stream);
+	if (r)
+		return gpu_failed(g, k->device, r, up ? "cuMemcpyHtoDAsync" : "cuMemcpyDtoHAsync", why);
+	r = g->cu->event_record(k->event[x->slot], k->stream);
+	if (!r)
+		return 0;
+	e = gpu_failed(g, k->device, r, "cuEventRecord", why);
+	/* The copy runs, and nothing tells when it is over but this. */
+	g->cu->stream_synchronize(k->stream);
+	return e;
+}
+
+/* The chunk of the flow that the piece's first byte is in. */
+static struct gpu_chunk *chunk_of(struct gpu_flow *f)
+{
+	list_for_each(n, &f->chunks) {
+		struct gpu_chunk *c = list_entry(n, struct gpu_chunk, job.node);
+		if (c->picked_bytes < c->bytes)
+			return c;
+	}
+	NEVER();
+}
+
+/* A piece ends where its chunk does, or the submitter's own buffer. */
+static void fit(struct link *k, struct flight *x)
+{
+	uint64_t room = x->chunk->bytes - x->chunk->picked_bytes;
+	if (x->buffered)
+		room = MIN(room, (uint64_t)BUFFER_BYTES);
+	if (x->pick.bytes <= room)
+		return;
+	lock(k->all);
+	linksched_trim(k->all->sched, clock_now(), &x->pick, room);
+	unlock(k->all);
+}
+
+static void submit(struct link *k, const struct linksched_pick *pick)
+{
+	struct flight *x = &k->flight[k->n_flight];
+	struct gpu_flow *f = (struct gpu_flow *)(uintptr_t)pick->tag;
+	CHECK_OBJ(f, FLOW_MAGIC);
+	struct gpu_chunk *c = chunk_of(f);
+	struct link *other = &k->all->link[k->device][!k->direction];
+	*x = (struct flight){.pick = *pick, .chunk = c, .offset = c->picked_bytes, .queued = k->n_flight > 0,
+		.buffered = !c->registered || k->direction == GPU_D2H, .slot = k->next_slot,
+		.duplex = atomic_load_explicit(&other->in_flight, memory_order_relaxed) > 0};
+	fit(k, x);
+	c->picked_bytes += x->pick.bytes;
+	k->next_slot = (k->next_slot + 1) % ARRAY_LEN(k->event);
+	struct fault why;
+	int e = c->result ? c->result : start_copy(k, x, &why); /* after a failed piece the rest is only taken off the books */
+	if (e) {
+		chunk_failed(c, e, &why);
+		x->over = true;
+		atomic_fetch_add_explicit(&k->failed, 1, memory_order_relaxed);
+	}
+	atomic_fetch_add_explicit(&k->copies, 1, memory_order_relaxed);
+	if (x->buffered && k->direction == GPU_H2D)
+		atomic_fetch_add_explicit(&k->unregistered_bytes, x->pick.bytes, memory_order_relaxed);
+	atomic_store_explicit(&k->in_flight, ++k->n_flight, memory_order_relaxed);
+}
+
+/* The engine's own time for a piece that was queued behind another one is what passed between their ends. */
+static void measure(struct link *k, const struct flight *x)
+{
+	float ms = 0;
+	if (x->over || !x->queued || k->last_slot < 0)
+		return;
+	const struct cuda *cu = k->all->gpu->cu;
+	if (cu->event_elapsed_time(&ms, k->event[k->last_slot], k->event[x->slot]) || !(ms > 0))
+		return;
+	lock(k->all);
+	linksched_measured(k->all->sched, clock_now(), k->index, x->pick.bytes, (uint64_t)((double)ms * 1e6), x->duplex);
+	unlock(k->all);
+}
+
+static void finish_piece(struct link *k)
+{
+	struct flight x = k->flight[0];
+	struct gpu_chunk *c = x.chunk;
+	struct gpu_flow *f = c->flow;
+	struct linksched_flow_view last;
+	if (!c->result && x.buffered && k->direction == GPU_D2H)
+		memcpy(c->host + x.offset, k->buffer[x.slot], x.pick.bytes);
+	measure(k, &x);
+	k->last_slot = x.over ? -1 : (int)x.slot;
+	memmove(&k->flight[0], &k->flight[1], sizeof k->flight[0] * (k->n_flight - 1));
+	atomic_store_explicit(&k->in_flight, --k->n_flight, memory_order_relaxed);
+	c->done_bytes += x.pick.bytes;
+	lock(k->all);
+	bool ended = linksched_done(k->all->sched, clock_now(), &x.pick, &last);
+	if (ended)
+		flow_ended(f, &last);
+	bool cancelled = f->cancelled;
+	unlock(k->all);
+	if (c->done_bytes == c->bytes) {
+		send_home(k, c);
+	} else if (cancelled && !in_flight(k, c)) {
+		c->job.withdrawn = true;
+		send_home(k, c);
+	}
+}
+
+/* Whether the oldest piece in flight is over. */
+static bool is_over(struct link *k, bool wait)
+{
+	struct gpu *g = k->all->gpu;
+	struct flight *x = &k->flight[0];
+	struct fault why;
+	if (x->over)
+		return true;
+	int e = gpu_enter(g, k->device, &why);
+	cu_result r = CU_OK;
+	if (!e)
+		r = wait ? g->cu->event_synchronize(k->event[x->slot]) : g->cu->event_query(k->event[x->slot]);
+	if (r == CU_E_NOT_READY)
+		return false;
+	if (r)
+		e = gpu_failed(g, k->device, r, wait ? "cuEventSynchronize" : "cuEventQuery", &why);
+	if (e) {
+		/* One that could not be asked may still be running: its buffer and its chunk must not be used before. */
+		if (!gpu_lost(g, k->device))
+			g->cu->stream_synchronize(k->stream);
+		chunk_failed(x->chunk, e, &why);
+		x->over = true;
+		atomic_fetch_add_explicit(&k->failed, 1, memory_order_relaxed);
+	}
+	return true;
+}
+
+/* Puts in flight what the scheduler gives.  Returns how long to wait when nothing happens. */
+static uint64_t fill(struct link *k)
+{
+	while (k->n_flight < IN_FLIGHT) {
+		struct linksched_pick pick;
+		uint64_t until = 0, now = clock_now();
+		lock(k->all);
+		enum linksched_answer a = linksched_next(k->all->sched, now, k->index, &pick, &until);
+		unlock(k->all);
+		if (a == LINKSCHED_NOTHING)
+			return IDLE_NS;
+		if (a == LINKSCHED_UNTIL)
+			return until > now ? MIN(until - now, (uint64_t)IDLE_NS) : 0;
+		submit(k, &pick);
+	}
+	return IDLE_NS;
+}
+
+static void await_piece(struct link *k, uint64_t patience)
+{
+	uint64_t since = clock_now();
+	while (!is_over(k, false)) {
+		if (clock_now() - since < SPIN_NS)
+			continue;
+		if (k->n_flight == IN_FLIGHT) {
+			is_over(k, true);
+			break;
+		}
+		if (pool_wait(k->mine, MIN(patience, (uint64_t)DOZE_NS)))
+			return; /* something has come that may go beside it */
+		if (patience < DOZE_NS)
+			return; /* so has the time of something that was here */
+	}
+}
+
+/* The daemon ends: what was not begun goes back. */
+static void send_all_back(struct link *k)
+{
+	lock(k->all);
+	list_for_each(n, &k->flows)
+		list_entry(n, struct gpu_flow, node)->cancelled = true;
+	k->called_back = true;
+	unlock(k->all);
+	send_called_back(k);
+}
+
+static void serve(struct pool *p, void *worker)
+{
+	struct link *k = worker;
+	k->mine = p;
+	for (;;) {
+		accept_chunks(k);
+		send_called_back(k);
+		while (k->n_flight && is_over(k, false))
+			finish_piece(k);
+		bool closing = pool_is_closing(p);
+		uint64_t patience = closing ? 0 : fill(k);
+		if (k->n_flight)
+			await_piece(k, patience);
+		else if (closing)
+			break;
+		else
+			pool_wait(p, patience);
+	}
+	send_all_back(k);
+}
+
+/* ---- the thread's own things ---- */
+
+static void worker_free(void **worker)
+{
+	struct link *k = *worker;
+	const struct cuda *cu = k->all->gpu->cu;
+	struct fault ignored;
+	*worker = NULL;
+	if (gpu_enter(k->all->gpu, k->device, &ignored) && !gpu_lost(k->all->gpu, k->device))
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(k->event); i++) {
+		if (k->event[i])
+			cu->event_destroy(k->event[i]);
+		if (k->buffer[i])
+			cu->mem_free_host(k->buffer[i]);
+	}
+	if (k->stream)
+		cu->stream_destroy(k->stream);
+}
+
+static int worker_new(void **out, void *ctx)
+{
+	struct link *k = ctx;
+	struct gpu *g = k->all->gpu;
+	struct fault why;
+	int least = 0, greatest = 0;
+	int e = gpu_enter(g, k->device, &why);
+	cu_result r = e ? CU_E_UNKNOWN : g->cu->ctx_get_stream_priority_range(&least, &greatest);
+	r = r ? r : g->cu->stream_create_with_priority(&k->stream, CU_STREAM_NO_NULL_SYNC, greatest);
+	for (size_t i = 0; !r && i < ARRAY_LEN(k->event); i++)
+		r = g->cu->event_create(&k->event[i], CU_EVENT_BLOCKING);
+	if (r) {
+		log_error("gpu", "%s: a stream and its events cannot be had: %s", gpu_facts(g, k->device)->uuid,
+			cuda_name(g->cu, r));
+		void *me = k;
+		worker_free(&me);
+		return -EIO;
+	}
+	*out = k;
+	return 0;
+}
+
+/* ---- links ---- */
+
+static struct linksched_calibration calibration_of(const struct gpu_calibration *c, enum gpu_direction d)
+{
+	return (struct linksched_calibration){.bytes_per_s = MIN(c->bytes_per_s[d], LINKSCHED_MAX_RATE),
+		.duplex = c->duplex[d], .overhead_ns = c->overhead_ns, .submit_ns = c->submit_ns};
+}
+
+static int add_link(struct gpu_links *l, uint32_t device, enum gpu_direction d, const struct gpu_calibration *c)
+{
+	struct link *k = &l->link[device][d];
+	*k = (struct link){.all = l, .device = device, .direction = d, .last_slot = -1};
+	list_init(&k->flows);
+	struct linksched_link_config o = {.calibration = calibration_of(c, d)};
+	if (d == GPU_D2H && c->duplex[GPU_H2D] < 1000) {
+		/* What goes the other way costs the way to the device that much. */
+		o.hops[0].node = linksched_link_node(l->sched, l->link[device][GPU_H2D].index);
+		o.hops[0].charge = 1000 - c->duplex[GPU_H2D];
+		o.n_hops = 1;
+	}
+	l->calibrated[device][d] = o.calibration.bytes_per_s;
+	return linksched_link_add(l->sched, &o, &k->index);
+}
+
+static int start_link(struct link *k, struct jobs *back)
+{
+	snprintf(k->name, sizeof k->name, "gpu%" PRIu32 "-%s", k->device, k->direction == GPU_H2D ? "up" : "down");
+	const struct pool_ops ops = {.name = k->name, .worker_new = worker_new, .worker_free = worker_free, .serve = serve,
+		.ctx = k};
+	return pool_new(&k->pool, back, &ops, 1);
+}
+
+int gpu_links_new(struct gpu_links **out, struct gpu *g, struct jobs *back, const struct gpu_links_options *options,
+	struct fault *why)
+{
+	struct gpu_links *l = calloc(1, sizeof *l);
+	struct linksched_config config = {.in_flight = IN_FLIGHT, .target_ns = options->target_ns};
+	if (!l)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the links"), -ENOMEM;
+	l->gpu = g;
+	pthread_mutex_init(&l->lock, NULL);
+	int e = linksched_new(&l->sched, &config);
+	for (uint32_t i = 0; !e && i < gpu_count(g); i++)
+		for (int d = 0; !e && d < GPU_DIRECTIONS; d++)
+			e = add_link(l, i, (enum gpu_direction)d, &options->calibration[i]);
+	/* The threads look at all links: they start when these are there. */
+	for (uint32_t i = 0; !e && i < gpu_count(g); i++)
+		for (int d = 0; !e && d < GPU_DIRECTIONS; d++)
+			e = start_link(&l->link[i][d], back);
+	l->n = e ? 0 : gpu_count(g);
+	if (e) {
+		fault_errno(why, TRIMS_E_NO_SYSTEM, -e, "cannot start the devices' submitters");
+		gpu_links_free(&l);
+		return e;
+	}
+	*out = l;
+	return 0;
+}
+
+void gpu_links_free(struct gpu_links **lp)
+{
+	struct gpu_links *l = *lp;
+	if (!l)
+		return;
+	for (uint32_t i = 0; i < GPU_MAX_DEVICES; i++)
+		for (int d = 0; d < GPU_DIRECTIONS; d++)
+			pool_free(&l->link[i][d].pool);
+	*lp = NULL;
+	linksched_free(&l->sched);
+	pthread_mutex_destroy(&l->lock);
+	free(l);
+}
+
+/* ---- flows ---- */
+
+static enum link_class link_class_of(enum load_class class)
+{
+	return class == CLASS_DEMAND ? LINK_DEMAND : class == CLASS_PREFETCH ? LINK_PREFETCH : LINK_DEMOTION;
+}
+
+int gpu_flow_new(struct gpu_flow **out, struct gpu_links *l, const struct gpu_flow_options *options, struct fault *why)
+{
+	struct link *k = &l->link[options->device][options->direction];
+	struct gpu_flow *f = calloc(1, sizeof *f);
+	if (!f)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a flow"), -ENOMEM;
+	f->magic = FLOW_MAGIC;
+	f->link = k;
+	list_init(&f->chunks);
+	struct linksched_flow o = {.class = link_class_of(options->class), .link = k->index, .user = LINKSCHED_ANYBODY,
+		.bytes = options->bytes, .deadline = options->deadline, .tag = (uint64_t)(uintptr_t)f};
+	lock(l);
+	int e = linksched_add(l->sched, clock_now(), &o, &f->id);
+	if (!e)
+		list_add_tail(&f->node, &k->flows);
+	unlock(l);
+	if (e) {
+		free(f);
+		fault_set(why, TRIMS_E_LIMIT, "the link of %s has too many transfers", gpu_facts(l->gpu, k->device)->uuid);
+		return e;
+	}
+	*out = f;
+	return 0;
+}
+
+void gpu_flow_cancel(struct gpu_flow *f)
+{
+	struct link *k = f->link;
+	struct linksched_flow_view last;
+	lock(k->all);
+	if (f->id && !f->cancelled && linksched_cancel(k->all->sched, clock_now(), f->id, &last))
+		flow_ended(f, &last);
+	f->cancelled = true;
+	k->called_back = true;
+	unlock(k->all);
+	pool_kick(k->pool);
+}
+
+void gpu_flow_free(struct gpu_flow **fp)
+{
+	struct gpu_flow *f = *fp;
+	struct linksched_flow_view last;
+	if (!f)
+		return;
+	CHECK_OBJ(f, FLOW_MAGIC);
+	lock(f->link->all);
+	bool gone = !f->id || linksched_cancel(f->link->all->sched, clock_now(), f->id, &last);
+	ASSERT(gone && list_empty(&f->chunks));
+	list_del(&f->node);
+	unlock(f->link->all);
+	f->magic = 0;
+	free(f);
+	*fp = NULL;
+}
+
+void gpu_flow_submit(struct gpu_flow *f, struct gpu_chunk *chunk)
+{
+	CHECK_OBJ(f, FLOW_MAGIC);
+	chunk->flow = f;
+	chunk->picked_bytes = chunk->done_bytes = 0;
+	chunk->result = 0;
+	pool_submit(f->link->pool, &chunk->job);
+}
+
+void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadline)
+{
+	struct gpu_links *l = f->link->all;
+	lock(l);
+	if (f->id)
+		linksched_reclass(l->sched, clock_now(), f->id, link_class_of(class), deadline);
+	unlock(l);
+	pool_kick(f->link->pool);
+}
+
+void gpu_flow_waits(const struct gpu_flow *f, struct gpu_waits *out)
+{
+	struct gpu_links *l = f->link->all;
+	struct linksched_flow_view v;
+	lock(l);
+	*out = f->waits;
+	if (f->id && !linksched_flow_view(l->sched, f->id - 1, &v) && v.id == f->id)
+		take_waits(out, &v);
+	unlock(l);
+}
+
+/* ---- looking ---- */
+
+void gpu_links_view(const struct gpu_links *links, uint32_t device, enum gpu_direction direction, struct gpu_link_facts *out)
+{
+	struct gpu_links *l = (struct gpu_links *)links;
+	struct link *k = &l->link[device][direction];
+	*out = (struct gpu_link_facts){.calibrated_bytes_per_s = l->calibrated[device][direction]};
+	lock(l);
+	int e = linksched_link_view(l->sched, k->index, &out->view);
+	unlock(l);
+	ASSERT(!e);
+	out->copies = atomic_load_explicit(&k->copies, memory_order_relaxed);
+	out->failed = atomic_load_explicit(&k->failed, memory_order_relaxed);
+	out->unregistered_bytes = atomic_load_explicit(&k->unregistered_bytes, memory_order_relaxed);
+}
+
+bool gpu_links_flow(const struct gpu_links *links, uint64_t after, struct linksched_flow_view *out, uint32_t *device,
+	enum gpu_direction *direction)
+{
+	struct gpu_links *l = (struct gpu_links *)links;
+	lock(l);
+	int e = linksched_flow_view(l->sched, after, out);
+	unlock(l);
+	for (uint32_t i = 0; !e && i < l->n; i++)
+		for (int d = 0; d < GPU_DIRECTIONS; d++)
+			if (l->link[i][d].index == out->link) {
+				*device = i;
+				*direction = (enum gpu_direction)d;
+				return true;
+			}
+	return false;
+}
