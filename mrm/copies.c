@@ -8,6 +8,7 @@
 #include "mrm/kept.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/memory.h"
+#include "mrm/gpu/pinned.h"
 #include "mrm/gpu/session.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -138,13 +139,20 @@ static void run_rescue(struct job *job, void *worker)
 static void run_free(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
-	if (j->copy) {
+	if (j->copy)
 		kept_drop(j->daemon, j->copy);
-		gpu_memory_free(&j->copy->device);
-	}
+	copies_release(j->copy);
 	segment_free(&j->copy);
 	if (j->leaving && disk_image_drop(&j->leaving, &j->why))
 		log_warn("disk", "%s: %s", j->label, j->why.text);
+}
+
+void copies_release(struct segment *copy)
+{
+	if (!copy)
+		return;
+	gpu_memory_free(&copy->device);
+	gpu_pins_free(copy);
 }
 
 static void freed(struct job *job)

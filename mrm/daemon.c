@@ -6,11 +6,11 @@
 #include "mrm/catalog.h"
 #include "mrm/chunk.h"
 #include "mrm/clock.h"
+#include "mrm/copies.h"
 #include "mrm/disk/disk.h"
 #include "mrm/engine.h"
 #include "mrm/gauges.h"
 #include "mrm/gpu/devices.h"
-#include "mrm/gpu/memory.h"
 #include "mrm/gpu/session.h"
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
@@ -498,8 +498,7 @@ static void free_images(struct daemon *d)
 		for (uint8_t t = 0; t < CACHE_MAX_TIERS; t++) {
 			if (img->copies[t])
 				segment_poison(img->copies[t], &stopping); /* whoever waits for more bytes hears that none will come */
-			if (img->copies[t])
-				gpu_memory_free(&img->copies[t]->device);
+			copies_release(img->copies[t]);
 			segment_free(&img->copies[t]);
 		}
 		img->model = 0;
@@ -526,6 +525,7 @@ void daemon_free(struct daemon **dp)
 	pool_free(&d->net);
 	pool_free(&d->find);
 	pool_free(&d->write);
+	devices_stop_links(d);
 	pool_free(&d->misc);
 	jobs_free(&d->jobs);
 	free_images(d);

@@ -46,12 +46,14 @@ struct daemon {
 	/* read: file and disk-tier chunks; net: remote chunks; find: what asks a source about a model; write: disk-tier
 	 * stores; misc: what takes long and needs no source. */
 	struct pool *read, *net, *find, *write, *misc;
+	struct pool *pin; /* pages and registration of host copies that devices read; NULL without a device */
 	struct source_cancel *halt; /* set when the daemon stops: ends every search */
 	struct shm_machine machine;
 	struct shm_options shm;
 	struct gpu *gpu;         /* the driver and what it has; no devices: no GPU */
 	struct devices *devices;
 	struct sessions *sessions; /* of clients that use a GPU */
+	struct gpu_links *links; /* what copies to and from devices; NULL without one */
 	struct server *server;
 	struct httpd *httpd;
 	struct idmap images;    /* brain's model id -> struct holding */

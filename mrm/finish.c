@@ -4,6 +4,7 @@
 #include "mrm/catalog.h"
 #include "mrm/clock.h"
 #include "mrm/copies.h"
+#include "mrm/gpu/upload.h"
 #include "mrm/engine.h"
 #include "mrm/kept.h"
 #include "mrm/sha.h"
@@ -204,6 +205,7 @@ static void haul_free(struct haul *t)
 	t->image->n_hauls--;
 	holding_settle_hashes(t->image);
 	haul_kick_followers(t); /* what they read is complete now, or they are told to stop */
+	upload_end(t);
 	sha_check_free(&t->sha);
 	for (uint32_t i = 0; t->heads && i < holding_desc(t->image)->n_files; i++)
 		free(t->heads[i].data);
@@ -227,6 +229,8 @@ static enum metric seconds_metric(const struct haul *t)
 		return M_load_host_disk;
 	case WAY_REMOTE_DISK:
 		return M_load_remote_disk;
+	case WAY_HOST_GPU:
+		return M_load_host_gpu;
 	default:
 		return M_load_remote_host;
 	}
@@ -322,7 +326,7 @@ static void finished(struct job *job)
 		t->image->digest = f->digest;
 		make_ready(t);
 	}
-	t->image->doubtful |= t->failed;
+	t->image->doubtful |= t->failed && t->way != WAY_HOST_GPU;
 	if (t->failed && t->way == WAY_HOST_DISK) {
 		daemon_degraded(d, "disk-write-failed", "%s", t->error.text);
 		metrics_add(M_fallback_disk_write_failed, 1);

@@ -6,6 +6,8 @@
 #include "mrm/clock.h"
 #include "mrm/engine.h"
 #include "mrm/finish.h"
+#include "mrm/gpu/devices.h"
+#include "mrm/gpu/upload.h"
 #include "mrm/sha.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -47,6 +49,7 @@ void haul_fail(struct haul *t, const struct fault *why)
 		source_cancel_set(t->cancel);
 	if (why->code == TRIMS_E_MISMATCH)
 		disown(t);
+	upload_cancel(t);
 	log_warn("load", "%s: %s", holding_label(t->image), why->text);
 }
 
@@ -62,6 +65,8 @@ static struct trace_load *trace_of(struct haul *t)
 
 /* ---- chunks ---- */
 
+#define UPLOAD_WINDOW 8 /* chunks that a submitter has to choose its next piece from */
+
 static size_t window_of(const struct haul *t)
 {
 	const struct daemon *d = t->daemon;
@@ -71,6 +76,8 @@ static size_t window_of(const struct haul *t)
 		return pool_threads(d->read) * d->config->read_depth + 2;
 	case WAY_HOST_DISK:
 		return pool_threads(d->write) + 1;
+	case WAY_HOST_GPU:
+		return UPLOAD_WINDOW;
 	default:
 		return pool_threads(d->net) + 2;
 	}
@@ -130,6 +137,8 @@ static enum chunk_how how_for(const struct haul *t, uint32_t chunk)
 		return CHUNK_PASS;
 	case WAY_REMOTE_HOST:
 		break;
+	case WAY_HOST_GPU:
+		NEVER();
 	}
 	/* What an interrupted download has left on disk need not be fetched again, unless bytes between tensors, which the
 	 * disk image does not hold, are needed for a whole file's digest. */
@@ -148,6 +157,13 @@ static const struct haul *leader_of(const struct haul *t)
 /* Whether the chunk has to be moved at all, and may be now. */
 enum readiness { CHUNK_SKIP, CHUNK_WAIT, CHUNK_GO };
 
+/* Not on record: the load it came with has failed, and this one is about to be cancelled. */
+static bool is_on_host(const struct holding *img, uint32_t chunk)
+{
+	struct hash128 ignored;
+	return holding_host(img)->readable[chunk] && holding_chunk_hash(img, chunk, &ignored);
+}
+
 static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 {
 	const struct holding *img = t->image;
@@ -162,11 +178,15 @@ static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 	}
 	if (fills_host(t))
 		return CHUNK_GO;
+	if (t->way == WAY_HOST_GPU) {
+		if (img->copies[t->to]->landed[chunk])
+			return CHUNK_SKIP;
+		return is_on_host(img, chunk) && upload_may_go(t, chunk) ? CHUNK_GO : CHUNK_WAIT;
+	}
 	bool anew = t->gaps && holding_layout(img)->gap_bytes;
 	if (disk_image_has(img->stored, chunk) && !anew)
 		return CHUNK_SKIP;
-	struct hash128 ignored; /* not on record: the load it came with has failed, and this one is about to be cancelled */
-	if (t->way == WAY_HOST_DISK && !(holding_host(img)->readable[chunk] && holding_chunk_hash(img, chunk, &ignored)))
+	if (t->way == WAY_HOST_DISK && !is_on_host(img, chunk))
 		return CHUNK_WAIT;
 	return CHUNK_GO;
 }
@@ -184,6 +204,10 @@ static void submit_window(struct haul *t)
 			if (l)
 				l->chunks_resumed++;
 			t->done_bytes += layout_chunk(holding_layout(t->image), chunk).bytes;
+			continue;
+		}
+		if (t->way == WAY_HOST_GPU) {
+			upload_submit(t, chunk);
 			continue;
 		}
 		enum chunk_how how = how_for(t, chunk);
@@ -221,6 +245,8 @@ static enum metric bytes_metric(const struct haul *t)
 		return M_promotion_bytes_host_disk;
 	case WAY_REMOTE_DISK:
 		return M_promotion_bytes_remote_disk;
+	case WAY_HOST_GPU:
+		return M_promotion_bytes_host_gpu;
 	default:
 		return M_promotion_bytes_remote_host;
 	}
@@ -296,6 +322,23 @@ static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 		haul_chunk_readable(t, chunk);
 	if (t->sha)
 		sha_check_landed(t->sha, chunk);
+}
+
+void haul_chunk_up(struct haul *t, uint32_t chunk, bool withdrawn, const struct fault *failure)
+{
+	const struct layout *l = holding_layout(t->image);
+	struct segment *to = t->image->copies[t->to];
+	t->outstanding--;
+	if (withdrawn)
+		return;
+	if (failure) {
+		haul_fail(t, failure);
+		return;
+	}
+	to->landed[chunk] = true;
+	to->n_landed++;
+	account(t, layout_chunk(l, chunk).bytes);
+	segment_set_readable(to, l, chunk);
 }
 
 static void count_moved(const struct chunk_job *c)
@@ -397,6 +440,8 @@ static enum haul_way way_for(const struct daemon *d, const struct cache_effect *
 		return WAY_REMOTE_DISK;
 	if (fx->from == d->tier_disk && fx->to == d->tier_host)
 		return WAY_DISK_HOST;
+	if (fx->from == d->tier_host && devices_of_tier(d, fx->to) >= 0)
+		return WAY_HOST_GPU;
 	ASSERT(fx->from == d->tier_host && fx->to == d->tier_disk);
 	return WAY_HOST_DISK;
 }
@@ -447,6 +492,7 @@ void haul_cancel(struct daemon *d, uint64_t id)
 	fault_set(&t->error, TRIMS_E_CANCELLED, "nobody waits for it any more");
 	if (t->cancel)
 		source_cancel_set(t->cancel);
+	upload_cancel(t);
 	haul_advance(t);
 }
 
@@ -458,6 +504,7 @@ void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t
 	/* At most a window of chunks is queued with the old rank: what is not submitted yet carries the new one. */
 	t->class = class;
 	t->deadline = deadline;
+	upload_reclass(t);
 }
 
 size_t haul_cancel_all(struct daemon *d)

@@ -13,8 +13,9 @@
 #include "mrm/io/reader.h"
 
 struct sha_check;
+struct upload;
 
-enum haul_way { WAY_FILES_HOST, WAY_REMOTE_HOST, WAY_DISK_HOST, WAY_HOST_DISK, WAY_REMOTE_DISK };
+enum haul_way { WAY_FILES_HOST, WAY_REMOTE_HOST, WAY_DISK_HOST, WAY_HOST_DISK, WAY_REMOTE_DISK, WAY_HOST_GPU };
 enum haul_stage { STAGE_PREPARE, STAGE_CHUNKS, STAGE_FINISH };
 
 #define HAUL_MAGIC 0x4841554cu
@@ -44,6 +45,7 @@ struct haul {
 	                            * copy's where there is one, since they have to outlive a load that is broken off */
 	struct hash128 *stream_hash; /* [n_chunks], filled by a CHUNK_STREAM job */
 	struct source_bytes *heads; /* [n_weights], kept for the check of files that went straight to disk */
+	struct upload *upload;     /* of WAY_HOST_GPU */
 	struct sha_check *sha;     /* NULL: no file of it has a SHA-256 to be checked */
 	bool in_chunks;            /* guards against re-entry */
 };
@@ -64,6 +66,8 @@ bool haul_is_over(const struct haul *t); /* cancelled or failed */
 void haul_advance(struct haul *t);
 /* A landed chunk that nothing else has to check. */
 void haul_chunk_readable(struct haul *t, uint32_t chunk);
+/* A chunk of WAY_HOST_GPU has come home: on the device, called back, or failed. */
+void haul_chunk_up(struct haul *t, uint32_t chunk, bool withdrawn, const struct fault *failure);
 /* All are cancelled; returns how many there are. */
 size_t haul_cancel_all(struct daemon *d);
 

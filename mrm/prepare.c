@@ -4,6 +4,7 @@
 #include "mrm/chunk.h"
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/upload.h"
 #include "mrm/resolve.h"
 #include "mrm/sha.h"
 #include "shared/check.h"
@@ -311,11 +312,13 @@ void prepare_start(struct haul *t)
 	bool disk = (t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK) && !img->stored;
 	bool sides = disk && lacks_sides(img);
 	bool sha = (t->way == WAY_REMOTE_HOST || t->way == WAY_REMOTE_DISK) && sha_check_wanted(img);
-	if ((t->way != WAY_HOST_DISK || sides) && source_cancel_new(&t->cancel) < 0)
+	if (((t->way != WAY_HOST_DISK && t->way != WAY_HOST_GPU) || sides) && source_cancel_new(&t->cancel) < 0)
 		t->cancel = NULL; /* out of descriptors: it can then only be cancelled between chunks */
 	alloc_scratch(t, sha);
 	if (t->way == WAY_REMOTE_HOST)
 		begin_ahead(t);
+	if (t->way == WAY_HOST_GPU)
+		upload_begin(t);
 	if (!remote && !disk) {
 		begin_chunks(t, clock_now());
 		return;

@@ -4,6 +4,7 @@
 #define MRM_TRACE_H
 
 #include "cache/cache.h"
+#include "mrm/gpu/submit.h"
 
 #define TRACE_KEPT 8
 
@@ -16,6 +17,7 @@ struct trace_load {
 	uint64_t resolve_ns, alloc_ns, verify_ns; /* before the start; spent in whole-file digests */
 	uint64_t bytes;
 	uint32_t chunks_bad, chunks_resumed;
+	struct gpu_waits link;  /* how long it waited on a device's link, and for whom */
 	struct fault error; /* code NONE: it went well */
 };
 

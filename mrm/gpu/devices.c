@@ -3,6 +3,7 @@
 
 #include "mrm/engine.h"
 #include "mrm/gpu/gpu.h"
+#include "mrm/gpu/submit.h"
 #include "mrm/clock.h"
 #include "mrm/tiers.h"
 #include "shared/check.h"
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #define LOOK_S 1.0          /* how often the devices are asked what is free */
+#define PIN_THREADS 4
 #define WORTH_TELLING 64    /* a change of a capacity below one part in so many is not passed on */
 
 struct look {
@@ -27,6 +29,7 @@ struct look {
 struct devices {
 	uint64_t room[GPU_MAX_DEVICES]; /* what copies may take, by what is free */
 	bool known_lost[GPU_MAX_DEVICES];
+	struct gpu_calibration calibration[GPU_MAX_DEVICES];
 	ev_timer timer;
 	bool looking;
 };
@@ -101,26 +104,45 @@ int devices_start(struct daemon *d, struct fault *why)
 	for (uint32_t i = 0; !e && i < gpu_count(d->gpu); i++) {
 		uint64_t free_bytes;
 		e = gpu_free_bytes(d->gpu, i, &free_bytes, why);
-		if (!e)
-			d->devices->room[i] = room_for(d->gpu, i, free_bytes);
+		if (e)
+			break;
+		d->devices->room[i] = room_for(d->gpu, i, free_bytes);
+		gpu_calibrate(d->gpu, i, c->cache_dir, &d->devices->calibration[i]);
 	}
 	return e;
 }
 
 int devices_run(struct daemon *d, struct fault *why)
 {
-	ev_timer_init(&d->devices->timer, on_timer, LOOK_S, LOOK_S);
-	d->devices->timer.data = d;
-	if (gpu_count(d->gpu))
-		ev_timer_start(d->loop, &d->devices->timer);
+	struct devices *v = d->devices;
+	struct gpu_links_options o = {.target_ns = d->config->link_target, .calibration = v->calibration};
+	const struct pool_ops pin = {.name = "mrm-pin"};
+	if (!gpu_count(d->gpu))
+		return 0;
+	int e = pool_new(&d->pin, d->jobs, &pin, PIN_THREADS);
+	if (e)
+		return fault_errno(why, TRIMS_E_NO_SYSTEM, -e, "cannot start the devices' workers"), e;
+	e = gpu_links_new(&d->links, d->gpu, d->jobs, &o, why);
+	if (e)
+		return e;
+	ev_timer_init(&v->timer, on_timer, LOOK_S, LOOK_S);
+	v->timer.data = d;
+	ev_timer_start(d->loop, &v->timer);
 	return 0;
+}
+
+void devices_stop_links(struct daemon *d)
+{
+	if (d->links)
+		ev_timer_stop(d->loop, &d->devices->timer);
+	gpu_links_free(&d->links);
+	pool_free(&d->pin);
 }
 
 void devices_stop(struct daemon *d)
 {
 	if (!d->devices)
 		return;
-	ev_timer_stop(d->loop, &d->devices->timer);
 	gpu_free(&d->gpu);
 	free(d->devices);
 	d->devices = NULL;
@@ -146,6 +168,8 @@ void devices_check(struct daemon *d)
 		gpu_loss(d->gpu, i, &why);
 		daemon_degraded(d, "gpu-lost", "%s", why.text);
 		metrics_add(M_fallback_gpu_lost, 1);
+		int e = cache_tier_lost(d->cache, clock_now(), devices_tier(d, i), &why);
+		ASSERT(!e);
 	}
 }
 

@@ -1,14 +1,14 @@
 /* pinned.c - see pinned.h.
  * Keeps: at most one piece of a copy is being worked on, by slices that make its pages side by side and then one
- * registration; n_out counts those jobs, and the pins are freed when it is 0. */
+ * registration; n_out counts those jobs, and each of them holds the copy. */
 #include "mrm/gpu/pinned.h"
 
+#include "mrm/copies.h"
 #include "mrm/gpu/device.h"
 #include "mrm/haul.h"
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
-#include "shared/own.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -35,7 +35,6 @@ struct gpu_pins {
 	struct piece *piece;
 	uint32_t n_out;              /* jobs */
 	uint32_t n_slices;           /* of them, pages of piece next - 1 */
-	struct job *when_idle;
 };
 
 struct pin_job {
@@ -122,6 +121,9 @@ static void run_register(struct job *job, void *worker)
 	if (j->result)
 		return;
 	cu_result r = g->cu->mem_host_register(at, j->piece->bytes, CU_REGISTER_PORTABLE);
+	/* A copy that outlived an earlier daemon can only be read: few systems register that. */
+	if (r && gpu_facts(g, p->device)->register_read_only)
+		r = g->cu->mem_host_register(at, j->piece->bytes, CU_REGISTER_PORTABLE | CU_REGISTER_READ_ONLY);
 	if (r)
 		j->result = gpu_failed(g, p->device, r, "cuMemHostRegister", &j->why);
 	else
@@ -133,8 +135,7 @@ static void job_ends(struct pin_job *j)
 {
 	struct gpu_pins *p = j->pins;
 	p->n_out--;
-	if (!p->n_out && p->when_idle)
-		pool_submit(p->daemon->misc, STEAL(p->when_idle));
+	copies_let_go(p->daemon, p->host);
 	holding_put(&j->image);
 	free(j);
 }
@@ -146,6 +147,7 @@ static void submit(struct gpu_pins *p, struct pin_job *j, void (*run)(struct job
 	j->layout = holding_layout(p->image);
 	j->job = (struct job){.run = run, .done = done, .class = CLASS_DEMAND, .deadline = 0};
 	p->n_out++;
+	copies_hold(p->host);
 	pool_submit(p->daemon->pin, &j->job);
 }
 
@@ -219,7 +221,6 @@ void gpu_pins_join(struct holding *img, uint32_t device)
 	if (!host->pins)
 		host->pins = pins_new(img, device);
 	struct gpu_pins *p = host->pins;
-	ASSERT(!p->when_idle);
 	p->readers++;
 	if (!p->n_out)
 		advance(p);
@@ -235,17 +236,6 @@ void gpu_pins_leave(struct holding *img)
 enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk)
 {
 	return piece_of(host->pins, chunk)->state;
-}
-
-void gpu_pins_when_idle(struct daemon *d, struct segment *host, struct job *job)
-{
-	struct gpu_pins *p = host ? host->pins : NULL;
-	if (!p || !p->n_out) {
-		pool_submit(d->misc, job);
-		return;
-	}
-	ASSERT(!p->when_idle && !p->readers);
-	p->when_idle = job;
 }
 
 void gpu_pins_free(struct segment *host)

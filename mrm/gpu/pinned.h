@@ -25,9 +25,7 @@ void gpu_pins_join(struct holding *img, uint32_t device);
 void gpu_pins_leave(struct holding *img);
 enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk);
 
-/* The copy is going: submits the job (to the misc workers) once no worker is at its pins any more.  Then, in that job: */
-void gpu_pins_when_idle(struct daemon *d, struct segment *host, struct job *job);
-/* Takes off what is registered.  Worker, or the main thread at the end. */
+/* Takes off what is registered, once nobody holds the copy (copies_hold()).  Worker, or the main thread at the end. */
 void gpu_pins_free(struct segment *host);
 
 /* How much is registered, for reports. */

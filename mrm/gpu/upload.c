@@ -1,0 +1,120 @@
+/* upload.c - see upload.h. */
+#include "mrm/gpu/upload.h"
+
+#include "mrm/engine.h"
+#include "mrm/gpu/devices.h"
+#include "mrm/gpu/memory.h"
+#include "mrm/gpu/pinned.h"
+#include "mrm/gpu/submit.h"
+#include "shared/check.h"
+#include "shared/own.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct upload {
+	uint32_t device;
+	struct gpu_flow *flow; /* NULL: nothing was left to move */
+	bool joined;           /* reads the host copy's pins */
+};
+
+struct up_chunk {
+	struct gpu_chunk chunk;
+	struct haul *haul;
+	uint32_t number;
+};
+
+static uint64_t bytes_left(const struct haul *t)
+{
+	const struct layout *l = holding_layout(t->image);
+	const struct segment *to = t->image->copies[t->to];
+	uint64_t sum = 0;
+	for (uint32_t c = 0; c < l->n_chunks; c++)
+		sum += to->landed[c] ? 0 : layout_chunk(l, c).bytes;
+	return sum;
+}
+
+void upload_begin(struct haul *t)
+{
+	struct daemon *d = t->daemon;
+	struct upload *u = calloc(1, sizeof *u);
+	struct fault why;
+	ASSERT(u);
+	t->upload = u;
+	u->device = (uint32_t)devices_of_tier(d, t->to);
+	if (gpu_lost(d->gpu, u->device)) {
+		gpu_loss(d->gpu, u->device, &why);
+		haul_fail(t, &why);
+		return;
+	}
+	struct gpu_flow_options o = {.device = u->device, .direction = GPU_H2D, .class = t->class, .deadline = t->deadline,
+		.bytes = bytes_left(t)};
+	if (o.bytes && gpu_flow_new(&u->flow, d->links, &o, &why)) {
+		haul_fail(t, &why);
+		return;
+	}
+	gpu_pins_join(t->image, u->device);
+	u->joined = true;
+}
+
+bool upload_may_go(const struct haul *t, uint32_t chunk)
+{
+	return gpu_pins_look(holding_host(t->image), chunk) != GPU_PIN_WAIT;
+}
+
+static void up_done(struct job *job)
+{
+	struct up_chunk *c = container_of(job, struct up_chunk, chunk.job);
+	struct haul *t = c->haul;
+	struct daemon *d = t->daemon;
+	if (c->chunk.result)
+		devices_check(d);
+	haul_chunk_up(t, c->number, job->withdrawn, c->chunk.result ? &c->chunk.why : NULL);
+	free(c);
+	haul_advance(t);
+	engine_pump(d);
+}
+
+void upload_submit(struct haul *t, uint32_t chunk)
+{
+	const struct layout *l = holding_layout(t->image);
+	struct segment *host = holding_host(t->image);
+	struct layout_chunk k = layout_chunk(l, chunk);
+	struct up_chunk *c = calloc(1, sizeof *c);
+	ASSERT(c);
+	c->haul = t;
+	c->number = chunk;
+	c->chunk.job = (struct job){.done = up_done, .class = t->class, .deadline = t->deadline};
+	c->chunk.at = gpu_memory_address(t->image->copies[t->to]->device, k.extent) + k.offset;
+	c->chunk.host = segment_chunk(host, l, chunk);
+	c->chunk.bytes = k.bytes;
+	c->chunk.registered = gpu_pins_look(host, chunk) == GPU_PIN_READY;
+	t->outstanding++;
+	gpu_flow_submit(t->upload->flow, &c->chunk);
+}
+
+void upload_reclass(struct haul *t)
+{
+	if (t->upload && t->upload->flow)
+		gpu_flow_reclass(t->upload->flow, t->class, t->deadline);
+}
+
+void upload_cancel(struct haul *t)
+{
+	if (t->upload && t->upload->flow)
+		gpu_flow_cancel(t->upload->flow);
+}
+
+void upload_end(struct haul *t)
+{
+	struct upload *u = STEAL(t->upload);
+	if (!u)
+		return;
+	struct trace_load *l = trace_find(&t->image->trace, t->id);
+	if (u->flow && l)
+		gpu_flow_waits(u->flow, &l->link);
+	if (u->joined)
+		gpu_pins_leave(t->image);
+	gpu_flow_free(&u->flow);
+	free(u);
+}
