@@ -83,7 +83,7 @@ static void run_alloc(struct job *job, void *worker)
 	if (!j->result)
 		j->result = session_records_new(&j->copy->records, j->copy->device, o, &j->why);
 	if (j->result) {
-		gpu_memory_free(&j->copy->device);
+		copies_release(j->copy);
 		segment_free(&j->copy);
 	}
 }
@@ -216,6 +216,7 @@ void copies_poison(struct daemon *d, const struct cache_effect *fx)
 	struct segment *copy = img ? img->copies[fx->to] : NULL;
 	if (copy && copy->generation == fx->copy)
 		segment_poison(copy, &fx->error);
+	session_poison(d->sessions, fx->copy); /* behind the page: who is woken looks there */
 }
 
 static void reference_dropped(struct job *job)

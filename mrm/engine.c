@@ -32,10 +32,9 @@ static int make_page(struct daemon *d, struct holding *img, uint64_t generation,
 /* Only copies on a device have these; slots only what is still arriving. */
 static void fill_device(struct conn *c, const struct cache_effect *fx, const struct segment *copy, struct msg_opened *o)
 {
-	const struct progress_page *page = copy->page.map;
 	session_fill_opened(o, conn_daemon(c)->gpu, copy->device, &copy->records);
 	if (!o->hit)
-		o->slot = session_watch(c, fx->lease, copy->generation, page->watermark, copy->n_extents);
+		o->slot = session_watch(c, fx->lease, copy->generation, segment_watermarks(copy), copy->n_extents);
 }
 
 static void send_opened(struct conn *c, const struct cache_effect *fx, const struct holding *img, const struct segment *copy,

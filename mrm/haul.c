@@ -7,6 +7,7 @@
 #include "mrm/engine.h"
 #include "mrm/finish.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/session.h"
 #include "mrm/gpu/upload.h"
 #include "mrm/sha.h"
 #include "shared/check.h"
@@ -339,6 +340,8 @@ void haul_chunk_up(struct haul *t, uint32_t chunk, bool withdrawn, const struct 
 	to->n_landed++;
 	account(t, layout_chunk(l, chunk).bytes);
 	segment_set_readable(to, l, chunk);
+	uint32_t extent = layout_chunk(l, chunk).extent;
+	session_publish(t->daemon->sessions, to->generation, extent, segment_watermarks(to)[extent]);
 }
 
 static void count_moved(const struct chunk_job *c)

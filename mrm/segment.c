@@ -96,6 +96,7 @@ void segment_free(struct segment **cp)
 		shm_fini(&c->extents[i]);
 	shm_fini(&c->records);
 	shm_fini(&c->page);
+	shm_fini(&c->records);
 	pthread_cond_destroy(&c->pages.made);
 	pthread_mutex_destroy(&c->pages.lock);
 	free(c->pages.state);
@@ -202,6 +203,11 @@ void segment_set_readable(struct segment *c, const struct layout *l, uint32_t ch
 	struct layout_chunk last = layout_chunk(l, c->edge[k.extent] - 1);
 	atomic_store_explicit(&p->watermark[k.extent], last.offset + last.bytes, memory_order_release);
 	wake_all(c);
+}
+
+const _Atomic uint64_t *segment_watermarks(const struct segment *c)
+{
+	return page_of(c)->watermark;
 }
 
 void segment_set_ready(struct segment *c, const struct layout *l, struct hash128 digest)

@@ -71,6 +71,8 @@ uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t
 bool segment_populate(struct segment *c, const struct layout *l, uint32_t chunk, bool huge);
 /* The chunk may be read by clients from now on: moves the watermark and wakes whoever waits. */
 void segment_set_readable(struct segment *c, const struct layout *l, uint32_t chunk);
+/* What clients and their streams wait for: [n_extents] readable bytes from each extent's start. */
+const _Atomic uint64_t *segment_watermarks(const struct segment *c);
 /* A complete copy: all watermarks at their ends. */
 void segment_set_ready(struct segment *c, const struct layout *l, struct hash128 digest);
 /* A failed one. */
