@@ -13,9 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifndef MRM_SIMCUDA
-#define MRM_SIMCUDA "/usr/lib/trims/libsimcuda.so"
-#endif
 #define TRIAL_BYTES (2 * MIB)
 
 /* ---- devices that fail for good ---- */
