@@ -94,7 +94,6 @@ void segment_free(struct segment **cp)
 	ASSERT(!c->device && !c->pins && !c->users);
 	for (uint32_t i = 0; c->extents && i < c->n_extents; i++)
 		shm_fini(&c->extents[i]);
-	shm_fini(&c->records);
 	shm_fini(&c->page);
 	shm_fini(&c->records);
 	pthread_cond_destroy(&c->pages.made);
