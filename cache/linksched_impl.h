@@ -123,7 +123,7 @@ static inline bool class_is_urgent(enum link_class class)
 /* Has a piece that could be picked. */
 static inline bool flow_is_workable(const struct flow *f)
 {
-	return !f->cancelled && (f->class == LINK_TINY ? f->ready == f->bytes : f->ready > 0);
+	return !f->cancelled && f->ready > 0 && (f->class != LINK_TINY || f->picked + f->ready == f->bytes);
 }
 
 /* Takes the time; it never goes back. */

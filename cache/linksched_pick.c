@@ -19,7 +19,7 @@ static uint64_t piece_bytes(const struct link *l, const struct flow *f)
 	if (!flow_is_workable(f))
 		return 0;
 	if (f->class == LINK_TINY)
-		return f->bytes;
+		return f->ready;
 	uint64_t n = MIN(l->chunk, f->ready);
 	if (f->edge_bytes)
 		n = MIN(n, f->edge_bytes - f->picked % f->edge_bytes);
@@ -162,9 +162,10 @@ static bool arrival_expected(const struct linksched *s, const struct link *l)
 	return link_recent(s, l) * full_ns > THOUSAND / 10 * s->config.window_ns;
 }
 
-static bool is_owed(const struct link *l, enum link_class class)
+static bool is_owed(const struct linksched *s, const struct link *l, enum link_class class)
 {
-	return l->guards[class].credit >= l->chunk;
+	uint64_t credit = l->guards[class].credit;
+	return credit && credit >= MIN(l->chunk, guard_quota(s, l));
 }
 
 static bool choose_guarded(struct linksched *s, struct link *l, struct choice *c)
@@ -185,7 +186,7 @@ static void choose(struct linksched *s, struct link *l, struct choice *c)
 	}
 	if (l->n_in_flight && arrival_expected(s, l))
 		return;
-	if (is_owed(l, LINK_DEMOTION) && choose_in(s, l, LINK_DEMOTION, c))
+	if (is_owed(s, l, LINK_DEMOTION) && choose_in(s, l, LINK_DEMOTION, c))
 		return;
 	if (!choose_in(s, l, LINK_PREFETCH, c))
 		choose_in(s, l, LINK_DEMOTION, c);

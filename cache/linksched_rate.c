@@ -147,6 +147,8 @@ static void link_retune(struct linksched *s, struct link *l)
 	for (uint32_t i = 0; i < l->n_in_flight; i++)
 		largest = MAX(largest, l->in_flight[i].bytes);
 	l->largest_chunk = MAX(l->chunk, largest);
+	for (unsigned c = 0; c < LINK_CLASSES; c++)
+		l->guards[c].credit = MIN(l->guards[c].credit, guard_quota(s, l));
 }
 
 /* A burst is what can be in flight; a shared node has as much again, which the lower classes leave alone. */

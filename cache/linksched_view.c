@@ -98,7 +98,7 @@ static void verify_link(const struct linksched *s, uint32_t link)
 	ASSERT(l->n_flows <= s->config.max_flows && l->n_in_flight <= s->config.in_flight);
 	ASSERT(!s->nodes[l->own].shared && s->nodes[l->own].link == link);
 	for (unsigned c = 0; c < LINK_CLASSES; c++)
-		ASSERT(l->guards[c].credit <= guard_quota(s, l) || l->guards[c].at < s->now);
+		ASSERT(l->guards[c].credit <= guard_quota(s, l));
 }
 
 static uint32_t node_count_urgent(const struct linksched *s, uint32_t node)
