@@ -323,9 +323,9 @@ void kept_check(struct daemon *d)
 {
 	struct holding *img;
 	for (size_t at = 0; (img = idmap_next(&d->images, &at));)
-		for (uint8_t t = d->tier_host; t < cache_n_tiers(d->cache); t++)
+		for (size_t t = d->tier_host; t < cache_n_tiers(d->cache); t++)
 			if (img->copies[t] && !segment_is_ready(img->copies[t]))
-				check_next(img, t, 0);
+				check_next(img, (uint8_t)t, 0);
 }
 
 /* ---- clients that were there before ---- */
