@@ -1,9 +1,8 @@
 /* simlinks.h - copy engines and the wires behind them, in virtual time: what the link scheduler is proven against.
  *
  * An engine serves one direction of one device.  It knows no priorities: pieces run one at a time and to their end, in the
- * order they came, except that it stays with a stream while that has pieces queued (FIFO: each job is one; with a scheduler all
- * of a link's pieces are).  A piece that
- * came less than overhead_ns before the engine got free leaves a gap.  While the other direction moves as well, an engine
+ * order they came, except that it stays with a stream while that has pieces queued (FIFO: each job is one; with a scheduler
+ * all of a link's pieces are).  A piece that came less than overhead_ns before the engine got free leaves a gap.  While the other direction moves as well, an engine
  * has `duplex` thousandths of its rate; those over one uplink that move at the same time share it evenly.
  * With a scheduler each engine has a submitter, which does one thing at a time: a submission takes it submit_ns, and
  * it hears of finished pieces, arrivals and kicks in between.  Without one (FIFO) jobs are queued at once, whole or cut.

@@ -1,9 +1,9 @@
 /* sim_links.c - the link scheduler's promises on random traces, in virtual time.
  *
  *   sim_links [--steps N] [--seed S]     SIM_STEPS and TRIMS_SEED do the same
- * Machines with one to three GPUs, both directions of each, with or without a shared uplink and a memory node; flows of all
- * classes come, become ready in parts, are promoted, demoted and cancelled.  linkbooks.c judges every event.  Each episode
- * runs twice and must do exactly the same.  Four have traces of their own: single demands at the worst moments, the guard
+ * A step is a piece that moves.  Machines with one to three GPUs, both directions of each, with or without a shared uplink and
+ * a memory node; flows of all classes come, become ready in parts, are promoted, demoted and cancelled.  linkbooks.c
+ * judges every event.  Each episode runs twice and must do exactly the same.  Four have traces of their own: single demands at the worst moments, the guard
  * under lasting demand, evictions that a demand waits for, and FIFO, which must show the inversion that all this is against. */
 #include "tests/sim/linkbooks.h"
 
@@ -146,7 +146,7 @@ static uint64_t episode(struct books *b, uint64_t seed, uint64_t steps)
 
 static void random_traces(struct books *b, uint64_t steps, struct totals *t)
 {
-	for (uint64_t i = 0; t->steps < steps; i++) {
+	for (uint64_t i = 0; t->pieces < steps; i++) {
 		uint64_t first = episode(b, b->seed * 1000003 + i, EPISODE_STEPS);
 		add_up(t, b);
 		uint64_t second = episode(b, b->seed * 1000003 + i, EPISODE_STEPS);
@@ -349,7 +349,7 @@ static uint64_t number(const char *text, uint64_t otherwise)
 static void run_random(struct books *b, uint64_t steps, struct totals *t)
 {
 	random_traces(b, steps, t);
-	printf("# %" PRIu64 " steps, %" PRIu64 " pieces, each episode twice\n", t->steps, t->pieces);
+	printf("# %" PRIu64 " pieces for %" PRIu64 " events, each episode twice\n", t->pieces, t->steps);
 	printf("ok 1 - the same trace gives the same schedule\n");
 	printf("ok 2 - a link idles, and sleeps, only for tokens or a pause: %" PRIu64 " flows on idle links\n", t->idles);
 	printf("ok 3 - no node passes more than burst + rate x time: %" PRIu64 " takes\n", t->tokens);
@@ -383,7 +383,7 @@ int main(int argc, char **argv)
 {
 	static struct books b;
 	struct totals t = {0};
-	uint64_t steps = number(getenv("SIM_STEPS"), 40000);
+	uint64_t steps = number(getenv("SIM_STEPS"), 400000);
 	b.seed = number(getenv("TRIMS_SEED"), 0);
 	for (int i = 1; i + 1 < argc; i += 2) {
 		if (strcmp(argv[i], "--steps") == 0)
@@ -396,6 +396,6 @@ int main(int argc, char **argv)
 	printf("# TRIMS_SEED=%" PRIu64 "\n1..8\n", b.seed);
 	fflush(stdout);
 	run_random(&b, steps, &t);
-	run_traces_of_their_own(&b, 40 + steps / 1000, &t);
+	run_traces_of_their_own(&b, 50 + steps / 20000, &t);
 	return 0;
 }
