@@ -248,8 +248,9 @@ void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is there");
 	} else {
 		char text[96];
-		snprintf(text, sizeof text, in_use ? "evicted; %" PRIu32 " copies in use are freed when their leases end"
-						   : "evicted", in_use);
+		snprintf(text, sizeof text, in_use == 0 ? "evicted" :
+			in_use == 1 ? "evicted; a copy in use is freed when its leases end" :
+			"evicted; %" PRIu32 " copies in use are freed when their leases end", in_use);
 		reply_done(c, request, text);
 	}
 	engine_pump(d);

@@ -131,12 +131,6 @@ static json_t *tensor_row(const struct tensor *t)
 		"bytes", number(t->bytes), "extent", (int)t->extent, "offset", number(t->offset));
 }
 
-static double compression_of(const struct holding *img)
-{
-	return img->stored && disk_image_complete(img->stored) && !holding_desc(img)->in_place
-		? (double)disk_image_bytes(img->stored) / (double)MAX(holding_layout(img)->image_bytes, 1u) : 1.0;
-}
-
 static void answer_show(struct conn *c, uint64_t request, struct holding *img, uint64_t cursor)
 {
 	struct daemon *d = conn_daemon(c);
@@ -152,7 +146,9 @@ static void answer_show(struct conn *c, uint64_t request, struct holding *img, u
 		json_object_set_new(page, "extents", extents);
 		json_object_set_new(page, "chunks", number(l->n_chunks));
 		json_object_set_new(page, "tensor_count", number(l->n_tensors));
-		json_object_set_new(page, "compression", json_real(compression_of(img)));
+		if (img->stored && disk_image_complete(img->stored) && !desc->in_place)
+			json_object_set_new(page, "compression", json_real((double)disk_image_bytes(img->stored) /
+				(double)MAX(l->image_bytes, 1u)));
 	}
 	uint64_t stop = MIN(cursor + TENSORS_PER_PAGE, (uint64_t)l->n_tensors);
 	for (uint64_t i = cursor; i < stop; i++)

@@ -137,4 +137,19 @@ def verify_reads_every_byte(t):
     assert daemon.metric('trims_verify_failures_total', tier='disk') >= 1
 
 
+@test
+def a_lease_is_held_until_a_signal_or_the_other_end_of_a_pipe_says_so(t):
+    t.model('a')
+    daemon = t.daemon()
+    for stdin, end in ((subprocess.DEVNULL, lambda p: p.send_signal(signal.SIGTERM)),  # as a script's `&` has it
+                       (subprocess.PIPE, lambda p: p.stdin.close())):
+        holder = t.spawn(CTL, '--socket', daemon.socket, 'open', 'a', '--hold', stdin=stdin)
+        assert holder.stdout.readline().startswith(b'a: ')
+        for _ in range(5):  # round trips: it had the time to leave
+            t.equal(daemon.metric('trims_leases'), 1)
+        end(holder)
+        t.equal(holder.wait(PATIENCE), 0)
+    t.eventually(lambda: daemon.metric('trims_leases') == 0, 'the lease is back')
+
+
 main()

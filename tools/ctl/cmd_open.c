@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -155,10 +156,13 @@ int ctl_pull(struct ctl *c)
 
 /* ---- open ---- */
 
-/* Until standard input ends or a signal says stop.  A terminal or pipe that sends something is only drained. */
+/* Until a signal says stop or, where somebody holds the other end of standard input, until that ends; what it sends is only
+ * drained.  A terminal stops a program in the background that reads from it, and a shell's `&` may give it /dev/null. */
 static void hold(int signals)
 {
-	struct pollfd fds[] = {{.fd = signals, .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
+	struct stat st;
+	bool piped = fstat(STDIN_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+	struct pollfd fds[] = {{.fd = signals, .events = POLLIN}, {.fd = piped ? STDIN_FILENO : -1, .events = POLLIN}};
 	char buf[4096];
 	for (;;) {
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
