@@ -412,14 +412,18 @@ START_TEST(a_handle_dies_with_its_owner)
 	struct sim_child owner = sim_fork(own_classic);
 	struct cuda *cu = sim_start();
 	struct cu_ipc_mem_handle handle = receive_handle(owner.socket);
+	cu_context second;
 	cu_ptr p, q;
+	char c;
 
 	ok(cu->ipc_open_mem_handle(&p, handle, CU_IPC_LAZY_PEER));
 	kill(owner.pid, SIGKILL);
 	sim_reap(&owner);
+	fails(cu->memcpy_dtoh(&c, p, 1), CU_E_ILLEGAL_ADDRESS); /* the memory is gone, and so is the context */
+	fails(cu->ipc_close_mem_handle(p), CU_E_ILLEGAL_ADDRESS);
+	ok(cu->ctx_create(&second, 0, 0));
 	ck_assert_uint_eq(sim_free_bytes(cu), GIB); /* although it is mapped here */
-	ck_assert(!device_is_pattern(cu, p, 1));
-	ok(cu->ipc_close_mem_handle(p));
+	ok(cu->primary_ctx_release(0));
 	fails(cu->ipc_open_mem_handle(&q, handle, CU_IPC_LAZY_PEER), CU_E_INVALID_HANDLE);
 	cuda_free(&cu);
 }

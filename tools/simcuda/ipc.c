@@ -68,9 +68,12 @@ static cu_result map(struct range *r, const struct ipc *ipc)
 	if (at == MAP_FAILED)
 		return CU_E_MAP_FAILED;
 	r->base = (cu_ptr)(uintptr_t)at;
+	r->fd = fd;
 	result = range_add(r, NULL);
 	if (result)
 		munmap(at, r->mapped);
+	else
+		(void)steal_fd(&fd);
 	return result;
 }
 

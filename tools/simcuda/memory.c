@@ -74,6 +74,8 @@ void memory_end(struct range *r)
 		store_remove(r->device, STORE_CLASSIC, r->base, r->mapped, r->fd);
 		break;
 	case RANGE_IPC:
+		close(r->fd);
+		/* fall through */
 	case RANGE_HOST:
 		munmap(range_cpu(r->base), r->mapped);
 		break;

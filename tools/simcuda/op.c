@@ -56,7 +56,7 @@ static cu_result look(struct cu_stream_object *s, const struct op *op, struct wa
 	_Atomic uint64_t *bell;
 	uint64_t rung;
 
-	if (range_check(s->ctx->device, op->to, sizeof op->value, false))
+	if (!range_reach(s->ctx->device, op->to, sizeof op->value, false))
 		return CU_E_ILLEGAL_ADDRESS;
 	bell = bell_of(op->to);
 	rung = bell ? atomic_load(bell) : 0;
@@ -100,7 +100,7 @@ static cu_result write_value(struct cu_stream_object *s, const struct op *op)
 {
 	_Atomic uint64_t *bell;
 
-	if (range_check(s->ctx->device, op->to, sizeof op->value, true))
+	if (!range_reach(s->ctx->device, op->to, sizeof op->value, true))
 		return CU_E_ILLEGAL_ADDRESS;
 	atomic_store_explicit((_Atomic cu_word *)range_cpu(op->to), op->value, memory_order_release);
 	bell = bell_of(op->to);
@@ -122,7 +122,7 @@ static void call_host(const struct op *op)
 
 static cu_result set_bytes(struct cu_stream_object *s, const struct op *op)
 {
-	if (range_check(s->ctx->device, op->to, op->bytes, true))
+	if (!range_reach(s->ctx->device, op->to, op->bytes, true))
 		return CU_E_ILLEGAL_ADDRESS;
 	range_pin(op->to, op->bytes);
 	pthread_mutex_unlock(&sim.lock);
@@ -140,7 +140,7 @@ static bool is_there(const struct cu_stream_object *s, cu_ptr addr, size_t bytes
 
 	if (!r || (is_host_range(r) && !(addr & HOST_ALIAS)))
 		return !range_host(addr, bytes, write, &pageable);
-	return !range_check(r->kind == RANGE_VMM || !r->device ? s->ctx->device : r->device, addr, bytes, write);
+	return range_reach(r->kind == RANGE_VMM || !r->device ? s->ctx->device : r->device, addr, bytes, write);
 }
 
 static cu_result copy(struct cu_stream_object *s, const struct op *op)

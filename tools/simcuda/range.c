@@ -124,6 +124,13 @@ cu_result range_check(const struct sim_device *by, cu_ptr addr, size_t bytes, bo
 	return CU_OK;
 }
 
+bool range_reach(const struct sim_device *by, cu_ptr addr, size_t bytes, bool write)
+{
+	struct range *r = range_at(addr);
+
+	return !range_check(by, addr, bytes, write) && !(r->kind == RANGE_IPC && store_is_orphan(r->fd, r->mapped));
+}
+
 cu_result range_host(cu_ptr addr, size_t bytes, bool write, bool *pageable)
 {
 	struct range *r;

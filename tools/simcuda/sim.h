@@ -86,7 +86,7 @@ struct range {
 	unsigned busy;                   /* operations that touch it now */
 	bool leaving;                    /* no operation may start on it */
 	size_t mapped;                   /* bytes rounded to pages */
-	int fd;                          /* classic: holds the lease; else -1 */
+	int fd;                          /* classic: holds the lease; IPC: to ask whether somebody does; else -1 */
 	uint64_t inode;                  /* which memory, in all processes */
 	struct vmm_block *block;         /* VMM */
 	struct cu_ipc_mem_handle handle; /* IPC: what it was opened with */
@@ -209,6 +209,8 @@ struct range *range_first_in(cu_ptr addr, size_t bytes); /* the lowest that has 
 struct range *range_each(size_t *i);            /* *i from 0; NULL at the end */
 /* How a device uses [addr, addr + bytes): CU_OK or INVALID_VALUE. */
 cu_result range_check(const struct sim_device *by, cu_ptr addr, size_t bytes, bool write);
+/* As range_check(), for what runs on a device: memory of a dead owner is gone. */
+bool range_reach(const struct sim_device *by, cu_ptr addr, size_t bytes, bool write);
 /* An operation touches the span from now on; false: it is memory that nobody registered. */
 bool range_pin(cu_ptr addr, size_t bytes);
 void range_unpin(cu_ptr addr, size_t bytes);
@@ -271,6 +273,8 @@ void store_remove(struct sim_device *d, enum store_kind kind, uint64_t key, size
 void store_drop(struct sim_device *d, enum store_kind kind, const struct store_tail *tail, int fd);
 /* A classic allocation of a living owner; -1 with *result. */
 int store_find(struct sim_device *d, uint64_t owner, uint64_t key, size_t bytes, cu_result *result, uint64_t *inode);
+/* Classic memory that was opened here: did its owner end without freeing it? */
+bool store_is_orphan(int fd, size_t bytes);
 cu_result store_tail_of(int fd, struct store_tail *tail, uint64_t *inode);
 /* Bytes of the device that are in use, in all processes. */
 uint64_t store_used(struct sim_device *d);

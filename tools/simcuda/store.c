@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 
 #define TAIL_MAGIC "simcuda memory\n"
+#define TAIL_FREED "simcuda freed.\n"
 #define BELLS 1024
 
 /* The page that all processes map. */
@@ -176,27 +177,44 @@ static bool fill(int fd, enum store_kind kind, const struct store_tail *tail)
 	return kind == STORE_CONTEXT || !fallocate(fd, 0, 0, (off_t)tail->bytes) || errno == EOPNOTSUPP;
 }
 
-cu_result store_create(struct sim_device *d, enum store_kind kind, const struct store_tail *tail, int *out,
-	uint64_t *inode)
+/* A leased file of that name, which counts from now on. */
+static cu_result claim(struct sim_device *d, const char *name, uint64_t bytes, int *out, uint64_t *inode)
 {
 	OWN_FD int dir = lock_directory();
 	OWN_FD int fd = -1;
 	struct stat st;
-	char name[96];
 
-	name_of(name, kind, d, sim.owner, tail->key, tail->bytes);
 	if (dir < 0)
 		return CU_E_OPERATING_SYSTEM;
-	if (d && (tail->bytes > d->config->bytes || count(dir, d) > d->config->bytes - tail->bytes))
+	if (d && (bytes > d->config->bytes || count(dir, d) > d->config->bytes - bytes))
 		return CU_E_OUT_OF_MEMORY;
 	fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return CU_E_OPERATING_SYSTEM;
-	if (flock(fd, LOCK_SH | LOCK_NB) || fstat(fd, &st) || !fill(fd, kind, tail)) {
+	if (flock(fd, LOCK_SH | LOCK_NB) || fstat(fd, &st)) {
 		unlinkat(dir, name, 0);
-		return CU_E_OUT_OF_MEMORY;
+		return CU_E_OPERATING_SYSTEM;
 	}
 	*inode = st.st_ino;
+	*out = steal_fd(&fd);
+	return CU_OK;
+}
+
+cu_result store_create(struct sim_device *d, enum store_kind kind, const struct store_tail *tail, int *out,
+	uint64_t *inode)
+{
+	OWN_FD int fd = -1;
+	char name[96];
+	cu_result r;
+
+	name_of(name, kind, d, sim.owner, tail->key, tail->bytes);
+	r = claim(d, name, tail->bytes, &fd, inode);
+	if (r)
+		return r;
+	if (!fill(fd, kind, tail)) {
+		store_remove(d, kind, tail->key, tail->bytes, steal_fd(&fd));
+		return CU_E_OUT_OF_MEMORY;
+	}
 	*out = steal_fd(&fd);
 	return CU_OK;
 }
@@ -208,6 +226,7 @@ void store_remove(struct sim_device *d, enum store_kind kind, uint64_t key, size
 
 	name_of(name, kind, d, sim.owner, key, bytes);
 	(void)!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes);
+	(void)!pwrite(fd, TAIL_FREED, sizeof TAIL_FREED, (off_t)bytes);
 	if (dir >= 0)
 		unlinkat(dir, name, 0);
 	close(fd);
@@ -243,6 +262,19 @@ int store_find(struct sim_device *d, uint64_t owner, uint64_t key, size_t bytes,
 	}
 	*inode = st.st_ino;
 	return steal_fd(&fd);
+}
+
+bool store_is_orphan(int fd, size_t bytes)
+{
+	OWN_FD int dir = lock_directory(); /* whoever counts must not meet the lock that this tries */
+	char magic[sizeof TAIL_FREED] = "";
+
+	if (pread(fd, magic, sizeof magic, (off_t)bytes) != (ssize_t)sizeof magic || !memcmp(magic, TAIL_FREED, sizeof magic))
+		return false;
+	if (flock(fd, LOCK_EX | LOCK_NB))
+		return false;
+	flock(fd, LOCK_UN);
+	return true;
 }
 
 cu_result store_tail_of(int fd, struct store_tail *tail, uint64_t *inode)

@@ -129,7 +129,9 @@ EXPORT cu_result cuMemCreate(cu_mem_handle *handle, size_t bytes, const struct c
 	tail.key = ++sim.ids;
 	tail.owner = sim.owner;
 	tail.prop = *prop;
+	pthread_mutex_unlock(&sim.lock); /* it takes a while, and nobody knows of the block yet */
 	r = store_create(d, d ? STORE_VMM : STORE_HOST, &tail, &fd, &inode);
+	pthread_mutex_lock(&sim.lock);
 	return r ? r : block_new(d, &tail, fd, inode, handle);
 }
 
