@@ -352,6 +352,7 @@ uint64_t model_tier_bytes(const struct cache *c, const struct model *m, uint8_t 
 void model_used(struct cache *c, struct model *m, uint8_t tier);
 /* No name leads here any more: every copy drains; pins go over to the successor (NULL: are dropped). */
 void model_retire(struct cache *c, struct model *m, struct model *successor);
+void model_revive(struct cache *c, struct model *m); /* a name is about to lead to it, perhaps again */
 bool model_is_pinned(const struct model *m, uint8_t tier);
 void model_pin(struct cache *c, struct model *m, uint8_t tier, bool on);
 

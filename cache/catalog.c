@@ -50,7 +50,7 @@ static void name_unlink(struct cache *c, struct name *n)
 static void name_link(struct cache *c, struct name *n, struct model *m)
 {
 	ASSERT(!n->model);
-	m->retired = false; /* a source may go back to an earlier version */
+	model_revive(c, m);
 	n->model = m;
 	m->n_names++;
 	list_add_tail(&n->model_node, &m->names);

@@ -161,6 +161,22 @@ void model_retire(struct cache *c, struct model *m, struct model *successor)
 	model_check_empty(c, m);
 }
 
+/* Whoever still holds a complete copy keeps it whole, so it can be had again. */
+void model_revive(struct cache *c, struct model *m)
+{
+	if (!m->retired)
+		return;
+	m->retired = false;
+	for (uint8_t t = 1; t < c->n_tiers; t++) {
+		struct copy *k = m->copies[t];
+		if (!k || k->state != COPY_DRAINING || k->doom != DOOM_STALE || !k->n_leases || k->load)
+			continue;
+		k->doom = DOOM_NONE;
+		copy_set(c, k, COPY_READY, NULL);
+		copy_settle(c, k);
+	}
+}
+
 /* ---- copies ---- */
 
 struct copy *copy_get(struct cache *c, struct model *m, uint8_t tier)
@@ -259,7 +275,8 @@ static const char *copy_drain_why(const struct copy *k)
 
 void copy_doom(struct cache *c, struct copy *k, enum doom doom)
 {
-	if (k->state != COPY_ABSENT && k->state != COPY_DRAINING && k->doom == DOOM_NONE)
+	bool may_come_back = k->state == COPY_DRAINING && k->doom == DOOM_STALE; /* not any more */
+	if (may_come_back || (k->state != COPY_ABSENT && k->state != COPY_DRAINING && k->doom == DOOM_NONE))
 		k->doom = doom;
 	if (k->load)
 		load_unkeep(c, k->load, UINT8_MAX);

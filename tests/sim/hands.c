@@ -307,7 +307,7 @@ void sim_owner_gone(struct sim *s, uint64_t owner)
 
 /* ---- answers ---- */
 
-static const struct sim_name *source_of(const struct sim *s, const char *text)
+static struct sim_name *source_of(struct sim *s, const char *text)
 {
 	for (size_t i = 0; i < s->n_names; i++)
 		if (strcmp(s->names[i].text, text) == 0)
@@ -321,12 +321,24 @@ struct cache_model_info sim_info(const struct sim_name *n, const struct sim *s)
 		.image_bytes = n->bytes, .gpu_bytes = n->gpu_bytes, .disk_bytes = n->bytes + n->bytes / 8, .in_place = n->in_place};
 }
 
+void sim_change_source(struct sim *s, struct sim_name *n)
+{
+	struct sim_name was = *n;
+	bool back = n->old_version && sim_chance(s, 40);
+	n->version = back ? was.old_version : ++n->versions;
+	n->content = back ? was.old_content : sim_chance(s, 70) ? was.content : sim_random(s) | 1;
+	n->old_version = was.version;
+	n->old_content = was.content;
+}
+
 static void answer_resolve(struct sim *s, const struct cache_effect *fx, bool fail)
 {
-	const struct sim_name *n = source_of(s, fx->name_text);
+	struct sim_name *n = source_of(s, fx->name_text);
 	struct fault why;
 	uint64_t model;
 	SIM_ASSERT(s, n);
+	if (sim_chance(s, n->old_version ? 25 : 3)) /* a model is superseded while it is in use, and comes back */
+		sim_change_source(s, n);
 	if (fail || n->missing) {
 		fault_set(&why, n->missing ? TRIMS_E_NOT_FOUND : TRIMS_E_UNREACHABLE, "simulated: %s", n->text);
 		cache_resolve_failed(s->c, s->now, fx->name, &why);

@@ -56,6 +56,7 @@ struct sim_request {
 struct sim_name {
 	char text[32];
 	uint64_t bytes, gpu_bytes, version, content;
+	uint64_t versions, old_version, old_content; /* how many there were; the one before, to go back to */
 	bool in_place, missing;
 };
 
@@ -96,6 +97,8 @@ void sim_claim(struct sim *s, uint64_t owner);
 void sim_corrupt_and_regrant(struct sim *s);
 void sim_lose(struct sim *s, uint8_t tier);
 struct cache_model_info sim_info(const struct sim_name *n, const struct sim *s);
+/* To another version, or back to the one before. */
+void sim_change_source(struct sim *s, struct sim_name *n);
 void sim_owner_gone(struct sim *s, uint64_t owner);
 /* Takes effects, at most `limit`. */
 void sim_take(struct sim *s, size_t limit);

@@ -20,11 +20,11 @@ struct setup {
 };
 
 static const struct setup setups[] = {
-	{.label = "host tier, lru", .policy = "lru", .tiers = TIERS_HOST, .host_bytes = 1000, .revalidate_ns = NS_PER_S},
+	{.label = "host tier, lru", .policy = "lru", .tiers = TIERS_HOST, .host_bytes = 1000, .revalidate_ns = NS_PER_S / 100},
 	{.label = "host tier, nothing evicted", .policy = "never", .tiers = TIERS_HOST, .host_bytes = 1500,
 		.ttl_ns = 5 * NS_PER_S, .revalidate_ns = NS_PER_S, .fail_percent = 5},
 	{.label = "disk and host, cost, faults", .policy = "cost", .tiers = TIERS_DISK, .host_bytes = 900, .disk_bytes = 2000,
-		.revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 15},
+		.revalidate_ns = NS_PER_S / 100, .dedup = true, .fail_percent = 15},
 	{.label = "disk and host, residency and TTL", .policy = "fifo", .tiers = TIERS_DISK, .host_bytes = 1200,
 		.disk_bytes = 1500, .min_residency_ns = NS_PER_S / 2, .ttl_ns = 3 * NS_PER_S, .revalidate_ns = 10 * NS_PER_S,
 		.fail_percent = 5},
@@ -106,7 +106,7 @@ static void set_names(struct sim *s)
 	s->n_names = SIM_NAMES;
 	for (size_t i = 0; i < s->n_names; i++) {
 		struct sim_name *n = &s->names[i];
-		*n = (struct sim_name){.bytes = 50 + sim_below(s, 400), .version = 1, .content = i + 1};
+		*n = (struct sim_name){.bytes = 50 + sim_below(s, 400), .version = 1, .versions = 1, .content = i + 1};
 		snprintf(n->text, sizeof(n->text), "model-%zu", i);
 		n->in_place = sim_chance(s, 20);
 		n->missing = sim_chance(s, 8);
@@ -241,8 +241,7 @@ static void step_world(struct sim *s)
 	uint32_t skip = (uint32_t)sim_below(s, 30);
 	switch (sim_below(s, 5)) {
 	case 0:
-		n->version++; /* changed at the source */
-		n->content = sim_chance(s, 70) ? n->content : sim_random(s) | 1;
+		sim_change_source(s, n);
 		break;
 	case 1:
 		n->missing = !n->missing && sim_chance(s, 20);

@@ -112,6 +112,35 @@ START_TEST(a_changed_source_is_another_model_and_the_old_one_drains)
 }
 END_TEST
 
+START_TEST(a_superseded_model_that_is_leased_is_served_again_when_a_name_leads_to_it)
+{
+	struct fixture f;
+	fix_prepare(&f);
+	f.config.revalidate_ns = 0;
+	fix_start(&f);
+	const struct fix_answer *a = fix_open(&f, 1, "a:100");
+	f.version++;
+	fix_use(&f, 2, "a:100");
+	fix_use(&f, 3, "a:100");
+	struct cache_model_view old;
+	ck_assert_int_eq(cache_view(f.c, a->model, &old), 0);
+	ck_assert_int_eq(old.copies[HOST].state, COPY_DRAINING);
+	uint64_t generation = old.copies[HOST].copy;
+	f.version--; /* the source goes back */
+	fix_use(&f, 4, "a:100");
+	const struct fix_answer *b = fix_open(&f, 5, "a:100");
+	ck_assert_granted(b, COPY_READY);
+	ck_assert_uint_eq(b->model, a->model);
+	ck_assert_int_eq(cache_view(f.c, a->model, &old), 0);
+	ck_assert_uint_eq(old.copies[HOST].copy, generation);
+	ck_assert_uint_eq(old.copies[HOST].leases, 2);
+	fix_close(&f, 1);
+	fix_close(&f, 5);
+	ck_assert_granted(fix_open(&f, 6, "a:100"), COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_pin_follows_its_name_to_the_new_version)
 {
 	struct fixture f;
@@ -377,7 +406,8 @@ static void resolving(Suite *s)
 	UNIT_CASE(s, "resolving", an_unknown_name_is_resolved_once_for_all_who_wait, no_such_model_is_remembered_for_a_while,
 		an_unreachable_source_is_not_remembered, names_that_are_none_are_refused_without_a_look,
 		an_old_name_is_validated_in_the_background_while_it_serves,
-		a_changed_source_is_another_model_and_the_old_one_drains, a_pin_follows_its_name_to_the_new_version,
+		a_changed_source_is_another_model_and_the_old_one_drains,
+		a_superseded_model_that_is_leased_is_served_again_when_a_name_leads_to_it, a_pin_follows_its_name_to_the_new_version,
 		requests_that_wait_when_the_source_changes_get_the_new_version,
 		a_model_that_changed_while_it_was_read_is_resolved_before_it_serves_again, a_failed_validation_keeps_serving,
 		a_model_gone_from_its_source_serves_its_leases_and_nobody_else);
