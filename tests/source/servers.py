@@ -159,7 +159,8 @@ class Cdn(Server):
 
 
 class HubRequest(Request):
-    """root/ID/files; revision main.  Files over 1000 bytes are large: SHA-256, and a redirect to the CDN."""
+    """TREE/ID/files, one tree per commit; `refs` say which commits branches and tags lead to.  Files over 1000 bytes are
+    large: SHA-256, and a redirect to the CDN."""
 
     def answer(self):
         owner = self.server.owner
@@ -174,14 +175,16 @@ class HubRequest(Request):
             self.file(name, *rest.split('/', 1))
 
     def info(self, name, revision):
-        owner, root = self.server.owner, self.server.owner.root / name
-        if not root.is_dir():
+        owner = self.server.owner
+        commit = owner.refs.get(revision, revision)
+        if not any((tree / name).is_dir() for tree in owner.trees.values()):
             self.begin(401, {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'Repository not found'}, 0)
-        elif revision not in ('main', 'refs/pr/1', owner.commit):
+        elif commit not in owner.trees:
             self.begin(404, {'X-Error-Code': 'RevisionNotFound'}, 0)
         else:
+            root = owner.trees[commit] / name
             siblings = [self.sibling(root, p) for p in sorted(root.rglob('*')) if p.is_file()]
-            self.text(200, json.dumps({'id': name, 'sha': owner.commit, 'siblings': siblings}).encode())
+            self.text(200, json.dumps({'id': name, 'sha': commit, 'siblings': siblings}).encode())
 
     def sibling(self, root, path):
         out, data = {'rfilename': str(path.relative_to(root))}, path.read_bytes()
@@ -192,8 +195,9 @@ class HubRequest(Request):
         return out
 
     def file(self, name, revision, path):
-        owner, file = self.server.owner, self.server.owner.root / name / path
-        if revision != owner.commit or not file.is_file():
+        owner = self.server.owner
+        file = owner.trees.get(revision, owner.root / 'no such commit') / name / path
+        if not file.is_file():
             self.begin(404, {'X-Error-Code': 'EntryNotFound'}, 0)
             return
         data = file.read_bytes()
@@ -202,7 +206,7 @@ class HubRequest(Request):
             self.wfile.write(self.begin_file())
             return
         self.begin(302, {'Location': f'{owner.cdn.url}{self.path}?sig={owner.cdn.signature}',
-                         'X-Repo-Commit': owner.commit, 'X-Linked-Size': str(len(data)),
+                         'X-Repo-Commit': revision, 'X-Linked-Size': str(len(data)),
                          'X-Linked-ETag': f'"{hashlib.sha256(data).hexdigest()}"'}, 0)
 
 
@@ -213,6 +217,8 @@ class Hub(Server):
     def __init__(self, t, root):
         super().__init__(t, root)
         self.cdn = Cdn(t, root)
+        self.trees = {self.commit: self.root}  # commit -> where its repositories lie, below root
+        self.refs = {'main': self.commit, 'refs/pr/1': self.commit}
 
 
 # ---- faults
