@@ -52,9 +52,21 @@ struct gpu_scope {
 int gpu_enter(struct gpu_driver *d, struct gpu_device *device, struct gpu_scope *s);
 /* That context. */
 int gpu_enter_context(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s);
+/* The same to unmake something, with patience.  False: it is gone, and what was made in it with it. */
+bool gpu_enter_to_undo(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s);
 /* The stream's context; the null stream's is the caller's, or the device's primary one. */
 int gpu_enter_stream(struct gpu_driver *d, struct gpu_device *device, cu_stream stream, struct gpu_scope *s);
 void gpu_leave(struct gpu_scope *s);
+
+/* Unmaking must not stop at one call that fails: what a driver refuses once is asked again.  CU_OK, or the last refusal. */
+#define GPU_UNDO_TRIES 3
+#define GPU_UNDO(call)                                                                                                \
+	({                                                                                                            \
+		cu_result undo_ = (call);                                                                             \
+		for (int try_ = 1; undo_ && try_ < GPU_UNDO_TRIES; try_++)                                            \
+			undo_ = (call);                                                                               \
+		undo_;                                                                                                \
+	})
 
 /* Records "what: the driver's reason"; returns the failure. */
 int gpu_failed(const struct gpu_driver *d, cu_result result, const char *what);

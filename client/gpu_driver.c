@@ -45,7 +45,7 @@ static void unload(struct gpu_driver **p)
 		return;
 	for (uint32_t i = 0; i < d->n_devices; i++)
 		if (d->device[i].primary)
-			d->cu->primary_ctx_release(d->device[i].ordinal);
+			GPU_UNDO(d->cu->primary_ctx_release(d->device[i].ordinal));
 	cuda_free(&d->cu);
 	free(d);
 }
@@ -150,6 +150,14 @@ int gpu_enter_context(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s)
 	return 0;
 }
 
+bool gpu_enter_to_undo(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s)
+{
+	for (int i = 0; i < GPU_UNDO_TRIES; i++)
+		if (gpu_enter_context(d, ctx, s) == 0)
+			return true;
+	return false;
+}
+
 /* The caller's, if there is one. */
 static cu_context current(struct gpu_driver *d, int *ordinal)
 {
@@ -190,7 +198,7 @@ void gpu_leave(struct gpu_scope *s)
 {
 	cu_context ignored;
 	if (s->pushed)
-		s->driver->cu->ctx_pop_current(&ignored);
+		GPU_UNDO(s->driver->cu->ctx_pop_current(&ignored));
 	s->pushed = false;
 }
 
@@ -211,11 +219,13 @@ static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, cu_ptr from, siz
 		what = "cuMemcpyDtoDAsync";
 		r = cu->memcpy_dtod_async(to, from, bytes, stream);
 	}
-	if (!r) {
+	/* In any case: nothing may go on with the caller's memory behind its back. */
+	cu_result synced = GPU_UNDO(cu->stream_synchronize(stream));
+	if (!r && synced) {
 		what = "cuStreamSynchronize";
-		r = cu->stream_synchronize(stream);
+		r = synced;
 	}
-	cu->stream_destroy(stream);
+	GPU_UNDO(cu->stream_destroy(stream));
 	return r ? gpu_failed(d, r, what) : 0;
 }
 

@@ -82,7 +82,7 @@ static int map_extent(struct gpu_memory *m, uint32_t i, int fd)
 	if (r)
 		return gpu_failed(m->driver, r, "cuMemImportFromShareableHandle");
 	r = cu->mem_map(e->at, e->bytes, 0, handle, 0);
-	cu_result released = cu->mem_release(handle);
+	cu_result released = GPU_UNDO(cu->mem_release(handle));
 	if (r)
 		return gpu_failed(m->driver, r, "cuMemMap");
 	m->n_mapped++;
@@ -119,10 +119,10 @@ static void unmap_extents(struct gpu_memory *m)
 	const struct cuda *cu = m->driver->cu;
 	while (m->n_mapped) {
 		m->n_mapped--;
-		cu->mem_unmap(m->extent[m->n_mapped].at, m->extent[m->n_mapped].bytes);
+		GPU_UNDO(cu->mem_unmap(m->extent[m->n_mapped].at, m->extent[m->n_mapped].bytes));
 	}
 	if (m->range_bytes)
-		cu->mem_address_free(m->range, m->range_bytes);
+		GPU_UNDO(cu->mem_address_free(m->range, m->range_bytes));
 	m->range_bytes = 0;
 }
 
@@ -156,8 +156,10 @@ static int open_handles(struct gpu_memory *m, const struct gpu_source *from)
 
 static void close_handles(struct gpu_memory *m)
 {
-	while (m->n_mapped)
-		m->driver->cu->ipc_close_mem_handle(m->extent[--m->n_mapped].at);
+	while (m->n_mapped) {
+		m->n_mapped--;
+		GPU_UNDO(m->driver->cu->ipc_close_mem_handle(m->extent[m->n_mapped].at));
+	}
 }
 
 /* ---- both ---- */
@@ -173,7 +175,7 @@ static void unmap(struct gpu_memory *m)
 	struct gpu_scope scope = {0};
 	if (m->kind == GPU_HANDLE_VMM_FD)
 		unmap_extents(m); /* wants no context */
-	else if (gpu_enter_context(m->driver, m->ctx, &scope) == 0)
+	else if (gpu_enter_to_undo(m->driver, m->ctx, &scope))
 		close_handles(m); /* else they went with their context */
 	gpu_leave(&scope);
 	forget(m);

@@ -99,8 +99,8 @@ int gpu_open(trims_model *m, struct msg_opened *o)
 static void free_private(struct gpu_driver *d, struct private_copy *p)
 {
 	struct gpu_scope scope = {0};
-	if (gpu_enter_context(d, p->ctx, &scope) == 0)
-		d->cu->mem_free(p->at); /* else it went with its context */
+	if (gpu_enter_to_undo(d, p->ctx, &scope))
+		GPU_UNDO(d->cu->mem_free(p->at)); /* else it went with its context */
 	gpu_leave(&scope);
 	free(p);
 }
@@ -224,27 +224,42 @@ int trims_wait_stream(trims_model *m, uint32_t index, void *cu_stream_)
 
 /* ---- private copies ---- */
 
-static int make_private(trims_model *m, const struct trims_tensor *t, struct private_copy **out)
+/* Inside a scope. */
+static int copy_private(struct gpu_driver *d, const struct trims_tensor *t, cu_ptr *out)
+{
+	cu_result e = d->cu->mem_alloc(out, MAX(t->bytes, 1u));
+	if (e)
+		return gpu_failed(d, e, "cuMemAlloc");
+	int r = t->bytes ? gpu_copy_on_device(d, *out, (uintptr_t)t->data, t->bytes) : 0;
+	if (r < 0)
+		GPU_UNDO(d->cu->mem_free(*out));
+	return r;
+}
+
+static int make_private(trims_model *m, const struct trims_tensor *t, struct private_copy *p)
 {
 	struct gpu_driver *d = gpu_session_driver(m->gpu->session);
 	struct gpu_scope scope = {0};
-	OWN_MEM struct private_copy *p = calloc(1, sizeof *p);
-	if (!p)
-		return fail(TRIMS_E_NO_MEMORY, "no memory for a private copy");
 	int r = gpu_enter(d, m->gpu->device, &scope);
-	if (r < 0)
-		return r;
 	p->index = t->index;
 	p->ctx = scope.ctx;
-	cu_result e = d->cu->mem_alloc(&p->at, MAX(t->bytes, 1u));
-	if (e)
-		r = gpu_failed(d, e, "cuMemAlloc");
-	else if (t->bytes && (r = gpu_copy_on_device(d, p->at, (uintptr_t)t->data, t->bytes)) < 0)
-		d->cu->mem_free(p->at);
-	gpu_leave(&scope);
 	if (r == 0)
-		*out = STEAL(p);
+		r = copy_private(d, t, &p->at);
+	gpu_leave(&scope);
 	return r;
+}
+
+static int add_private(trims_model *m, const struct trims_tensor *t, struct private_copy **out)
+{
+	struct private_copy *p = calloc(1, sizeof *p);
+	int r = p ? make_private(m, t, p) : fail(TRIMS_E_NO_MEMORY, "no memory for a private copy");
+	if (r < 0) {
+		free(p);
+		return r;
+	}
+	p->next = m->gpu->privates;
+	*out = m->gpu->privates = p;
+	return 0;
 }
 
 int trims_private(trims_model *m, uint32_t index, void **device_address)
@@ -260,10 +275,8 @@ int trims_private(trims_model *m, uint32_t index, void **device_address)
 	struct private_copy *p = g->privates;
 	while (p && p->index != index)
 		p = p->next;
-	if (!p && (r = make_private(m, &t, &p)) == 0) {
-		p->next = g->privates;
-		g->privates = p;
-	}
+	if (!p)
+		r = add_private(m, &t, &p);
 	if (r == 0)
 		*device_address = (void *)(uintptr_t)p->at;
 	pthread_mutex_unlock(&g->lock);

@@ -41,7 +41,7 @@ struct gpu_session {
 
 	pthread_mutex_t lock; /* guards what follows */
 	cu_context registered_in; /* NULL: the page is not registered */
-	bool stuck;               /* a stream waits on the page and cannot be woken: it must stay */
+	bool stuck;               /* for all that is known a stream still waits on the page: it must stay */
 	bool tried[GPU_DEVICES_MAX], works[GPU_DEVICES_MAX]; /* by ordinal */
 	char why[TRIMS_MAX_TEXT];
 };
@@ -102,6 +102,7 @@ static int start_watchdog(struct gpu_session *s)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (e)
 		return fail_errno(TRIMS_E_NO_SYSTEM, e, "no thread for the GPU session");
+	pthread_setname_np(s->watchdog, "trims-gpu"); /* for those who wonder */
 	s->watched = true;
 	return 0;
 }
@@ -111,8 +112,8 @@ static int start_watchdog(struct gpu_session *s)
 static void unregister(struct gpu_session *s)
 {
 	struct gpu_scope scope = {0};
-	if (s->registered_in && gpu_enter_context(s->driver, s->registered_in, &scope) == 0)
-		s->driver->cu->mem_host_unregister((void *)s->page);
+	if (s->registered_in && gpu_enter_to_undo(s->driver, s->registered_in, &scope))
+		GPU_UNDO(s->driver->cu->mem_host_unregister((void *)s->page));
 	gpu_leave(&scope);
 }
 
@@ -179,11 +180,11 @@ static int read_canary(const struct gpu_source *from, struct gpu_memory *memory,
 {
 	struct gpu_scope scope = {0};
 	cu_ptr at;
+	if (!gpu_memory_at(memory, 0, 0, c->bytes, &at))
+		return fail(TRIMS_E_PROTOCOL, "the canary is shorter than the daemon says");
 	OWN_MEM uint64_t *words = malloc(c->bytes);
 	if (!words)
 		return fail(TRIMS_E_NO_MEMORY, "no memory to read the canary into");
-	if (!gpu_memory_at(memory, 0, 0, c->bytes, &at))
-		return fail(TRIMS_E_PROTOCOL, "the canary is shorter than the daemon says");
 	int r = gpu_enter(from->driver, from->device, &scope);
 	if (r == 0)
 		r = gpu_copy_to_host(from->driver, words, at, c->bytes);
@@ -365,21 +366,18 @@ static bool probe_stream(struct gpu_session *s, cu_stream stream, cu_ptr page)
 	cu_result r = cu->stream_wait_value_64(stream, at, 1, CU_WAIT_GEQ);
 	if (r)
 		return refused(s, r, "cuStreamWaitValue64");
-	r = query_for(cu, stream, PENDING_NS);
+	bool passed = query_for(cu, stream, PENDING_NS) == CU_OK;
 	atomic_store(slot, 1);
-	if (r == CU_OK) {
-		snprintf(s->why, sizeof s->why, "a stream did not wait for a value in host memory");
-		return false;
-	}
-	if (r == CU_E_NOT_READY)
+	for (int tries = 0; tries == 0 || (r && r != CU_E_NOT_READY && tries < GPU_UNDO_TRIES); tries++)
 		r = query_for(cu, stream, WAKE_NS);
-	if (r == CU_OK)
-		return true;
-	if (r != CU_E_NOT_READY)
-		return refused(s, r, "cuStreamQuery");
-	s->stuck = true;
-	snprintf(s->why, sizeof s->why, "a store by the CPU does not wake a stream that waits for it");
-	return false;
+	s->stuck |= r != CU_OK;
+	if (r == CU_E_NOT_READY)
+		snprintf(s->why, sizeof s->why, "a store by the CPU does not wake a stream that waits for it");
+	else if (r)
+		refused(s, r, "cuStreamQuery");
+	else if (passed)
+		snprintf(s->why, sizeof s->why, "a stream did not wait for a value in host memory");
+	return r == CU_OK && !passed;
 }
 
 static bool probe(struct gpu_session *s, const struct gpu_scope *scope)
@@ -400,7 +398,7 @@ static bool probe(struct gpu_session *s, const struct gpu_scope *scope)
 	if (r)
 		return refused(s, r, "cuStreamCreate");
 	bool works = probe_stream(s, stream, page);
-	cu->stream_destroy(stream); /* goes on by itself until the stream is done */
+	GPU_UNDO(cu->stream_destroy(stream)); /* goes on by itself until the stream is done */
 	return works;
 }
 

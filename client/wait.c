@@ -25,6 +25,18 @@ static int poisoned(struct progress_page *page)
 	return fail((enum trims_code)code, "%s", *f.text ? f.text : error_text(code));
 }
 
+/* What a stream sees that waits for everything: READY comes a moment later. */
+static bool all_landed(trims_model *m, struct progress_page *page)
+{
+	const struct mapped_image *im;
+	if (mapping_image(m->mapping, &im) < 0 || im->n_extents > page->extents)
+		return false;
+	for (uint32_t i = 0; i < im->n_extents; i++)
+		if (atomic_load_explicit(&page->watermark[i], memory_order_acquire) < im->extents[i].bytes)
+			return false;
+	return true;
+}
+
 static int look(trims_model *m, struct progress_page *page, const struct tensor_place *place)
 {
 	uint32_t state = atomic_load_explicit(&page->state, memory_order_acquire);
@@ -34,7 +46,9 @@ static int look(trims_model *m, struct progress_page *page, const struct tensor_
 	}
 	if (place && atomic_load_explicit(&page->watermark[place->extent], memory_order_acquire) >= place->end)
 		return 1;
-	return state == PROGRESS_POISONED ? poisoned(page) : 0;
+	if (state == PROGRESS_POISONED)
+		return poisoned(page);
+	return !place && m->gpu && all_landed(m, page);
 }
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t ns)
