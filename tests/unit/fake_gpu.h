@@ -18,6 +18,10 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
+#ifndef SIMCUDA_LIBRARY
+#define SIMCUDA_LIBRARY "libsimcuda.so" /* the build says where it is */
+#endif
+
 #define FAKE_GPU_SLOTS 64
 #define FAKE_GPU_COPIES 3
 #define FAKE_GPU_BYTES GPU_EXTENT_ALIGN /* of every allocation */
