@@ -253,6 +253,33 @@ START_TEST(a_store_wakes_on_host_memory_but_not_on_device_memory)
 }
 END_TEST
 
+START_TEST(a_destroyed_stream_finishes_its_work)
+{
+	struct cuda *cu = sim_start();
+	struct gate *g = gate_new(cu);
+	cu_stream s;
+	cu_event e;
+	cu_ptr d;
+
+	ok(cu->mem_alloc(&d, 8));
+	ok(cu->event_create(&e, 0));
+	for (int i = 1; i < 20; i++) {
+		ok(cu->stream_create(&s, 0));
+		gate_close(cu, g, s);
+		ok(cu->memset_d8_async(d, (unsigned char)i, 1, s));
+		ok(cu->event_record(e, s));
+		ok(cu->stream_destroy(s));
+		fails(cu->stream_query(s), CU_E_INVALID_HANDLE);
+		fails(cu->event_query(e), CU_E_NOT_READY);
+		gate_open(g);
+		ok(cu->ctx_synchronize()); /* waits for it all the same */
+		ok(cu->event_query(e));
+		ck_assert_int_eq(*(char *)(uintptr_t)d, i);
+	}
+	cuda_free(&cu);
+}
+END_TEST
+
 START_TEST(freeing_waits_for_queued_work_and_unmapped_work_is_an_error)
 {
 	struct cuda *cu = sim_start();
@@ -484,7 +511,7 @@ static void words(Suite *s)
 static void ends(Suite *s)
 {
 	UNIT_CASE(s, "ends", freeing_waits_for_queued_work_and_unmapped_work_is_an_error,
-		a_destroyed_context_ends_what_waits);
+		a_destroyed_context_ends_what_waits, a_destroyed_stream_finishes_its_work);
 }
 
 static void links(Suite *s)

@@ -121,8 +121,13 @@ static void destroy(struct cu_context_object *ctx)
 	list_del(&ctx->node);
 	handle_end(HANDLE_CONTEXT, (uint64_t)(uintptr_t)ctx->handle);
 	pthread_cond_broadcast(&sim.done);
-	while (!list_empty(&ctx->streams))
-		stream_kill(list_first(&ctx->streams, struct cu_stream_object, node));
+	while (!list_empty(&ctx->streams)) {
+		struct cu_stream_object *s = list_first(&ctx->streams, struct cu_stream_object, node);
+
+		list_del(&s->node);
+		if (!s->dying)
+			stream_kill(s);
+	}
 	ctx->null_stream = NULL;
 	end_ranges(ctx);
 	if (ctx->lease >= 0)

@@ -12,8 +12,9 @@ enum { DIRECTION_UP, DIRECTION_DOWN };
 
 #define PIECE (256 * KIB)
 #define PIECE_UNLIMITED (64 * MIB)
-#define SLEEP_LEAST_NS (60 * NS_PER_US) /* shorter debts are paid together */
+#define SLEEP_LEAST_NS (30 * NS_PER_US) /* shorter debts are carried on, also into the engine's next copy */
 #define CREDIT_NS (2 * NS_PER_MS)       /* how much of a late piece later ones may make good */
+#define HANDOVER_NS (200 * NS_PER_US)   /* an engine that was free for longer was idle */
 
 struct path {
 	struct hop {
@@ -159,6 +160,7 @@ static void give(struct engine *e, struct cu_stream_object *s, const struct op *
 	struct list *next = op->node.next;
 
 	e->busy = false;
+	e->given_ns = sim_now();
 	e->kept_for = next != &s->ops && link_engine(list_entry(next, struct op, node)) == e ? s : NULL;
 	pthread_cond_broadcast(&sim.done);
 }
@@ -171,10 +173,20 @@ static void sleep_until(double ns)
 		;
 }
 
-/* Moves it piece by piece, never ahead of what the links allow. */
-static void move_paced(struct cu_stream_object *s, const struct op *op, const struct path *p)
+/* Sleeping is never exact: what a copy ended too early or too late counts for the one that follows on its heels. */
+static double begin(const struct engine *e)
 {
-	double due = (double)sim_now() + (double)sim.topology.overhead_ns / sim.topology.speed;
+	uint64_t now = sim_now();
+
+	if (!e || now - e->given_ns > HANDOVER_NS)
+		return (double)now;
+	return MAX(e->due_ns, (double)(now - HANDOVER_NS));
+}
+
+/* Moves it piece by piece, never ahead of what the links allow. */
+static void move_paced(struct cu_stream_object *s, const struct op *op, const struct path *p, struct engine *e)
+{
+	double due = begin(e) + (double)sim.topology.overhead_ns / sim.topology.speed;
 
 	for (size_t at = 0, part; at < op->bytes && !context_state(s->ctx); at += part) {
 		double bytes_per_ns = rate(p);
@@ -183,11 +195,13 @@ static void move_paced(struct cu_stream_object *s, const struct op *op, const st
 		pthread_mutex_unlock(&sim.lock);
 		memcpy((char *)range_cpu(op->to) + at, (char *)range_cpu(op->from) + at, part);
 		due += bytes_per_ns > 0 ? (double)part / bytes_per_ns : 0;
-		due = MAX(due, (double)sim_now() - CREDIT_NS);
-		if (due > (double)(sim_now() + SLEEP_LEAST_NS) || at + part == op->bytes)
+		due = MAX(due, (double)(sim_now() - CREDIT_NS));
+		if (due > (double)(sim_now() + SLEEP_LEAST_NS))
 			sleep_until(due);
 		pthread_mutex_lock(&sim.lock);
 	}
+	if (e)
+		e->due_ns = due;
 }
 
 static void move_at_once(struct cu_stream_object *s, const struct op *op)
@@ -211,7 +225,7 @@ void link_copy(struct cu_stream_object *s, const struct op *op)
 	sim.copying++;
 	if (sim.topology.speed > 0 && (p.n || p.most > 0)) {
 		occupy(&p, 1);
-		move_paced(s, op, &p);
+		move_paced(s, op, &p, e);
 		occupy(&p, -1);
 	} else {
 		move_at_once(s, op);

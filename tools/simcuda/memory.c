@@ -98,14 +98,18 @@ static struct range *starts_at(cu_ptr base, enum range_kind kind)
 static cu_result release(struct cu_context_object *current, cu_ptr base, enum range_kind kind)
 {
 	struct range *r = starts_at(base, kind);
+	struct cu_context_object *owner;
 	cu_result result;
 
 	if (!r)
 		return CU_E_INVALID_VALUE;
-	result = context_sync(r->ctx);
-	if (!result && r->ctx != current)
+	owner = r->ctx;
+	context_ref(current); /* the lock is free meanwhile, and anything may end */
+	result = context_sync(owner);
+	if (!result && owner != current)
 		result = context_sync(current);
-	r = starts_at(base, kind); /* the lock was free meanwhile */
+	context_unref(current);
+	r = starts_at(base, kind);
 	if (result || !r || !range_quiet(r))
 		return result ? result : CU_E_INVALID_VALUE;
 	memory_end(r);

@@ -41,6 +41,8 @@ struct link {
 struct engine {
 	bool busy;
 	const void *kept_for; /* the stream whose next operation is a copy on this engine */
+	uint64_t given_ns;    /* when the last copy ended, */
+	double due_ns;        /* and when it should have */
 	struct list waiting;
 };
 
@@ -236,7 +238,7 @@ struct op *op_new(enum op_kind kind, enum sim_call call);
 cu_result stream_push(struct cu_stream_object *s, struct op *op);
 cu_result stream_wait_for(struct cu_stream_object *s, uint64_t number);
 cu_result stream_new(struct cu_context_object *ctx, unsigned flags, int priority, struct cu_stream_object **out);
-void stream_kill(struct cu_stream_object *s); /* takes it from the context; its thread ends when it is done */
+void stream_kill(struct cu_stream_object *s); /* its handle ends now, the stream when its work is done */
 void stream_unref(struct cu_stream_object *s);
 void event_ref(struct cu_event_object *e);
 void event_unref(struct cu_event_object *e);

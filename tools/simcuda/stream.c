@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/prctl.h>
 
 void sim_wait(void)
 {
@@ -54,8 +55,9 @@ void stream_unref(struct cu_stream_object *s)
 void stream_kill(struct cu_stream_object *s)
 {
 	handle_end(HANDLE_STREAM, (uint64_t)(uintptr_t)s->handle);
-	list_del(&s->node);
 	s->dying = true;
+	if (!s->running) /* else it counts until its work is done */
+		list_del(&s->node);
 	pthread_cond_signal(&s->work);
 	stream_unref(s);
 }
@@ -139,6 +141,7 @@ static void *serve(void *arg)
 {
 	struct cu_stream_object *s = arg;
 
+	prctl(PR_SET_TIMERSLACK, 1); /* sleeps are what links are made of */
 	pthread_mutex_lock(&sim.lock);
 	for (;;) {
 		while (list_empty(&s->ops) && !s->dying)
@@ -148,6 +151,7 @@ static void *serve(void *arg)
 		serve_one(s, list_first(&s->ops, struct op, node));
 	}
 	s->running = false;
+	list_del(&s->node);
 	stream_unref(s);
 	pthread_mutex_unlock(&sim.lock);
 	return NULL;
