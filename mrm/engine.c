@@ -201,5 +201,7 @@ void engine_pump(struct daemon *d)
 	struct cache_effect fx;
 	while (cache_next_effect(d->cache, &fx))
 		carry_out(d, &fx);
+	if (d->config->self_check)
+		cache_verify(d->cache);
 	d->pumping = false;
 }
