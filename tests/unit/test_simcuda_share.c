@@ -510,6 +510,84 @@ START_TEST(a_stream_write_of_another_process_wakes_and_its_store_does_not)
 }
 END_TEST
 
+/* --- a storm --- */
+
+#define STORM_SLOTS 8
+
+struct storm {
+	struct cuda *cu;
+	uint64_t seed;
+	cu_ptr classic[STORM_SLOTS], mapped[STORM_SLOTS];
+	cu_mem_handle blocks[STORM_SLOTS];
+	int fds[STORM_SLOTS];
+};
+
+/* An operation that is possible with slot i as it is; results that a full device gives are as good as others. */
+static void storm_step(struct storm *t)
+{
+	struct cuda *cu = t->cu;
+	unsigned i = (unsigned)(unit_random(&t->seed) % STORM_SLOTS);
+	size_t bytes = (1 + unit_random(&t->seed) % 32) * 2 * MIB;
+
+	switch (unit_random(&t->seed) % 5) {
+	case 0:
+		if (t->classic[i])
+			ok(cu->mem_free(t->classic[i]));
+		if (cu->mem_alloc(&t->classic[i], bytes))
+			t->classic[i] = 0;
+		break;
+	case 1:
+		if (t->blocks[i])
+			ok(cu->mem_release(t->blocks[i]));
+		t->blocks[i] = 0;
+		if (cu->mem_create(&t->blocks[i], BLOCK, &device_fd, 0))
+			t->blocks[i] = 0;
+		break;
+	case 2:
+		if (t->mapped[i])
+			unmap_block(cu, t->mapped[i], BLOCK);
+		t->mapped[i] = t->blocks[i] ? map_block(cu, t->blocks[i], BLOCK, CU_PROT_READWRITE) : 0;
+		break;
+	case 3:
+		if (t->mapped[i])
+			ok(cu->memset_d8(t->mapped[i], 1, BLOCK));
+		break;
+	default:
+		if (t->fds[i] > 0)
+			close(t->fds[i]);
+		t->fds[i] = t->blocks[i] ? export_fd(cu, t->blocks[i]) : -1;
+	}
+	ck_assert_uint_le(sim_free_bytes(cu), 64 * MIB);
+}
+
+static void storm(int socket)
+{
+	struct storm t = {.seed = unit_seed() + (uint64_t)getpid()};
+	char rule[64];
+
+	snprintf(rule, sizeof rule, "*:%u=kill", 400 + (unsigned)(unit_random(&t.seed) % 400));
+	setenv("SIMCUDA_FAULTS", rule, 1);
+	t.cu = sim_start();
+	for (;;)
+		storm_step(&t);
+}
+
+START_TEST(after_a_storm_of_deaths_every_byte_is_there)
+{
+	struct sim_child c[4];
+	struct cuda *cu;
+
+	sim_topology("device bytes=64M\n");
+	for (int i = 0; i < 4; i++)
+		c[i] = sim_fork(storm);
+	for (int i = 0; i < 4; i++)
+		ck_assert_int_eq(sim_reap(&c[i]), -SIGKILL);
+	cu = sim_start();
+	ck_assert_uint_eq(sim_free_bytes(cu), 64 * MIB);
+	cuda_free(&cu);
+}
+END_TEST
+
 static void vmm(Suite *s)
 {
 	UNIT_CASE(s, "vmm", an_allocation_has_rules, a_mapping_has_rules, memory_lives_while_handle_mapping_or_descriptor_does,
@@ -520,7 +598,7 @@ static void vmm(Suite *s)
 static void processes(Suite *s)
 {
 	UNIT_CASE(s, "processes", descriptors_outlive_a_killed_owner, bytes_of_the_dead_come_back,
-		a_descriptor_in_flight_counts, a_stream_write_of_another_process_wakes_and_its_store_does_not);
+		a_descriptor_in_flight_counts, after_a_storm_of_deaths_every_byte_is_there, a_stream_write_of_another_process_wakes_and_its_store_does_not);
 }
 
 static void ipc(Suite *s)

@@ -75,7 +75,8 @@ void memory_end(struct range *r)
 		break;
 	case RANGE_IPC:
 		close(r->fd);
-		/* fall through */
+		munmap(range_cpu(r->base), r->mapped);
+		break;
 	case RANGE_HOST:
 		munmap(range_cpu(r->base), r->mapped);
 		break;

@@ -269,7 +269,8 @@ bool store_is_orphan(int fd, size_t bytes)
 	OWN_FD int dir = lock_directory(); /* whoever counts must not meet the lock that this tries */
 	char magic[sizeof TAIL_FREED] = "";
 
-	if (pread(fd, magic, sizeof magic, (off_t)bytes) != (ssize_t)sizeof magic || !memcmp(magic, TAIL_FREED, sizeof magic))
+	if (dir < 0 || pread(fd, magic, sizeof magic, (off_t)bytes) != (ssize_t)sizeof magic ||
+		!memcmp(magic, TAIL_FREED, sizeof magic))
 		return false;
 	if (flock(fd, LOCK_EX | LOCK_NB))
 		return false;
