@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""symbols.py BUILD - libtrims exports exactly what trims.h declares, needs libc alone, stays under 100 kB stripped."""
+"""symbols.py BUILD - libtrims exports exactly what trims.h declares, needs libc alone, stays under 100 kB stripped; the
+simulated driver exports exactly the driver's table and what simcuda.h declares."""
 import pathlib
 import re
 import sys
@@ -29,4 +30,15 @@ if not any('san' in n for n in needed):
     print(f'{library.name}: {size} bytes stripped, {len(exported)} symbols')
     if size >= 100000:
         faults.append(f'{size} bytes stripped')
+simulated = pathlib.Path(sys.argv[1]) / 'tools/simcuda/libsimcuda.so'
+if simulated.exists():
+    table = (lint.ROOT / 'shared/cuda.def').read_text()
+    wanted = set(re.findall(r'^CU\(\w+, \w+, (\w+),', table, re.M))
+    header = re.sub(r'/\*.*?\*/', '', (lint.ROOT / 'tools/simcuda/simcuda.h').read_text(), flags=re.S)
+    wanted |= set(re.findall(r'\b(simcuda_\w+)\s*[(;]', header))
+    rows = [line.split() for line in lint.run('nm', '-D', '--defined-only', simulated).stdout.splitlines()]
+    exported = {row[-1].split('@')[0] for row in rows}
+    faults += [f'the simulated driver exports {n}' for n in sorted(exported - wanted)]
+    faults += [f'the simulated driver lacks {n}' for n in sorted(wanted - exported)]
+    print(f'{simulated.name}: {len(exported)} symbols')
 lint.end(faults)

@@ -44,7 +44,7 @@ static inline void sim_remove(void)
 static inline void sim_prepare(void)
 {
 	snprintf(sim_directory, sizeof sim_directory, "/dev/shm/simcuda-test-XXXXXX");
-	if (!mkdtemp(sim_directory))
+	if (!mkdtemp(sim_directory) || chmod(sim_directory, 01777))
 		exit(EXIT_FAILURE);
 	setenv("SIMCUDA_DIR", sim_directory, 1);
 	unsetenv("SIMCUDA");

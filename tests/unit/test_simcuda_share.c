@@ -510,6 +510,59 @@ START_TEST(a_stream_write_of_another_process_wakes_and_its_store_does_not)
 }
 END_TEST
 
+/* --- another user --- */
+
+/* Tries what the first user's process offers: a descriptor, a handle, and memory of its own. */
+static void be_another_user(int socket)
+{
+	struct cu_ipc_mem_handle handle;
+	struct cuda *cu;
+	cu_ptr p, q;
+	char text[2];
+	int fd;
+
+	if (setgid(65534) || setuid(65534))
+		_exit(77);
+	cu = sim_start();
+	fd = sim_receive(socket, text, sizeof text);
+	handle = receive_handle(socket);
+	ck_assert(device_is_pattern(cu, map_block(cu, import_fd(cu, fd), BLOCK, CU_PROT_READ), 8));
+	fails(cu->ipc_open_mem_handle(&p, handle, CU_IPC_LAZY_PEER), CU_E_NOT_PERMITTED);
+	ck_assert_uint_eq(sim_free_bytes(cu), GIB - 2 * BLOCK); /* counts what is not its own */
+	ok(cu->mem_alloc(&q, BLOCK));
+	sim_say_ready(socket);
+	pause();
+}
+
+START_TEST(another_user_gets_descriptors_and_no_handles)
+{
+	struct sim_child c;
+	struct cuda *cu;
+	cu_mem_handle h;
+	cu_ptr p;
+	int fd;
+
+	if (geteuid()) {
+		printf("# only root can be two users\n");
+		return;
+	}
+	c = sim_fork(be_another_user);
+	cu = sim_start();
+	ok(cu->mem_create(&h, BLOCK, &device_fd, 0));
+	device_pattern(cu, map_block(cu, h, BLOCK, CU_PROT_READWRITE), 8);
+	fd = export_fd(cu, h);
+	sim_send(c.socket, "fd", 2, fd);
+	ok(cu->mem_alloc(&p, BLOCK));
+	send_handle(cu, c.socket, p);
+	sim_await_ready(c.socket);
+	ck_assert_uint_eq(sim_free_bytes(cu), GIB - 3 * BLOCK);
+	kill(c.pid, SIGKILL);
+	ck_assert_int_eq(sim_reap(&c), -SIGKILL);
+	ck_assert_uint_eq(sim_free_bytes(cu), GIB - 2 * BLOCK);
+	cuda_free(&cu);
+}
+END_TEST
+
 /* --- a storm --- */
 
 #define STORM_SLOTS 8
@@ -604,7 +657,7 @@ static void processes(Suite *s)
 static void ipc(Suite *s)
 {
 	UNIT_CASE(s, "ipc", a_handle_crosses_processes_and_may_come_back_for_other_memory, a_handle_dies_with_its_owner,
-		handles_have_rules);
+		handles_have_rules, another_user_gets_descriptors_and_no_handles);
 }
 
 SIM_MAIN("simcuda_share", vmm, processes, ipc)

@@ -463,6 +463,40 @@ START_TEST(a_link_is_never_faster_than_it_is)
 }
 END_TEST
 
+START_TEST(devices_below_a_switch_share_its_uplink)
+{
+	static const char *const topology = "set speed=1\nswitch s0 gbps=1\ndevice gbps=20 bytes=64M switch=s0\n"
+					    "device gbps=20 bytes=64M switch=s0\nnvlink 0 1 gbps=2\n";
+	cu_context second;
+	cu_stream s;
+	struct timed t;
+	struct cuda *cu;
+	cu_ptr d;
+	float ms;
+
+	timed_start(&t, topology);
+	cu = t.cu;
+	ok(cu->ctx_create(&second, 0, 1));
+	ok(cu->stream_create(&s, CU_STREAM_NO_NULL_SYNC));
+	ok(cu->mem_alloc(&d, TIMED));
+	ok(cu->event_record(t.start, t.stream[0]));
+	ok(cu->memcpy_htod_async(d, t.host, TIMED, s)); /* to the other device */
+	ok(cu->memcpy_htod_async(t.device, t.host, TIMED, t.stream[0]));
+	ok(cu->stream_synchronize(s));
+	ok(cu->event_record(t.end, t.stream[0])); /* behind both */
+	ok(cu->event_synchronize(t.end));
+	ok(cu->event_elapsed_time(&ms, t.start, t.end));
+	ck_assert_double_ge(ms, 2 * TIMED / 1e6 - 0.1);
+	ok(cu->event_record(t.start, t.stream[1]));
+	ok(cu->memcpy_dtod_async(d, t.device, TIMED, t.stream[1])); /* not over the switch */
+	ok(cu->event_record(t.end, t.stream[1]));
+	ok(cu->event_synchronize(t.end));
+	ok(cu->event_elapsed_time(&ms, t.start, t.end));
+	ck_assert_double_ge(ms, TIMED / 2e6 - 0.1);
+	cuda_free(&t.cu);
+}
+END_TEST
+
 START_TEST(copies_down_take_turns_on_one_engine)
 {
 	struct timed t;
@@ -517,7 +551,7 @@ static void ends(Suite *s)
 static void links(Suite *s)
 {
 	UNIT_CASE(s, "links", peers_are_who_share_a_switch_or_an_nvlink, a_link_is_never_faster_than_it_is,
-		copies_down_take_turns_on_one_engine);
+		devices_below_a_switch_share_its_uplink, copies_down_take_turns_on_one_engine);
 }
 
 SIM_MAIN("simcuda_stream", streams, words, ends, links)

@@ -72,15 +72,30 @@ static int lock_directory(void)
 	return steal_fd(&fd);
 }
 
+/* Whoever comes first makes it.  Not O_CREAT for the others: in a sticky directory the kernel would refuse it. */
+static int open_page(void)
+{
+	OWN_FD int dir = lock_directory();
+	int fd = dir < 0 ? -1 : openat(dir, "page", O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd >= 0 || dir < 0 || errno != ENOENT)
+		return fd;
+	fd = openat(dir, "page", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	if (fd >= 0 && (ftruncate(fd, sizeof *page) || fchmod(fd, 0666))) { /* past the umask */
+		close(fd);
+		unlinkat(dir, "page", 0);
+		return -1;
+	}
+	return fd;
+}
+
 static cu_result map_page(void)
 {
-	OWN_FD int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	OWN_FD int fd = dir < 0 ? -1 : openat(dir, "page", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+	OWN_FD int fd = open_page();
 	void *at;
 
-	if (fd < 0 || ftruncate(fd, sizeof *page))
+	if (fd < 0)
 		return CU_E_OPERATING_SYSTEM;
-	(void)!fchmod(fd, 0666); /* past the umask; fails for those who found it there, and need not do it */
 	at = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (at == MAP_FAILED)
 		return CU_E_OPERATING_SYSTEM;
