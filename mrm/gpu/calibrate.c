@@ -50,20 +50,23 @@ static cu_result bench_open(struct bench *b)
 	return r;
 }
 
+/* Also after a failure in the middle: what is still queued ends before its memory goes. */
 static void bench_close(struct bench *b)
 {
 	const struct cuda *cu = b->g->cu;
 	for (int d = 0; d < GPU_DIRECTIONS; d++) {
+		if (b->stream[d]) {
+			GPU_UNDO(cu->stream_synchronize(b->stream[d]));
+			GPU_UNDO(cu->stream_destroy(b->stream[d]));
+		}
 		if (b->begin[d])
-			cu->event_destroy(b->begin[d]);
+			GPU_UNDO(cu->event_destroy(b->begin[d]));
 		if (b->end[d])
-			cu->event_destroy(b->end[d]);
-		if (b->stream[d])
-			cu->stream_destroy(b->stream[d]);
+			GPU_UNDO(cu->event_destroy(b->end[d]));
 		if (b->host[d])
-			cu->mem_free_host(b->host[d]);
+			GPU_UNDO(cu->mem_free_host(b->host[d]));
 		if (b->memory[d])
-			cu->mem_free(b->memory[d]);
+			GPU_UNDO(cu->mem_free(b->memory[d]));
 	}
 }
 

@@ -29,8 +29,21 @@ struct gpu {
 /* Makes the device's context current on this thread; fails, with the sentence, when the device is lost.  Costs nothing when
  * it is current already. */
 int gpu_enter(struct gpu *g, uint32_t device, struct fault *why);
+/* The same to unmake something, with patience.  False: the device is lost, and what was made on it with it. */
+bool gpu_enter_to_undo(struct gpu *g, uint32_t device);
 /* Of a call that failed on the device: makes the sentence and returns -errno.  A result that says that the device or the
  * context is gone for good makes the device lost. */
 int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *call, struct fault *why);
+
+/* Unmaking must not stop at one call that fails, nor may memory be freed that queued work still uses: what a driver refuses
+ * once is asked again.  CU_OK, or the last refusal. */
+#define GPU_UNDO_TRIES 3
+#define GPU_UNDO(call)                                                                                                \
+	({                                                                                                            \
+		cu_result undo_ = (call);                                                                             \
+		for (int try_ = 1; undo_ && try_ < GPU_UNDO_TRIES; try_++)                                            \
+			undo_ = (call);                                                                               \
+		undo_;                                                                                                \
+	})
 
 #endif

@@ -65,6 +65,15 @@ int gpu_enter(struct gpu *g, uint32_t device, struct fault *why)
 	return r ? gpu_failed(g, device, r, "cuCtxSetCurrent", why) : 0;
 }
 
+bool gpu_enter_to_undo(struct gpu *g, uint32_t device)
+{
+	struct fault why;
+	for (int i = 0; i < GPU_UNDO_TRIES && !gpu_lost(g, device); i++)
+		if (!gpu_enter(g, device, &why))
+			return true;
+	return false;
+}
+
 /* ---- what a device is ---- */
 
 static int attribute(const struct gpu *g, cu_device ordinal, enum cu_attr_number attr)
@@ -178,8 +187,8 @@ static int open_device(struct gpu *g, int ordinal, const char *export, struct fa
 		g->n++;
 		return 0;
 	}
-	g->cu->ctx_set_current(NULL);
-	g->cu->primary_ctx_release(dev->ordinal);
+	GPU_UNDO(g->cu->ctx_set_current(NULL));
+	GPU_UNDO(g->cu->primary_ctx_release(dev->ordinal));
 	return e;
 }
 
@@ -308,10 +317,10 @@ void gpu_free(struct gpu **gp)
 	if (!g)
 		return;
 	if (g->n)
-		g->cu->ctx_set_current(NULL);
+		GPU_UNDO(g->cu->ctx_set_current(NULL));
 	for (uint32_t i = 0; i < g->n; i++) {
 		ASSERT(gpu_lost(g, i) || !atomic_load(&g->device[i].held_bytes));
-		g->cu->primary_ctx_release(g->device[i].ordinal);
+		GPU_UNDO(g->cu->primary_ctx_release(g->device[i].ordinal));
 	}
 	cuda_free(&g->cu);
 	pthread_mutex_destroy(&g->lock);

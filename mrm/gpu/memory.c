@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #define MEMORY_MAGIC 0x474d454du
-#define UNDO_TRIES 3
 
 struct extent {
 	cu_ptr at;              /* 0: none */
@@ -34,18 +33,14 @@ struct gpu_memory {
 	struct extent *extent; /* [n] */
 };
 
-/* Unmaking must not stop at one call that fails: it is tried again, and what cannot be given back is said and stays on the
- * books. */
-#define UNDO(what, call)                                                                                              \
-	({                                                                                                            \
-		cu_result undo_ = CU_OK;                                                                              \
-		for (int try_ = 0; try_ < UNDO_TRIES && (undo_ = (call)); try_++)                                     \
-			;                                                                                             \
-		if (undo_ && !gpu_lost(m->gpu, m->device))                                                            \
-			log_error("gpu", "%s: %s failed (%s); %" PRIu64 " bytes stay allocated",                      \
-				m->gpu->device[m->device].facts.uuid, what, cuda_name(cu, undo_), x->bytes);          \
-		undo_ == CU_OK;                                                                                       \
-	})
+/* What cannot be given back is said, and stays on the books. */
+static bool undone(const struct gpu_memory *m, const struct extent *x, cu_result r, const char *call)
+{
+	if (r && !gpu_lost(m->gpu, m->device))
+		log_error("gpu", "%s: %s failed (%s); %" PRIu64 " bytes stay allocated", m->gpu->device[m->device].facts.uuid,
+			call, cuda_name(m->gpu->cu, r), x->bytes);
+	return r == CU_OK;
+}
 
 static void extent_free(struct gpu_memory *m, struct extent *x)
 {
@@ -54,13 +49,13 @@ static void extent_free(struct gpu_memory *m, struct extent *x)
 	if (x->fd >= 0)
 		close(x->fd);
 	if (x->mapped)
-		given_back = UNDO("cuMemUnmap", cu->mem_unmap(x->at, x->bytes));
+		given_back = undone(m, x, GPU_UNDO(cu->mem_unmap(x->at, x->bytes)), "cuMemUnmap");
 	if (x->at && m->export == GPU_EXPORT_VMM_FD && given_back)
-		given_back = UNDO("cuMemAddressFree", cu->mem_address_free(x->at, x->bytes));
+		given_back = undone(m, x, GPU_UNDO(cu->mem_address_free(x->at, x->bytes)), "cuMemAddressFree");
 	if (x->has_handle)
-		given_back &= UNDO("cuMemRelease", cu->mem_release(x->handle));
+		given_back &= undone(m, x, GPU_UNDO(cu->mem_release(x->handle)), "cuMemRelease");
 	if (x->at && m->export == GPU_EXPORT_CUDA_IPC)
-		given_back = UNDO("cuMemFree", cu->mem_free(x->at));
+		given_back = undone(m, x, GPU_UNDO(cu->mem_free(x->at)), "cuMemFree");
 	if (given_back || gpu_lost(m->gpu, m->device))
 		atomic_fetch_sub(&m->gpu->device[m->device].held_bytes, x->bytes);
 }
@@ -155,10 +150,11 @@ static int clear(struct gpu_memory *m, struct fault *why)
 	cu_result r = CU_OK;
 	for (uint32_t i = 0; i < m->n && !r; i++)
 		r = cu->memset_d8_async(m->extent[i].at, 0, m->extent[i].bytes, NULL);
+	/* In any case: who fails here frees the memory, and nothing may still be writing to it. */
+	cu_result synced = GPU_UNDO(cu->stream_synchronize(NULL));
 	if (r)
 		return gpu_failed(m->gpu, m->device, r, "cuMemsetD8Async", why);
-	r = cu->stream_synchronize(NULL);
-	return r ? gpu_failed(m->gpu, m->device, r, "cuStreamSynchronize", why) : 0;
+	return synced ? gpu_failed(m->gpu, m->device, synced, "cuStreamSynchronize", why) : 0;
 }
 
 static int begin(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export, uint32_t n,
@@ -226,11 +222,10 @@ int gpu_memory_adopt(struct gpu_memory **out, struct gpu *g, uint32_t device, co
 void gpu_memory_free(struct gpu_memory **mp)
 {
 	struct gpu_memory *m = *mp;
-	struct fault ignored;
 	if (!m)
 		return;
 	CHECK_OBJ(m, MEMORY_MAGIC);
-	gpu_enter(m->gpu, m->device, &ignored); /* of a lost device, descriptors and books are still to be settled */
+	gpu_enter_to_undo(m->gpu, m->device); /* of a lost device, descriptors and books are still to be settled */
 	while (m->n)
 		extent_free(m, &m->extent[--m->n]);
 	free(m->extent);

@@ -2,15 +2,15 @@
  *
  * ATTACH: the devices both sides see, and of those the ones that share memory in the way to be tried first.  CANARY goes out
  * when there is one (made once per device and export, by a worker), VERDICT comes back; a good one is answered by ATTACHED,
- * a bad one by the next way, or FAULT with what was said about each.  Verdicts are remembered by user, program, driver and
- * devices, so that only the first of many like processes goes through it.
+ * a bad one by the next way, or FAULT with what was said about each.  Good verdicts are remembered by user, program, driver
+ * and devices, so that only the first of many like processes goes through it.  Bad ones are not: what one process could not
+ * do once says nothing about the next, and asking again costs a few calls.
  *
  * Keeps: a session is in no list after session_free(); a watch's slots are its own until it is gone; the value of a slot in
  * use never goes down; what a client writes to a canary or a page harms that client alone: a canary that a verdict calls
  * wrong is read back, and made anew if somebody has written to it. */
 #include "mrm/gpu/session.h"
 
-#include "mrm/clock.h"
 #include "mrm/conn.h"
 #include "mrm/gpu/canary.h"
 #include "shared/check.h"
@@ -28,19 +28,15 @@
 #include <unistd.h>
 
 #define PAGE_BYTES (SESSION_SLOTS * sizeof(int64_t))
-#define BAD_VERDICT_NS (60 * NS_PER_S) /* what went wrong once may be put right */
 #define STORE_TRIES 8
 
 _Static_assert((int)GPU_EXPORT_VMM_FD == GPU_HANDLE_VMM_FD && (int)GPU_EXPORT_CUDA_IPC == GPU_HANDLE_CUDA_IPC, "one numbering");
 _Static_assert(SESSION_NO_SLOT == GPU_SLOT_NONE, "one number");
 
-/* Who was asked, and what the answer was. */
+/* Who can import what. */
 struct verdict {
 	uint64_t client; /* 0: free */
 	enum gpu_export export;
-	bool good;
-	uint64_t at_ns;
-	char text[FAULT_TEXT_MAX];
 };
 
 struct sessions {
@@ -251,26 +247,19 @@ static uint64_t client_key(struct conn *c, const struct msg_attach *m)
 	return h ? h : 1;
 }
 
-static struct verdict *remembered(struct session *s, enum gpu_export export)
+static bool is_remembered(const struct session *s, enum gpu_export export)
 {
-	for (uint32_t i = 0; i < SESSION_VERDICTS; i++) {
-		struct verdict *v = &s->all->verdicts[i];
-		if (v->client == s->client && v->export == export)
-			return v->good || clock_now() - v->at_ns < BAD_VERDICT_NS ? v : NULL;
-	}
-	return NULL;
+	for (uint32_t i = 0; i < SESSION_VERDICTS; i++)
+		if (s->all->verdicts[i].client == s->client && s->all->verdicts[i].export == export)
+			return true;
+	return false;
 }
 
-static void remember(struct session *s, bool good, const char *text)
+static void remember(struct session *s)
 {
-	struct verdict *v = NULL;
-	for (uint32_t i = 0; i < SESSION_VERDICTS && !v; i++)
-		if (s->all->verdicts[i].client == s->client && s->all->verdicts[i].export == s->export)
-			v = &s->all->verdicts[i];
-	if (!v)
-		v = &s->all->verdicts[s->all->next_verdict++ % SESSION_VERDICTS];
-	*v = (struct verdict){.client = s->client, .export = s->export, .good = good, .at_ns = clock_now()};
-	snprintf(v->text, sizeof v->text, "%s", text);
+	if (!is_remembered(s, s->export))
+		s->all->verdicts[s->all->next_verdict++ % SESSION_VERDICTS] =
+			(struct verdict){.client = s->client, .export = s->export};
 }
 
 /* ---- negotiation ---- */
@@ -358,7 +347,6 @@ static void attached(struct session *s)
 static void refuse_doubted(struct session *s)
 {
 	s->doubted = false;
-	remember(s, false, s->doubt);
 	refuse(s, s->doubt);
 	offer_next(s);
 }
@@ -407,21 +395,17 @@ static bool choose(struct session *s)
 
 static void offer_next(struct session *s)
 {
-	while (choose(s)) {
-		const struct verdict *v = remembered(s, s->export);
-		if (v && v->good) {
-			attached(s);
-			return;
-		}
-		if (!v) {
-			s->phase = PHASE_WAITING;
-			s->canary = (uint32_t)__builtin_ctz(devices_with(s, s->export));
-			canary_get(s->all->canaries, s->canary, s->export, false, &s->wait);
-			return;
-		}
-		refuse(s, v->text);
+	if (!choose(s)) {
+		give_up(s, TRIMS_E_UNSUPPORTED, *s->refusals ? s->refusals : "no device is left that could be tried");
+		return;
 	}
-	give_up(s, TRIMS_E_UNSUPPORTED, *s->refusals ? s->refusals : "no device is left that could be tried");
+	if (is_remembered(s, s->export)) {
+		attached(s);
+		return;
+	}
+	s->phase = PHASE_WAITING;
+	s->canary = (uint32_t)__builtin_ctz(devices_with(s, s->export));
+	canary_get(s->all->canaries, s->canary, s->export, false, &s->wait);
 }
 
 /* ---- messages ---- */
@@ -495,7 +479,7 @@ void session_verdict(struct conn *c, uint64_t request, const struct msg_verdict 
 	}
 	s->phase = PHASE_WAITING;
 	if (m->good) {
-		remember(s, true, "");
+		remember(s);
 		attached(s);
 		return;
 	}

@@ -223,7 +223,7 @@ static int start_copy(struct link *k, struct flight *x, struct fault *why)
 		return 0;
 	e = gpu_failed(g, k->device, r, "cuEventRecord", why);
 	/* The copy runs, and nothing tells when it is over but this. */
-	g->cu->stream_synchronize(k->stream);
+	GPU_UNDO(g->cu->stream_synchronize(k->stream));
 	return e;
 }
 
@@ -337,7 +337,7 @@ static bool is_over(struct link *k, bool wait)
 	if (e) {
 		/* One that could not be asked may still be running: its buffer and its chunk must not be used before. */
 		if (!gpu_lost(g, k->device))
-			g->cu->stream_synchronize(k->stream);
+			GPU_UNDO(g->cu->stream_synchronize(k->stream));
 		chunk_failed(x->chunk, e, &why);
 		x->over = true;
 		atomic_fetch_add_explicit(&k->failed, 1, memory_order_relaxed);
@@ -418,18 +418,16 @@ static void worker_free(void **worker)
 {
 	struct link *k = *worker;
 	const struct cuda *cu = k->all->gpu->cu;
-	struct fault ignored;
 	*worker = NULL;
-	if (gpu_enter(k->all->gpu, k->device, &ignored) && !gpu_lost(k->all->gpu, k->device))
-		return;
+	gpu_enter_to_undo(k->all->gpu, k->device); /* of a lost device, too, the host's memory is given back */
 	for (size_t i = 0; i < ARRAY_LEN(k->event); i++) {
 		if (k->event[i])
-			cu->event_destroy(k->event[i]);
+			GPU_UNDO(cu->event_destroy(k->event[i]));
 		if (k->buffer[i])
-			cu->mem_free_host(k->buffer[i]);
+			GPU_UNDO(cu->mem_free_host(k->buffer[i]));
 	}
 	if (k->stream)
-		cu->stream_destroy(k->stream);
+		GPU_UNDO(cu->stream_destroy(k->stream));
 }
 
 static int worker_new(void **out, void *ctx)
