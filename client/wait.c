@@ -25,18 +25,6 @@ static int poisoned(struct progress_page *page)
 	return fail((enum trims_code)code, "%s", *f.text ? f.text : error_text(code));
 }
 
-/* What a stream sees that waits for everything: READY comes a moment later. */
-static bool all_landed(trims_model *m, struct progress_page *page)
-{
-	const struct mapped_image *im;
-	if (mapping_image(m->mapping, &im) < 0 || im->n_extents > page->extents)
-		return false;
-	for (uint32_t i = 0; i < im->n_extents; i++)
-		if (atomic_load_explicit(&page->watermark[i], memory_order_acquire) < im->extents[i].bytes)
-			return false;
-	return true;
-}
-
 static int look(trims_model *m, struct progress_page *page, const struct tensor_place *place)
 {
 	uint32_t state = atomic_load_explicit(&page->state, memory_order_acquire);
@@ -46,9 +34,7 @@ static int look(trims_model *m, struct progress_page *page, const struct tensor_
 	}
 	if (place && atomic_load_explicit(&page->watermark[place->extent], memory_order_acquire) >= place->end)
 		return 1;
-	if (state == PROGRESS_POISONED)
-		return poisoned(page);
-	return !place && m->gpu && all_landed(m, page);
+	return state == PROGRESS_POISONED ? poisoned(page) : 0;
 }
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t ns)
@@ -71,6 +57,18 @@ static int find_page(trims_model *m, const struct tensor_place *place, struct pr
 	return r;
 }
 
+/* What a stream sees that waits for everything; READY, with the digest, comes a moment later. */
+static bool all_landed(trims_model *m, struct progress_page *page, const struct tensor_place *place)
+{
+	const struct mapped_image *im;
+	if (place || !m->gpu || mapping_image(m->mapping, &im) < 0 || im->n_extents > page->extents)
+		return false;
+	for (uint32_t i = 0; i < im->n_extents; i++)
+		if (atomic_load_explicit(&page->watermark[i], memory_order_acquire) < im->extents[i].bytes)
+			return false;
+	return true;
+}
+
 int model_look(trims_model *m, const struct tensor_place *place)
 {
 	struct progress_page *page;
@@ -78,7 +76,9 @@ int model_look(trims_model *m, const struct tensor_place *place)
 	if (r < 0 || atomic_load_explicit(&m->ready, memory_order_acquire))
 		return r < 0 ? r : 1;
 	r = find_page(m, place, &page);
-	return r < 0 ? r : look(m, page, place);
+	if (r == 0)
+		r = look(m, page, place);
+	return r ? r : all_landed(m, page, place);
 }
 
 int model_wait(trims_model *m, const struct tensor_place *place, uint64_t deadline)
@@ -99,6 +99,8 @@ int model_wait(trims_model *m, const struct tensor_place *place, uint64_t deadli
 		r = conn_alive(m->conn, model_lease(m).life.epoch);
 		alive = r == 0;
 		uint64_t now = conn_now();
+		if (alive && now >= deadline && all_landed(m, page, place))
+			return 0;
 		if (alive && now >= deadline)
 			return fail(TRIMS_E_TIMED_OUT, "the model did not arrive in time");
 		if (alive)

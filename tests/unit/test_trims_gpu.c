@@ -449,6 +449,7 @@ static void *land_all(void *arg)
 {
 	fake_gpu_land(&copies[1], 0, 0, 2 * FAKE_TENSOR_STRIDE);
 	fake_gpu_land(&copies[1], 0, 1, 2 * FAKE_TENSOR_STRIDE);
+	fake_ready(&copies[1]);
 	return NULL;
 }
 

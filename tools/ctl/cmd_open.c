@@ -1,6 +1,7 @@
 /* cmd_open.c - the commands that take a lease: pull, open, cat, file.
  * Keeps: bytes go to stdout only after they were checked, and a lease is given back on every way out. */
 #include "client/trims.h"
+#include "shared/own.h"
 #include "tools/ctl/ctl.h"
 #include "tools/text.h"
 
@@ -28,7 +29,7 @@ static uint64_t monotonic_ns(void)
 
 static int open_model(struct ctl *c, uint32_t flags, trims_model **out)
 {
-	struct trims_open_options options = {.size = sizeof options, .tier = c->tier, .flags = flags};
+	struct trims_open_options options = {.size = sizeof options, .tier = c->tier, .flags = flags, .device = c->device};
 	if (c->given & OPT_resident)
 		options.flags |= TRIMS_OPEN_NO_LOAD;
 	int r = ctl_connect(c);
@@ -115,7 +116,23 @@ static int wait_and_draw(struct ctl *c, trims_model *model)
 	return r ? fail_or_again(c) : CTL_DONE;
 }
 
-/* One line, or JSON, about a model that is open. */
+static const char *export_name(uint32_t kind)
+{
+	return kind == TRIMS_EXPORT_VMM_FD ? "vmm-fd" : kind == TRIMS_EXPORT_CUDA_IPC ? "cuda-ipc" : "?";
+}
+
+static void add_device(json_t *j, const struct trims_info *info)
+{
+	json_object_set_new(j, "device", json_string(info->device));
+	json_object_set_new(j, "export", json_string(export_name(info->export_kind)));
+	json_object_set_new(j, "simulated", json_boolean(info->simulated));
+	json_object_set_new(j, "stream_wait", json_string(info->stream_wait == TRIMS_STREAM_WAIT_CPU ? "cpu" :
+		info->stream_wait == TRIMS_STREAM_WAIT_GPU ? "gpu" : "none"));
+	if (*info->note)
+		json_object_set_new(j, "note", json_string(info->note));
+}
+
+/* A line or two, or JSON, about a model that is open. */
 static void say_open(const struct ctl *c, trims_model *model, uint64_t ns)
 {
 	struct trims_info info = {.size = sizeof info};
@@ -128,6 +145,8 @@ static void say_open(const struct ctl *c, trims_model *model, uint64_t ns)
 		json_t *j = json_pack("{s:s,s:s,s:b,s:I,s:i,s:s,s:I,s:I}", "model", c->args[0], "tier",
 			tier_name(info.tier), "hit", (int)info.hit, "bytes", (json_int_t)info.image_bytes, "tensors",
 			(int)tensors, "digest", digest, "copy", (json_int_t)info.copy, "ns", (json_int_t)ns);
+		if (info.tier == TRIMS_TIER_GPU)
+			add_device(j, &info);
 		print_json(j);
 		json_decref(j);
 		return;
@@ -135,6 +154,9 @@ static void say_open(const struct ctl *c, trims_model *model, uint64_t ns)
 	text_put_clean(stdout, c->args[0]);
 	printf(": %s on %s, %" PRIu32 " tensors, %s in %s, digest %s\n", text_bytes(bytes, info.image_bytes),
 		tier_name(info.tier), tensors, info.hit ? "was there, opened" : "loaded", text_ns(time, ns), digest);
+	if (info.tier == TRIMS_TIER_GPU)
+		printf("  on %s%s, shared by %s%s%s\n", info.device, info.simulated ? " (simulated)" : "",
+			export_name(info.export_kind), *info.note ? "; " : "", info.note);
 }
 
 int ctl_pull(struct ctl *c)
@@ -234,6 +256,12 @@ static int put_bytes(const struct ctl *c, json_t *head, const void *data, size_t
 	return ferror(stdout) ? CTL_REFUSED : CTL_DONE; /* main() says why */
 }
 
+static bool is_on_gpu(trims_model *model)
+{
+	struct trims_info info = {.size = sizeof info};
+	return trims_info(model, &info) == 0 && info.tier == TRIMS_TIER_GPU;
+}
+
 static int put_tensor(struct ctl *c, trims_model *model)
 {
 	struct trims_tensor t;
@@ -244,7 +272,14 @@ static int put_tensor(struct ctl *c, trims_model *model)
 		json_array_append_new(shape, json_integer((json_int_t)t.shape[i]));
 	json_t *head = json_pack("{s:s,s:s,s:s,s:o}", "model", c->args[0], "tensor", t.name, "dtype",
 		trims_dtype_name(t.dtype), "shape", shape);
-	return put_bytes(c, head, t.data, (size_t)t.bytes);
+	if (!is_on_gpu(model))
+		return put_bytes(c, head, t.data, (size_t)t.bytes);
+	OWN_MEM void *back = malloc(MAX(t.bytes, 1u)); /* its address is a device's */
+	if (!back || trims_read(model, t.index, 0, back, (size_t)t.bytes)) {
+		json_decref(head);
+		return back ? ctl_fail_trims(c) : ctl_fail(c, &(struct fault){TRIMS_E_NO_MEMORY, "no memory for the tensor"});
+	}
+	return put_bytes(c, head, back, (size_t)t.bytes);
 }
 
 static int put_file(struct ctl *c, trims_model *model)

@@ -29,6 +29,7 @@ struct ctl {
 	unsigned given;         /* enum ctl_option bits */
 	const char *socket;
 	uint32_t tier;          /* tiers.def number; 0: not given */
+	const char *device;     /* UUID; NULL: not given */
 	uint64_t interval_ns;
 	uint64_t count;         /* 0: without end */
 	char *const *args;      /* the command's own; as many as its row allows */

@@ -92,6 +92,9 @@ static int take_option(struct ctl *c, int bit, const char *value)
 		return 0;
 	case OPT_bit_tier:
 		return parse_tier(c, value);
+	case OPT_bit_device:
+		c->device = value;
+		return 0;
 	case OPT_bit_count:
 		return parse_count(c, value);
 	case OPT_bit_interval:
