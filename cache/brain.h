@@ -123,6 +123,9 @@ struct model {
 	uint64_t age;                  /* lower: known for longer */
 	uint32_t n_names, n_prints, n_copies;
 	uint16_t pins;                 /* bit per tier */
+	uint8_t pin_failures;          /* in a row */
+	uint64_t pin_at;               /* when what is pinned and not there is tried again */
+	struct heap_node pin_node;     /* in the cache's heap of pins, while that is due */
 	bool retired;                  /* superseded or merged: every copy drains */
 	bool suspect;                  /* its source had changed when it was read: names are resolved before they serve */
 	int64_t rate;
@@ -316,6 +319,7 @@ struct cache {
 	struct slots models, names, leases, transfers;
 	struct map names_by_text, models_by_print, models_by_digest, owners, requests;
 	struct heap deadlines;       /* of requests */
+	struct heap pins;            /* models with a pin to be tried again */
 	struct list spare_names;     /* forgotten first from the front */
 	struct list to_plan, to_accept, dirty_links;
 	struct list empty_copies, empty_models, dead_loads, dead_transfers;
@@ -337,6 +341,14 @@ void effect_refuse(struct cache *c, const struct ask *ask, const struct fault *w
 void effect_accept(struct cache *c, const struct ask *ask, const struct model *m);
 /* Withdraws answers to an owner that nobody took yet. */
 void effects_drop_owner(struct cache *c, uint64_t owner);
+
+/* pin.c */
+bool pin_before(const struct heap_node *a, const struct heap_node *b);
+/* A load for a pin failed, or could not be started: it is tried again later. */
+void pin_failed(struct cache *c, struct model *m);
+void pin_forget(struct cache *c, struct model *m);
+void pins_tick(struct cache *c);
+uint64_t pins_wake(const struct cache *c);
 
 /* model.c: models and copies */
 struct model *model_new(struct cache *c, const struct cache_model_info *info);

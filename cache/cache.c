@@ -105,6 +105,7 @@ static void cache_init_tables(struct cache *c)
 	map_init(&c->owners);
 	map_init(&c->requests);
 	heap_init(&c->deadlines, deadline_before);
+	heap_init(&c->pins, pin_before);
 	list_init(&c->spare_names);
 	list_init(&c->to_plan);
 	list_init(&c->to_accept);
@@ -267,6 +268,7 @@ void cache_free(struct cache **cp)
 	for (size_t i = 0; i < c->n_links; i++)
 		heap_fini(&c->links[i].queue);
 	heap_fini(&c->deadlines);
+	heap_fini(&c->pins);
 	struct map *maps[] = {&c->names_by_text, &c->models_by_print, &c->models_by_digest, &c->owners, &c->requests};
 	for (size_t i = 0; i < ARRAY_LEN(maps); i++)
 		map_fini(maps[i]);
@@ -335,6 +337,7 @@ uint64_t cache_tick(struct cache *c, uint64_t now)
 {
 	brain_begin(c, now);
 	requests_expire(c);
+	pins_tick(c);
 	for (size_t i = 1; i < c->n_tiers; i++)
 		evict_tick(c, &c->tiers[i]);
 	uint64_t next = load_promote(c);
@@ -342,6 +345,7 @@ uint64_t cache_tick(struct cache *c, uint64_t now)
 	brain_run(c);
 	if (heap_top(&c->deadlines))
 		next = MIN(next, container_of(heap_top(&c->deadlines), struct request, deadline_node)->ask.deadline);
+	next = MIN(next, pins_wake(c));
 	for (size_t i = 1; i < c->n_tiers; i++) {
 		next = MIN(next, evict_wake(c, &c->tiers[i]));
 		next = MIN(next, room_wake(c, &c->tiers[i]));

@@ -200,7 +200,8 @@ void request_abort(struct cache *c, struct request *r, const struct fault *why)
 	struct load *l = r->load;
 	uint8_t asked = r->ask.kind == ASK_PIN ? KEEP_PIN : r->ask.kind == ASK_PREFETCH ? KEEP_PREFETCH : 0;
 	request_refuse(c, r, why);
-	if (l && asked)
+	bool others = l && asked == KEEP_PIN && model_is_pinned(l->copy->model, l->copy->tier); /* it was pinned before */
+	if (l && asked && !others)
 		load_unkeep(c, l, asked);
 }
 

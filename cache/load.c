@@ -154,6 +154,8 @@ struct load *load_get(struct cache *c, struct copy *k, bool *created)
 		ASSERT(k->state == COPY_RESERVED && k->has_memory);
 		load_replan(c, l);
 	}
+	if (model_is_pinned(k->model, k->tier))
+		load_keep(c, l, KEEP_PIN); /* whoever asked for it may go again */
 	copy_settle(c, k);
 	return l;
 }
@@ -191,6 +193,8 @@ static void load_end(struct cache *c, struct load *l)
 	l->phase = LOAD_DEAD;
 	list_add_tail(&l->dead_node, &c->dead_loads);
 	k->load = NULL;
+	if (k->state != COPY_READY && model_is_pinned(k->model, k->tier))
+		pin_failed(c, k->model);
 	if (k->state == COPY_ABSENT && !list_hooked(&k->empty_node))
 		list_add_tail(&k->empty_node, &c->empty_copies);
 }

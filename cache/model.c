@@ -35,6 +35,7 @@ void model_free(struct cache *c, struct model *m)
 	CHECK_OBJ(m, MODEL_MAGIC);
 	ASSERT(m->n_names == 0);
 	model_drop_prints(c, m);
+	pin_forget(c, m);
 	if (m->digest_hi | m->digest_lo)
 		map_del(&c->models_by_digest, &m->by_digest);
 	list_del(&m->empty_node);
@@ -93,6 +94,8 @@ bool model_is_pinned(const struct model *m, uint8_t tier)
 void model_pin(struct cache *c, struct model *m, uint8_t tier, bool on)
 {
 	m->pins = (uint16_t)(on ? m->pins | 1u << tier : m->pins & ~(1u << tier));
+	if (!m->pins)
+		pin_forget(c, m);
 	if (m->copies[tier])
 		copy_settle(c, m->copies[tier]);
 	model_names_spare(c, m);
@@ -124,7 +127,9 @@ static void model_pass_pin(struct cache *c, struct model *m, uint8_t tier, struc
 		return;
 	model_pin(c, successor, tier, true);
 	struct copy *k = copy_get(c, successor, tier);
-	if (k->state != COPY_READY && !(k->n_leases && (k->state == COPY_DRAINING || k->state == COPY_FAILED)))
+	if (k->n_leases && (k->state == COPY_DRAINING || k->state == COPY_FAILED))
+		pin_failed(c, successor);
+	else if (k->state != COPY_READY)
 		load_keep(c, load_get(c, k, NULL), KEEP_PIN);
 }
 
@@ -437,6 +442,8 @@ void copy_set_young(struct cache *c, struct copy *k)
 void copy_ready(struct cache *c, struct copy *k)
 {
 	copy_set(c, k, COPY_READY, NULL);
+	if (model_is_pinned(k->model, k->tier))
+		k->model->pin_failures = 0;
 	if (k->final_bytes)
 		k->bytes = MIN(k->bytes, k->final_bytes);
 	k->landed_bytes = k->bytes;

@@ -202,6 +202,17 @@ static void tally_copy(struct tally *n, const struct copy *k)
 	t->n_leased += a->leased;
 }
 
+/* A pin is never forgotten: what it is on is there, comes, or is going to be tried again. */
+static void verify_pins(const struct cache *c, const struct model *m)
+{
+	ASSERT(m->pins || (!heap_hooked(&m->pin_node) && !m->pin_failures));
+	for (uint8_t t = 1; t < c->n_tiers; t++) {
+		const struct copy *k = m->copies[t];
+		bool good = k && (k->load || k->state == COPY_READY || k->doom == DOOM_CORRUPT);
+		ASSERT(!model_is_pinned(m, t) || good || heap_hooked(&m->pin_node));
+	}
+}
+
 static void verify_model(const struct cache *c, const struct model *m, struct tally *n)
 {
 	uint32_t copies = 0;
@@ -225,6 +236,7 @@ static void verify_model(const struct cache *c, const struct model *m, struct ta
 	ASSERT(list_length(&m->names) == m->n_names && list_length(&m->prints) == m->n_prints);
 	ASSERT(m->n_names || !model_is_empty(m));
 	ASSERT(!m->retired || (m->n_names == 0 && m->pins == 0));
+	verify_pins(c, m);
 	n->names += m->n_names;
 	n->prints += m->n_prints;
 	n->digests += (m->digest_hi | m->digest_lo) != 0;
@@ -336,6 +348,7 @@ void cache_verify(const struct cache *c)
 	verify_names(c, &n);
 	verify_owners(c, &n);
 	heap_verify(&c->deadlines);
+	heap_verify(&c->pins);
 	const struct map *maps[] = {&c->names_by_text, &c->models_by_print, &c->models_by_digest, &c->owners, &c->requests};
 	for (size_t i = 0; i < ARRAY_LEN(maps); i++)
 		map_verify(maps[i]);

@@ -73,6 +73,7 @@ static void brain(struct daemon *d)
 	metrics_set(M_prefetch_used, s->prefetch_used);
 	metrics_set(M_prefetch_wasted, s->prefetch_wasted);
 	metrics_set(M_promotions, s->promotions);
+	metrics_set(M_pins_retried, s->pins_retried);
 	metrics_set(M_residency_waits, s->residency_waits);
 	metrics_set(M_alloc_retries, s->alloc_retries);
 	metrics_set(M_merged, s->merged);
