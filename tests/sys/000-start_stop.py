@@ -180,4 +180,23 @@ def the_watchdog_is_fed_and_the_end_announced(t):
         t.equal(process.wait(PATIENCE), 0)
 
 
+@test
+def at_level_debug_every_message_is_a_line_of_the_log(t):
+    t.model('a')
+    daemon = t.daemon(log_level='debug')
+    client = daemon.client()
+    client.open('a').close()
+    client.report('tiers')  # the CLOSE has been read
+    lines = [line for line in daemon.log().splitlines() if ' msg: ' in line]
+    for want in ('from #1 ?: HELLO #1', 'to #1 wire.py: WELCOME #1', 'from #1 wire.py: OPEN #2 model="a"',
+                 'to #1 wire.py: OPENED #2 lease=', 'from #1 wire.py: CLOSE #3 lease='):
+        assert any(want in line for line in lines), f'no {want!r} in {lines}'
+    daemon.stop()
+    daemon.command[daemon.command.index('debug')] = 'info'
+    daemon.log_path.unlink()
+    daemon.start()
+    daemon.client().open('a')
+    assert ' msg: ' not in daemon.log()
+
+
 main()
