@@ -10,7 +10,7 @@
 
 #include <jansson.h>
 
-enum bench_exit { BENCH_OK = 0, BENCH_BEYOND = 1, BENCH_USAGE = 2, BENCH_FAILED = 3 };
+enum bench_exit { BENCH_OK = 0, BENCH_BEYOND = 1, BENCH_USAGE = 2, BENCH_FAILED = 3, BENCH_SKIPPED = 77 };
 
 struct bench_options {
 	bool json;
@@ -18,10 +18,14 @@ struct bench_options {
 	const char *mrm;      /* the daemon's program */
 	const char *bin_dir;  /* where this program lies, for its helpers */
 	const char *lab;      /* the temporary directory */
-	uint64_t bytes;       /* of the model of load, pull and share */
+	uint64_t bytes;       /* of the model; 0: the benchmark's own, see bench_bytes() */
 	uint32_t rounds;      /* of each measurement; 0: the benchmark's own */
 	uint32_t models;      /* that the daemon of scale knows */
-	const char *only;     /* of load: dir, raw or lz4; NULL: all */
+	const char *only;     /* one case of load or contention; NULL: all */
+	const char *driver;   /* of CUDA, as cuda_load() takes it */
+	const char *out;      /* where contention writes its curves; NULL: nowhere */
+	uint32_t calls;       /* of contention's load function at each pressure */
+	uint64_t budget_ns;   /* for all of contention's cells together; 0: none */
 };
 
 /* Returns the figures as an object; never NULL. */
@@ -34,10 +38,16 @@ struct bench_options {
 /* One sentence on stderr, exit status BENCH_FAILED. */
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 void die_errno(int err, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
+/* One sentence on stderr, exit status BENCH_SKIPPED: this machine lacks what is to be measured. */
+void skip(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 /* What libtrims last failed with. */
 void die_trims(const char *doing) __attribute__((noreturn));
 
 uint64_t bench_now_ns(void);
+static inline uint64_t bench_bytes(const struct bench_options *o, uint64_t usual)
+{
+	return o->bytes ? o->bytes : usual;
+}
 
 /* Numbers of which the median is wanted. */
 struct samples {

@@ -208,7 +208,8 @@ trims_model *lab_open(trims_conn *conn, const char *name, uint32_t tier)
 
 static uint64_t used_bytes(trims_conn *conn, uint32_t tier)
 {
-	static const char *const names[] = {[TRIMS_TIER_DISK] = "disk", [TRIMS_TIER_HOST] = "host"};
+	static const char *const names[] = {[TRIMS_TIER_DISK] = "disk", [TRIMS_TIER_HOST] = "host",
+		[TRIMS_TIER_GPU] = "gpu"};
 	char *text;
 	size_t bytes, i;
 	uint64_t next, used = 0;

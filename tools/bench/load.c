@@ -10,13 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* As the daemon's defaults: one reading thread per core, 2 to 4, 8 reads each. */
-static uint32_t daemon_depth(void)
-{
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	return (uint32_t)(8 * MAX(2, MIN(cores, 4)));
-}
-
 static void must_be_cold(const char *path)
 {
 	const char *why;
@@ -55,7 +48,7 @@ static uint64_t file_bytes(const char *path)
 static json_t *measure(const struct bench_options *o, const struct mrm *m, const struct way *w)
 {
 	struct samples plain = {0}, loads = {0}, stored = {0};
-	uint32_t rounds = o->rounds ? o->rounds : 5, depth = daemon_depth();
+	uint32_t rounds = o->rounds ? o->rounds : 5, depth = yard_daemon_depth();
 	const char *how = "";
 	trims_conn *conn = lab_connect(m);
 	for (uint32_t i = 0; i < rounds + 1; i++) {
@@ -177,7 +170,7 @@ static bool wanted(const struct bench_options *o, const char *name)
 
 json_t *bench_load(const struct bench_options *o)
 {
-	struct model_spec spec = {.bytes = o->bytes, .n_tensors = 128, .seed = 3};
+	struct model_spec spec = {.bytes = bench_bytes(o, GIB), .n_tensors = 128, .seed = 3};
 	char dir[LAB_PATH], path[LAB_PATH];
 	json_t *result = json_object();
 	lab_path(o, dir, "models");

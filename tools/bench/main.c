@@ -44,6 +44,16 @@ static const struct figure {
 #undef FIGURE
 };
 
+/* People write gpu-open for bench_gpu_open(). */
+static const char *shown(const char *bench)
+{
+	static char text[32];
+	snprintf(text, sizeof text, "%s", bench);
+	for (char *p = text; (p = strchr(p, '_'));)
+		*p = '-';
+	return text;
+}
+
 /* ---- judging ---- */
 
 static const json_t *find_key(const json_t *result, const char *key)
@@ -64,11 +74,19 @@ static bool reaches(const struct figure *f, double value, double bound)
 	return f->sense == AT_MOST ? value <= bound : value >= bound;
 }
 
-/* "ok", "below goal", "MISSED", or "not measured". */
-static const char *verdict(const struct figure *f, const json_t *value)
+/* What came from a simulated device is no measurement: it is shown, marked, and not held to anything. */
+static bool is_simulated(const json_t *result)
+{
+	return json_is_true(json_object_get(result, "simulated"));
+}
+
+/* "ok", "below goal", "MISSED", "not measured", "simulated". */
+static const char *verdict(const struct figure *f, const json_t *value, bool simulated)
 {
 	if (!json_is_number(value))
 		return "not measured";
+	if (simulated)
+		return "simulated";
 	double v = json_number_value(value);
 	if (reaches(f, v, f->goal))
 		return "ok";
@@ -77,18 +95,18 @@ static const char *verdict(const struct figure *f, const json_t *value)
 
 static bool judge(const char *bench, const json_t *result, struct grid *g)
 {
-	bool within = true;
+	bool within = true, simulated = is_simulated(result);
 	for (size_t i = 0; i < ARRAY_LEN(figures); i++) {
 		const struct figure *f = &figures[i];
 		if (strcmp(f->bench, bench) != 0)
 			continue;
 		const json_t *value = find_key(result, f->key);
-		const char *said = verdict(f, value);
-		grid_add(g, "%s", f->bench);
+		const char *said = verdict(f, value, simulated);
+		grid_add(g, "%s", shown(f->bench));
 		grid_add(g, "%s", f->key);
 		grid_add(g, "%s %g", f->sense == AT_MOST ? "<=" : ">=", f->goal);
 		grid_add(g, f->limit != 0 ? "%s %g" : "%s", f->limit == 0 ? "-" : f->sense == AT_MOST ? "<=" : ">=", f->limit);
-		grid_add(g, json_is_number(value) ? "%.4g" : "-", json_number_value(value));
+		grid_add(g, !json_is_number(value) ? "-" : simulated ? "simulated %.4g" : "%.4g", json_number_value(value));
 		grid_add(g, "%s", said);
 		grid_add(g, "%s", f->doc);
 		within = within && strcmp(said, "MISSED") != 0;
@@ -105,7 +123,7 @@ static void judge_header(struct grid *g)
 
 /* ---- printing one result ---- */
 
-static void add_values(struct grid *g, const char *prefix, const json_t *object)
+static void add_values(struct grid *g, const char *prefix, const json_t *object, const char *mark)
 {
 	const char *key;
 	json_t *value;
@@ -113,16 +131,16 @@ static void add_values(struct grid *g, const char *prefix, const json_t *object)
 		char name[128];
 		snprintf(name, sizeof name, "%s%s%s", prefix, *prefix ? "." : "", key);
 		if (json_is_object(value)) {
-			add_values(g, name, value);
+			add_values(g, name, value, mark);
 			continue;
 		}
 		grid_add(g, "%s", name);
 		if (json_is_string(value))
 			grid_add(g, "%s", json_string_value(value));
 		else if (json_is_real(value))
-			grid_add(g, "%.4g", json_real_value(value));
+			grid_add(g, "%s%.4g", mark, json_real_value(value));
 		else if (json_is_integer(value))
-			grid_add(g, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+			grid_add(g, "%s%" JSON_INTEGER_FORMAT, mark, json_integer_value(value));
 		else
 			grid_add(g, "%s", json_is_true(value) ? "yes" : json_is_false(value) ? "no" : "-");
 	}
@@ -131,8 +149,8 @@ static void add_values(struct grid *g, const char *prefix, const json_t *object)
 static void print_result(const struct bench *b, const json_t *result)
 {
 	struct grid *g = grid_new("ll");
-	printf("%s: %s\n\n", b->name, b->doc);
-	add_values(g, "", result);
+	printf("%s: %s\n\n", shown(b->name), b->doc);
+	add_values(g, "", result, is_simulated(result) ? "simulated " : "");
 	grid_print(g, stdout);
 	grid_free(&g);
 	putchar('\n');
@@ -147,13 +165,14 @@ static void print_result(const struct bench *b, const json_t *result)
 static _Noreturn void work(const struct bench_options *o, const struct bench *b)
 {
 	json_t *result = b->run(o);
-	json_object_set_new(result, "bench", json_string(b->name));
+	json_object_set_new(result, "bench", json_string(shown(b->name)));
 	struct grid *g = grid_new("lllllll");
 	bool within = judge(b->name, result, g);
 	grid_free(&g);
 	if (o->json) {
 		json_object_set_new(result, "within_limits", json_boolean(within));
-		json_dumpf(result, stdout, JSON_INDENT(2));
+		/* Simulated figures stay on the line that says so. */
+		json_dumpf(result, stdout, is_simulated(result) ? JSON_COMPACT : JSON_INDENT(2));
 		putchar('\n');
 	} else {
 		print_result(b, result);
@@ -226,22 +245,28 @@ static int supervise(struct bench_options *o, const struct bench *b)
 
 /* ---- the table: each benchmark in a run of its own ---- */
 
-static json_t *run_self(const struct bench_options *o, const char *bench)
+/* *status: its exit status. */
+static json_t *run_self(const struct bench_options *o, const char *bench, int *status)
 {
-	char self[PATH_MAX], command[2 * PATH_MAX + 256];
+	char self[PATH_MAX], command[2 * PATH_MAX + 256], bytes[48] = "";
 	ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
 	if (n < 0)
 		die_errno(errno, "/proc/self/exe");
 	self[n] = 0;
 	setenv("TRIMS_BENCH_SELF", self, 1);
 	setenv("TRIMS_BENCH_MRM", o->mrm, 1);
-	snprintf(command, sizeof command, "\"$TRIMS_BENCH_SELF\" %s --json --mrm \"$TRIMS_BENCH_MRM\" --bytes %llu --rounds %u",
-		bench, (unsigned long long)o->bytes, o->rounds);
+	if (o->driver)
+		setenv("TRIMS_BENCH_DRIVER", o->driver, 1);
+	if (o->bytes)
+		snprintf(bytes, sizeof bytes, "--bytes %llu", (unsigned long long)o->bytes);
+	snprintf(command, sizeof command, "\"$TRIMS_BENCH_SELF\" %s --json --mrm \"$TRIMS_BENCH_MRM\" %s --rounds %u%s",
+		bench, bytes, o->rounds, o->driver ? " --driver \"$TRIMS_BENCH_DRIVER\"" : "");
 	FILE *f = popen(command, "re");
 	if (!f)
 		die_errno(errno, "running %s", bench);
 	json_t *result = json_loadf(f, 0, NULL);
-	pclose(f);
+	int how = pclose(f);
+	*status = WIFEXITED(how) ? WEXITSTATUS(how) : BENCH_FAILED;
 	return result;
 }
 
@@ -252,10 +277,11 @@ static int table(const struct bench_options *o)
 	bool within = true;
 	judge_header(g);
 	for (size_t i = 0; i < ARRAY_LEN(benches); i++) {
+		int status;
 		if (isatty(STDERR_FILENO))
-			fprintf(stderr, "%s ...\n", benches[i].name);
-		json_t *result = run_self(o, benches[i].name);
-		within = judge(benches[i].name, result, g) && result && within;
+			fprintf(stderr, "%s ...\n", shown(benches[i].name));
+		json_t *result = run_self(o, benches[i].name, &status);
+		within = judge(benches[i].name, result, g) && (result || status == BENCH_SKIPPED) && within;
 		json_object_set_new(all, benches[i].name, result ? result : json_null());
 	}
 	if (o->json) {
@@ -274,18 +300,19 @@ static int table(const struct bench_options *o)
 static void print_help(FILE *out)
 {
 	struct grid *g = grid_new("ll");
-	fputs("usage: trims-bench BENCH [--json] [--mrm PROGRAM] [--bytes SIZE] [--rounds N] [--only CASE] [--models N] [--keep]\n\nbenches:\n", out);
+	fputs("usage: trims-bench BENCH [--json] [--mrm PROGRAM] [--bytes SIZE] [--rounds N] [--only CASE] [--models N] [--keep]\n"
+	      "                         [--driver FILE] [--calls N] [--budget TIME] [--out DIR]\n\nbenches:\n", out);
 	for (size_t i = 0; i < ARRAY_LEN(benches); i++) {
-		grid_add(g, "  %s", benches[i].name);
+		grid_add(g, "  %s", shown(benches[i].name));
 		grid_add(g, "%s", benches[i].doc);
 	}
 	grid_add(g, "  table");
 	grid_add(g, "all of them: goal, limit, figure, verdict");
 	grid_print(g, out);
 	grid_free(&g);
-	fputs("\nEach measures its yardstick in the same run.  It needs about four times SIZE (default 1G) in $TMPDIR (default\n"
+	fputs("\nEach measures its yardstick in the same run.  It needs about four times SIZE (default 1G, h2d 4G) in $TMPDIR (default\n"
 	      "/var/tmp), which should lie on the disk to be measured.\n"
-	      "exit status: 0 within limits, 1 beyond a limit, 2 usage, 3 not measured.  See trims-bench(1).\n", out);
+	      "exit status: 0 within limits, 1 beyond a limit, 2 usage, 3 not measured, 77 no GPU.  See trims-bench(1).\n", out);
 }
 
 static int usage(const char *what, const char *text)
@@ -309,7 +336,9 @@ static int parse(int argc, char **argv, struct bench_options *o)
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {"mrm", required_argument, NULL, 'm'},
 		{"bytes", required_argument, NULL, 'b'}, {"rounds", required_argument, NULL, 'r'},
 		{"only", required_argument, NULL, 'o'}, {"keep", no_argument, NULL, 'k'},
-		{"models", required_argument, NULL, 'n'}, {"help", no_argument, NULL, 'h'},
+		{"models", required_argument, NULL, 'n'}, {"driver", required_argument, NULL, 'd'},
+		{"calls", required_argument, NULL, 'c'}, {"budget", required_argument, NULL, 't'},
+		{"out", required_argument, NULL, 'w'}, {"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'v'}, {NULL, 0, NULL, 0}};
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;)
@@ -318,6 +347,8 @@ static int parse(int argc, char **argv, struct bench_options *o)
 		case 'k': o->keep = true; break;
 		case 'm': o->mrm = optarg; break;
 		case 'o': o->only = optarg; break;
+		case 'd': o->driver = optarg; break;
+		case 'w': o->out = optarg; break;
 		case 'b':
 			if (text_parse_bytes(optarg, &o->bytes) || o->bytes < MIB)
 				return usage("--bytes wants a size of 1M or more, not ", optarg);
@@ -325,6 +356,14 @@ static int parse(int argc, char **argv, struct bench_options *o)
 		case 'r':
 			if (parse_rounds(optarg, &o->rounds))
 				return usage("--rounds wants a number, not ", optarg);
+			break;
+		case 'c':
+			if (parse_rounds(optarg, &o->calls) || o->calls == 0)
+				return usage("--calls wants a number of 1 or more, not ", optarg);
+			break;
+		case 't':
+			if (text_parse_ns(optarg, &o->budget_ns))
+				return usage("--budget wants a time, not ", optarg);
 			break;
 		case 'n':
 			if (parse_rounds(optarg, &o->models) || o->models < 1000)
@@ -354,7 +393,7 @@ static void find_programs(struct bench_options *o)
 
 int main(int argc, char **argv)
 {
-	struct bench_options o = {.bytes = GIB, .models = 100000};
+	struct bench_options o = {.models = 100000, .calls = 300, .driver = getenv("TRIMS_CUDA_DRIVER")};
 	find_programs(&o);
 	int r = parse(argc, argv, &o);
 	if (r)
@@ -364,7 +403,7 @@ int main(int argc, char **argv)
 	if (strcmp(argv[optind], "table") == 0)
 		return table(&o);
 	for (size_t i = 0; i < ARRAY_LEN(benches); i++)
-		if (strcmp(argv[optind], benches[i].name) == 0)
+		if (strcmp(argv[optind], shown(benches[i].name)) == 0)
 			return supervise(&o, &benches[i]);
 	return usage("no such benchmark: ", argv[optind]);
 }

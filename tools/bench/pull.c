@@ -42,7 +42,7 @@ static struct pulled pull_once(trims_conn *conn)
 
 static uint64_t make_model(const struct bench_options *o)
 {
-	const struct model_spec spec = {.bytes = o->bytes, .n_tensors = 128, .seed = 4};
+	const struct model_spec spec = {.bytes = bench_bytes(o, GIB), .n_tensors = 128, .seed = 4};
 	char path[LAB_PATH];
 	lab_path(o, path, "models");
 	lab_mkdir(path);

@@ -68,6 +68,16 @@ void die(const char *fmt, ...)
 	exit(BENCH_FAILED);
 }
 
+void skip(const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	say(fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	exit(BENCH_SKIPPED);
+}
+
 void die_errno(int err, const char *fmt, ...)
 {
 	va_list ap;

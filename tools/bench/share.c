@@ -99,7 +99,7 @@ static json_t *measure(const struct bench_options *o, const struct mrm *m, unsig
 json_t *bench_share(const struct bench_options *o)
 {
 	static const unsigned counts[] = {1, 2, 4, MAX_CLIENTS};
-	const struct model_spec spec = {.bytes = o->bytes, .n_tensors = 128, .seed = 5};
+	const struct model_spec spec = {.bytes = bench_bytes(o, GIB), .n_tensors = 128, .seed = 5};
 	struct mrm m;
 	char path[LAB_PATH], source[LAB_PATH + 8], size[32];
 	lab_path(o, path, "models");

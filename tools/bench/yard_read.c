@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define PIECE_BYTES (4 * MIB)
 #define HUGE_BYTES (2 * MIB)
@@ -130,6 +131,12 @@ uint64_t yard_read_ns(const char *path, uint32_t depth, const char **how)
 	uint64_t took = bench_now_ns() - started;
 	munmap(space, all + HUGE_BYTES);
 	return took;
+}
+
+uint32_t yard_daemon_depth(void)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	return (uint32_t)(8 * MAX(2, MIN(cores, 4)));
 }
 
 uint64_t yard_run_ns(const char *const argv[])
