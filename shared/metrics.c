@@ -200,6 +200,7 @@ static void write_header(struct metrics_segment *s, const struct metrics_identit
 	s->pid = (int32_t)getpid();
 	s->n_slots = METRICS_SLOTS;
 	snprintf(s->program, sizeof s->program, "%s", TRIMS_VERSION);
+	snprintf(s->revision, sizeof s->revision, "%.63s", metrics_revision);
 	snprintf(s->socket_path, sizeof s->socket_path, "%.255s", path);
 	atomic_store_explicit(&s->magic, METRICS_MAGIC, memory_order_release);
 }
@@ -290,6 +291,7 @@ void metrics_own(const struct metrics *m, struct metrics_snapshot *out)
 {
 	*out = (struct metrics_snapshot){.alive = true, .pid = getpid(), .updated_unix_ns = now_unix_ns()};
 	snprintf(out->version, sizeof out->version, "%s", TRIMS_VERSION);
+	snprintf(out->revision, sizeof out->revision, "%.63s", metrics_revision);
 	if (m) {
 		out->boot_hi = m->segment->boot_hi;
 		out->boot_lo = m->segment->boot_lo;

@@ -77,6 +77,9 @@ struct metrics_identity {
  * gone.  -EBUSY: a live daemon has this name.  Other failures leave the private slots in use: go on, counted as
  * fallback_no_shm by the caller. */
 int metrics_create(struct metrics **out, const struct metrics_identity *id, struct fault *why);
+/* Of the source this was built from: git's name for it, with a + for uncommitted changes; the version where there is no git. */
+extern const char metrics_revision[];
+
 /* Says "I was alive now"; the loop calls it at each tick. */
 void metrics_touch(struct metrics *m);
 /* Lets go; the segment stays for readers.  Counting goes on in private memory. */
@@ -91,7 +94,7 @@ int metrics_unlink(const char *socket_path);
 
 /* All values at one moment (each exact, not all at the same instant). */
 struct metrics_snapshot {
-	char version[32], socket_path[256];
+	char version[32], revision[64], socket_path[256];
 	pid_t pid;
 	uint64_t boot_hi, boot_lo;
 	uint64_t start_unix_ns, updated_unix_ns;
@@ -116,7 +119,7 @@ struct metric_view {
 	enum metric_kind kind;
 	enum metric_unit unit;
 	const char *field, *name, *help;
-	char labels[96];         /* a="b",c="d", or empty */
+	char labels[256];        /* a="b",c="d", or empty */
 	uint64_t value;          /* not for histograms */
 	const uint64_t *buckets; /* histograms: METRICS_BUCKETS + 1 counts, not cumulative */
 	uint64_t count, sum_ns;

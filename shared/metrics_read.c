@@ -92,6 +92,7 @@ void metrics_read(const struct metrics_reader *r, struct metrics_snapshot *out)
 		.alive = metrics_fd_alive(r->fd),
 	};
 	memcpy(out->version, s->program, sizeof out->version - 1);
+	memcpy(out->revision, s->revision, sizeof out->revision - 1);
 	memcpy(out->socket_path, s->socket_path, sizeof out->socket_path - 1);
 	for (size_t i = 0; i < METRICS_SLOTS; i++)
 		out->values[i] = atomic_load_explicit(&s->slots[i], memory_order_relaxed);
@@ -127,16 +128,17 @@ static const struct row rows[] = {
 #undef HISTOGRAM
 };
 
-/* Puts the segment's version where a label value is "@", escaped as the text format wants. */
-static void expand_labels(const char *labels, const char *version, char *out, size_t size)
+/* Puts the segment's version where a label value is "@" and its revision where it is "#", escaped as the text format
+ * wants. */
+static void expand_labels(const char *labels, const struct metrics_snapshot *s, char *out, size_t size)
 {
 	size_t used = 0;
 	for (; *labels && used + 3 < size; labels++) {
-		if (*labels != '@') {
+		if (*labels != '@' && *labels != '#') {
 			out[used++] = *labels;
 			continue;
 		}
-		for (const char *v = version; *v && used + 3 < size; v++) {
+		for (const char *v = *labels == '@' ? s->version : s->revision; *v && used + 3 < size; v++) {
 			if (*v == '"' || *v == '\\')
 				out[used++] = '\\';
 			out[used++] = (unsigned char)*v < 0x20 ? ' ' : *v;
@@ -167,7 +169,7 @@ void metrics_visit(const struct metrics_snapshot *s, metric_fn fn, void *ctx)
 		ASSERT(family && family->kind == row->kind);
 		struct metric_view v = {.kind = row->kind, .unit = family->unit, .field = row->name,
 			.name = family->name, .help = family->text, .first = first};
-		expand_labels(row->text, s->version, v.labels, sizeof v.labels);
+		expand_labels(row->text, s, v.labels, sizeof v.labels);
 		if (row->kind == METRIC_HISTOGRAM)
 			fill_histogram(&v, &s->values[row->slot]);
 		else

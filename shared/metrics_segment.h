@@ -7,7 +7,7 @@
 #include "shared/metrics.h"
 
 #define METRICS_MAGIC 0x534d5254u /* "TRMS" */
-#define METRICS_VERSION 1
+#define METRICS_VERSION 2
 #define METRICS_PATH_BYTES 8192 /* a longest directory, a slash and a socket name */
 
 struct metrics_segment {
@@ -20,6 +20,7 @@ struct metrics_segment {
 	int32_t pid;
 	uint32_t n_slots;
 	char program[32];      /* the daemon's version text */
+	char revision[64];     /* metrics_revision */
 	char socket_path[256]; /* made absolute; what the name is hashed from, cut to fit */
 	_Atomic uint64_t slots[METRICS_SLOTS];
 };

@@ -137,6 +137,9 @@ START_TEST(a_reader_sees_what_a_live_daemon_counts)
 	ck_assert_uint_eq(s.boot_lo, 22);
 	ck_assert_uint_ge(s.updated_unix_ns, s.start_unix_ns);
 	ck_assert_str_eq(s.version, TRIMS_VERSION);
+	ck_assert_str_eq(s.revision, metrics_revision);
+	ck_assert_uint_gt(strlen(s.revision), 0);
+	ck_assert_ptr_null(strchr(s.revision, '@')); /* the build has filled it in */
 	ck_assert_uint_eq(s.values[M_requests_host_hit], 7);
 	ck_assert_uint_eq(s.values[M_leases], 9);
 	metrics_reader_free(&r);
@@ -337,6 +340,7 @@ START_TEST(prometheus_text_has_each_family_once_and_cumulative_buckets)
 	static struct metrics_snapshot s;
 
 	strcpy(s.version, "1\"2");
+	strcpy(s.revision, "v1-3-gabc+");
 	s.values[M_build_info] = 1;
 	s.values[M_requests_host_hit] = 42;
 	s.values[M_start_time] = 1500000000;
@@ -348,7 +352,7 @@ START_TEST(prometheus_text_has_each_family_once_and_cumulative_buckets)
 	ck_assert_uint_eq(occurrences(text, "# TYPE trims_requests_total counter\n"), 1);
 	ck_assert_uint_eq(occurrences(text, "# HELP trims_requests_total "), 1);
 	ck_assert_uint_eq(occurrences(text, "\ntrims_requests_total{tier=\"host\",result=\"hit\"} 42\n"), 1);
-	ck_assert_uint_eq(occurrences(text, "\ntrims_build_info{version=\"1\\\"2\"} 1\n"), 1);
+	ck_assert_uint_eq(occurrences(text, "\ntrims_build_info{version=\"1\\\"2\",revision=\"v1-3-gabc+\"} 1\n"), 1);
 	ck_assert_uint_eq(occurrences(text, "\ntrims_start_time_seconds 1.500000000\n"), 1);
 	ck_assert_uint_eq(occurrences(text, "\ntrims_open_seconds_bucket{result=\"hit\",le=\"1e-06\"} 2\n"), 1);
 	ck_assert_uint_eq(occurrences(text, "\ntrims_open_seconds_bucket{result=\"hit\",le=\"2e-06\"} 5\n"), 1);
