@@ -368,7 +368,7 @@ END_TEST
 static void check_unique(void *ctx, const struct metric_view *v)
 {
 	char **seen = ctx;
-	char key[256];
+	char key[512];
 
 	snprintf(key, sizeof key, "|%s{%s}", v->name, v->labels);
 	ck_assert_msg(!strstr(*seen, key), "two rows publish %s", key);
