@@ -1,10 +1,13 @@
 /* verify.c - see verify.h.
- * A verification opens what is resident on disk and on host, one after the other, checks it in steps (so that other jobs
+ * A verification opens what is resident on disk, on host and on devices, one after the other, checks it in steps (so that other jobs
  * get their turn), and reports. */
 #include "mrm/verify.h"
 
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/devices.h"
+#include "mrm/gpu/gpu.h"
+#include "mrm/gpu/readback.h"
 #include "mrm/holding.h"
 #include "mrm/report.h"
 #include "shared/check.h"
@@ -23,20 +26,18 @@ struct verification {
 	struct daemon *daemon;
 	uint64_t id, conn, request, ticket, model, lease;
 	char name[CACHE_NAME_MAX + 1];
-	int stage; /* 0 disk, 1 host */
+	uint8_t tier; /* whose turn it is */
 	json_t *copies, *bad;
 	/* the copy being read */
 	struct holding *image; /* referenced while there is a job */
 	const struct layout *layout;
 	struct disk_image *stored;
 	struct segment *host;
-	struct hash128 *want; /* [n_chunks] of the host copy */
+	struct hash128 *want; /* [n_chunks] of the copy in memory */
 	uint32_t next, n_chunks, n_bad;
 	uint32_t step_bad[CHUNKS_PER_STEP], n_step_bad;
 	uint8_t *buf; /* a chunk */
 };
-
-static const enum tier_kind stages[] = {TIER_DISK, TIER_HOST};
 
 static struct verification *find(struct daemon *d, uint64_t id)
 {
@@ -66,11 +67,21 @@ static void reply(struct verification *v)
 	end(v);
 }
 
+static struct cache_tier_view tier_of(const struct verification *v)
+{
+	struct cache_tier_view view;
+	cache_tier(v->daemon->cache, v->tier, &view);
+	return view;
+}
+
 static void record(struct verification *v, const char *result)
 {
-	json_t *row = json_pack("{s:s, s:i, s:I, s:o, s:s}", "tier", tier_kind_name(stages[v->stage]), "chunks",
+	struct cache_tier_view tier = tier_of(v);
+	json_t *row = json_pack("{s:s, s:i, s:I, s:o, s:s}", "tier", tier_kind_name(tier.kind), "chunks",
 		(int)v->n_chunks, "bytes", (json_int_t)(v->layout ? v->layout->image_bytes : 0), "bad",
 		v->bad ? json_incref(v->bad) : json_array(), "result", result);
+	if (tier.kind == TIER_GPU)
+		json_object_set_new(row, "device", json_string(gpu_facts(v->daemon->gpu, tier.device)->uuid));
 	json_array_append_new(v->copies, row);
 	json_decref(v->bad);
 	v->bad = NULL;
@@ -81,16 +92,17 @@ static void open_next(struct verification *v)
 	struct daemon *d = v->daemon;
 	v->n_chunks = v->n_bad = 0;
 	v->layout = NULL;
-	if (v->stage == (int)ARRAY_LEN(stages)) {
+	if (v->tier == cache_n_tiers(d->cache)) {
 		reply(v);
 		return;
 	}
+	struct cache_tier_view tier = tier_of(v);
 	struct cache_open req = {
 		.name = v->name,
 		.owner = v->id,
-		.request = (uint64_t)v->stage + 1,
-		.tier = stages[v->stage],
-		.device = UINT32_MAX,
+		.request = v->tier,
+		.tier = tier.kind,
+		.device = tier.device,
 		.class = CLASS_PREFETCH,
 		.deadline = CACHE_NEVER,
 		.only_resident = true,
@@ -125,23 +137,29 @@ static void step(struct verification *v)
 	pool_submit(v->daemon->misc, &v->job);
 }
 
-static void copy_done(struct verification *v)
+static enum metric failures_metric(enum tier_kind kind)
+{
+	return kind == TIER_DISK ? M_verify_failures_disk : kind == TIER_HOST ? M_verify_failures_host
+		: M_verify_failures_gpu;
+}
+
+static void copy_done(struct verification *v, const char *good)
 {
 	struct daemon *d = v->daemon;
-	uint8_t tier = stages[v->stage] == TIER_DISK ? d->tier_disk : d->tier_host;
-	record(v, v->n_bad ? "corrupt" : "ok");
+	enum tier_kind kind = tier_of(v).kind;
+	record(v, v->n_bad ? "corrupt" : good);
 	if (v->n_bad) {
 		log_error("verify", "%s on %s: %u of %u chunks are damaged; the copy is dropped", v->name,
-			tier_kind_name(stages[v->stage]), v->n_bad, v->n_chunks);
-		metrics_add(tier == d->tier_disk ? M_verify_failures_disk : M_verify_failures_host, v->n_bad);
-		cache_corrupt(d->cache, clock_now(), v->model, tier);
+			tier_kind_name(kind), v->n_bad, v->n_chunks);
+		metrics_add(failures_metric(kind), v->n_bad);
+		cache_corrupt(d->cache, clock_now(), v->model, v->tier);
 	}
 	holding_put(&v->image);
 	free(v->want);
 	v->want = NULL;
 	cache_close(d->cache, clock_now(), v->id, v->lease);
 	engine_pump(d);
-	v->stage++;
+	v->tier++;
 	open_next(v);
 }
 
@@ -172,9 +190,40 @@ static void stepped(struct job *job)
 	} else if (v->next < v->n_chunks) {
 		step(v);
 	} else {
-		copy_done(v);
+		copy_done(v, "ok");
 	}
 }
+
+/* ---- copies on devices ---- */
+
+static bool still_wanted(void *ctx)
+{
+	return is_wanted(ctx);
+}
+
+static void read_back(void *ctx, const struct readback_result *result)
+{
+	struct verification *v = ctx;
+	if (result->error == -ECANCELED) {
+		give_up(v);
+		return;
+	}
+	if (result->error)
+		log_warn("verify", "%s on a device cannot be read back: %s", v->name, result->why.text);
+	v->n_bad = result->n_bad;
+	for (uint32_t i = 0; i < MIN(v->n_bad, (uint32_t)READBACK_NAMED); i++)
+		json_array_append_new(v->bad, json_integer(result->bad[i]));
+	copy_done(v, result->error ? "unreadable" : "ok");
+}
+
+static void verify_device(struct verification *v)
+{
+	const struct readback_options o = {.image = v->image, .tier = v->tier, .class = CLASS_PERSIST,
+		.deadline = CACHE_NEVER, .wanted = still_wanted, .done = read_back, .ctx = v};
+	readback_start(v->daemon, &o);
+}
+
+/* ---- answers of the brain ---- */
 
 static struct hash128 *wanted_hashes(const struct holding *img)
 {
@@ -203,12 +252,16 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 	v->lease = fx->lease;
 	v->image = holding_get(img);
 	v->layout = holding_layout(img);
-	v->stored = stages[v->stage] == TIER_DISK ? img->stored : NULL;
+	v->stored = v->tier == d->tier_disk ? img->stored : NULL;
 	v->host = holding_host(img);
-	v->want = v->stored ? NULL : wanted_hashes(img);
+	v->want = v->tier == d->tier_host ? wanted_hashes(img) : NULL;
 	v->next = 0;
 	v->n_chunks = v->layout->n_chunks;
 	v->bad = json_array();
+	if (devices_of_tier(d, v->tier) >= 0) {
+		verify_device(v);
+		return;
+	}
 	ASSERT(v->stored || v->want);
 	step(v);
 }
@@ -219,7 +272,7 @@ void verify_refused(struct daemon *d, const struct cache_effect *fx)
 	if (!v)
 		return;
 	record(v, "absent");
-	v->stage++;
+	v->tier++;
 	open_next(v);
 }
 
@@ -248,6 +301,7 @@ void verify_start(struct conn *c, uint64_t request, uint64_t ticket, const char 
 	v->ticket = ticket;
 	v->model = model;
 	v->copies = json_array();
+	v->tier = 1; /* 0 is the source */
 	snprintf(v->name, sizeof v->name, "%s", name);
 	idmap_set(&d->verifications, v->id, v);
 	open_next(v);
