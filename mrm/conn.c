@@ -6,6 +6,7 @@
 #include "mrm/clock.h"
 #include "mrm/dispatch.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -61,6 +62,11 @@ bool conn_is_admin(const struct conn *c)
 uid_t conn_uid(const struct conn *c)
 {
 	return c->peer.uid;
+}
+
+int conn_pid(const struct conn *c)
+{
+	return (int)c->peer.pid;
 }
 
 const char *conn_program(const struct conn *c)
@@ -147,6 +153,7 @@ static void conn_end_now(struct conn *c)
 	struct daemon *d = s->daemon;
 	c->ending = true;
 	session_free(&c->session);
+	integrity_conn_gone(d->integrity, c->id);
 	ev_io_stop(d->loop, &c->io);
 	list_del(&c->held_node);
 	outbox_fini(&c->out);

@@ -26,6 +26,7 @@ uint64_t conn_id(const struct conn *c);
 struct daemon *conn_daemon(const struct conn *c);
 bool conn_is_admin(const struct conn *c);
 uid_t conn_uid(const struct conn *c);
+int conn_pid(const struct conn *c);
 /* As it calls itself; for logs, and to tell one kind of client from another. */
 const char *conn_program(const struct conn *c);
 /* Its GPU session; *NULL before it attaches. */

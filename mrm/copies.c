@@ -7,6 +7,7 @@
 #include "mrm/engine.h"
 #include "mrm/kept.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/integrity.h"
 #include "mrm/gpu/memory.h"
 #include "mrm/gpu/pinned.h"
 #include "mrm/gpu/session.h"
@@ -182,6 +183,7 @@ void copies_free(struct daemon *d, const struct cache_effect *fx)
 	struct copy_job *j = copy_job_new(d, fx);
 	struct holding *img = j->image;
 	j->copy = STEAL(img->copies[fx->to]);
+	integrity_forget(d->integrity, fx->copy);
 	if (fx->to == d->tier_disk) {
 		holding_keep_hashes(img);
 		j->leaving = img->leaving = STEAL(img->stored);

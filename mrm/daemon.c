@@ -11,6 +11,7 @@
 #include "mrm/engine.h"
 #include "mrm/gauges.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
@@ -385,6 +386,7 @@ static int start(struct daemon *d, struct fault *why)
 	e = e ? e : start_metrics(d, why);
 	e = e ? e : devices_run(d, why);
 	e = e ? e : sessions_new(&d->sessions, d, why);
+	d->integrity = integrity_new(d);
 	if (e)
 		return e;
 	kept_adopt(d);
@@ -530,6 +532,7 @@ void daemon_free(struct daemon **dp)
 	jobs_free(&d->jobs);
 	free_images(d);
 	sessions_free(&d->sessions);
+	integrity_free(&d->integrity);
 	devices_stop(d);
 	kept_stop(d);
 	cache_free(&d->cache);

@@ -18,6 +18,7 @@ struct source_cancel;
 struct metrics;
 struct server;
 struct sessions;
+struct integrity;
 struct httpd;
 struct keep;
 struct gpu;
@@ -52,6 +53,7 @@ struct daemon {
 	struct shm_options shm;
 	struct gpu *gpu;         /* the driver and what it has; no devices: no GPU */
 	struct devices *devices;
+	struct integrity *integrity; /* who has had what on a device */
 	struct sessions *sessions; /* of clients that use a GPU */
 	struct gpu_links *links; /* what copies to and from devices; NULL without one */
 	struct server *server;

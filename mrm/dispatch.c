@@ -7,6 +7,7 @@
 #include "mrm/engine.h"
 #include "mrm/files.h"
 #include "mrm/kept.h"
+#include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
 #include "mrm/report.h"
 #include "mrm/verify.h"
@@ -188,6 +189,7 @@ void dispatch_close(struct conn *c, uint64_t request, const struct msg_close *m)
 	}
 	conn_leases_add(c, -1);
 	session_unwatch(c, m->lease);
+	integrity_closed(d->integrity, m->lease);
 	engine_pump(d);
 }
 

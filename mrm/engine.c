@@ -4,6 +4,7 @@
 #include "mrm/clock.h"
 #include "mrm/conn.h"
 #include "mrm/copies.h"
+#include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
 #include "mrm/haul.h"
 #include "mrm/resolve.h"
@@ -83,12 +84,8 @@ static void count_open(struct daemon *d, const struct cache_effect *fx, const st
 	metrics_observe_ns(fx->hit ? M_open_hit : M_open_miss, clock_now() - p->since_ns);
 }
 
-static void fx_grant(struct daemon *d, const struct cache_effect *fx)
+void engine_grant(struct daemon *d, const struct cache_effect *fx)
 {
-	if (fx->owner & VERIFY_OWNER) {
-		verify_granted(d, fx);
-		return;
-	}
 	struct conn *c = server_conn(d->server, fx->owner);
 	struct holding *img = holding_by_model(d, fx->model);
 	struct fault why;
@@ -105,12 +102,23 @@ static void fx_grant(struct daemon *d, const struct cache_effect *fx)
 		return;
 	}
 	conn_leases_add(c, 1);
+	if (copy && copy->device)
+		integrity_granted(d->integrity, c, fx);
 	count_open(d, fx, &pending);
 	send_opened(c, fx, img, copy ? copy : made, &pending, kind_of(d, fx->to));
 	if (made) {
 		segment_free(&made);
 		holding_drop_table(img);
 	}
+}
+
+static void fx_grant(struct daemon *d, const struct cache_effect *fx)
+{
+	struct conn *c = server_conn(d->server, fx->owner);
+	if (fx->owner & VERIFY_OWNER)
+		verify_granted(d, fx);
+	else if (!c || !integrity_defers(d->integrity, c, fx))
+		engine_grant(d, fx);
 }
 
 static void fx_refuse(struct daemon *d, const struct cache_effect *fx)

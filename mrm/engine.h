@@ -7,5 +7,7 @@
 /* Carries out everything the brain wants by now.  After each call into the cache; harmless when nothing is pending, and
  * while it is running already. */
 void engine_pump(struct daemon *d);
+/* Gives a lease to its client, after what it had to wait for. */
+void engine_grant(struct daemon *d, const struct cache_effect *fx);
 
 #endif

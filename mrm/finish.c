@@ -4,6 +4,7 @@
 #include "mrm/catalog.h"
 #include "mrm/clock.h"
 #include "mrm/copies.h"
+#include "mrm/gpu/integrity.h"
 #include "mrm/gpu/upload.h"
 #include "mrm/engine.h"
 #include "mrm/kept.h"
@@ -277,6 +278,21 @@ static void make_ready(struct haul *t)
 	cache_disk_size(t->daemon->cache, img->model, disk_image_bytes(img->stored));
 }
 
+/* What has landed of a load that was broken off is kept for the next one, but on a device somebody may have had it in hands:
+ * nothing of it counts then, and whoever comes gets a page that says so. */
+static void begin_anew(struct haul *t)
+{
+	struct daemon *d = t->daemon;
+	struct segment *c = t->image->copies[t->to];
+	struct fault why;
+	if (!integrity_was_had(d->integrity, t->copy))
+		return;
+	if (segment_begin_anew(c, holding_layout(t->image), holding_label(t->image), &d->shm, &why))
+		cache_corrupt(d->cache, clock_now(), t->image->model, t->to);
+	else
+		integrity_forget(d->integrity, t->copy);
+}
+
 /* ---- the checksums of a model that is read in place ---- */
 
 static void run_reference(struct job *job, void *worker)
@@ -331,6 +347,8 @@ static void finished(struct job *job)
 		daemon_degraded(d, "disk-write-failed", "%s", t->error.text);
 		metrics_add(M_fallback_disk_write_failed, 1);
 	}
+	if (t->way == WAY_HOST_GPU && !good && t->cancelled)
+		begin_anew(t);
 	record_end(t, good ? NULL : &t->error);
 	/* While the daemon stops, the brain would take a load that was cut short for one that failed, and drop what has landed. */
 	if (good || !d->stopping)

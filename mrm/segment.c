@@ -54,6 +54,23 @@ static int new_extents(struct segment *c, const struct layout *l, const char *la
 	return e;
 }
 
+static int new_page(struct segment *c, const struct layout *l, const char *label, const struct shm_options *options,
+	struct fault *why)
+{
+	char name[220];
+	snprintf(name, sizeof name, "mrm:%s:progress", label);
+	int e = shm_new(&c->page, name, PROGRESS_BYTES, options, why);
+	if (e)
+		return e;
+	struct progress_page *p = page_of(c);
+	p->magic = PROGRESS_MAGIC;
+	p->version = PROGRESS_VERSION;
+	p->copy = c->generation;
+	p->extents = c->n_extents;
+	p->image_bytes = l->image_bytes;
+	return 0;
+}
+
 int segment_new(struct segment **out, const struct layout *l, uint64_t generation, enum segment_kind kind,
 	const char *label, const struct shm_options *options, struct fault *why)
 {
@@ -65,24 +82,33 @@ int segment_new(struct segment **out, const struct layout *l, uint64_t generatio
 	pthread_mutex_init(&c->pages.lock, NULL);
 	pthread_cond_init(&c->pages.made, NULL);
 	char name[220];
-	snprintf(name, sizeof name, "mrm:%s:progress", label);
-	int e = shm_new(&c->page, name, PROGRESS_BYTES, options, why);
 	snprintf(name, sizeof name, "mrm:%s", label);
-	if (!e && kind != SEGMENT_PAGE)
-		e = new_chunks(c, l, why);
+	int e = kind != SEGMENT_PAGE ? new_chunks(c, l, why) : 0;
+	e = e ? e : new_page(c, l, label, options, why);
 	if (!e && kind == SEGMENT_HOST)
 		e = new_extents(c, l, name, options, why);
-	if (e) {
+	if (e)
 		segment_free(&c);
+	else
+		*out = c;
+	return e;
+}
+
+int segment_begin_anew(struct segment *c, const struct layout *l, const char *label, const struct shm_options *options,
+	struct fault *why)
+{
+	struct shm_region old = shm_take(&c->page);
+	int e = new_page(c, l, label, options, why);
+	if (e) {
+		c->page = old;
 		return e;
 	}
-	struct progress_page *p = page_of(c);
-	p->magic = PROGRESS_MAGIC;
-	p->version = PROGRESS_VERSION;
-	p->copy = generation;
-	p->extents = c->n_extents;
-	p->image_bytes = l->image_bytes;
-	*out = c;
+	shm_fini(&old);
+	memset(c->landed, 0, c->n_chunks * sizeof *c->landed);
+	memset(c->readable, 0, c->n_chunks * sizeof *c->readable);
+	memcpy(c->edge, l->extent_chunk, l->n_extents * sizeof *c->edge);
+	c->n_landed = c->n_readable = 0;
+	c->landed_bytes = 0;
 	return 0;
 }
 

@@ -60,6 +60,10 @@ int segment_adopt(struct segment **out, const struct layout *l, uint64_t generat
 /* Likewise of a segment made for device memory that is there already. */
 void segment_set_landed(struct segment *c);
 void segment_free(struct segment **c);
+/* Nothing of a copy that nobody holds counts as landed any more, and who gets it next gets another page.  On failure it is as it
+ * was. */
+int segment_begin_anew(struct segment *c, const struct layout *l, const char *label, const struct shm_options *options,
+	struct fault *why);
 /* All of it can be read. */
 bool segment_is_ready(const struct segment *c);
 
