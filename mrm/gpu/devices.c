@@ -103,9 +103,10 @@ int devices_start(struct daemon *d, struct fault *why)
 	int e = gpu_new(&d->gpu, &o, why);
 	for (uint32_t i = 0; !e && i < gpu_count(d->gpu); i++) {
 		uint64_t free_bytes;
-		e = gpu_free_bytes(d->gpu, i, &free_bytes, why);
-		if (e)
-			break;
+		if (gpu_free_bytes(d->gpu, i, &free_bytes, why)) {
+			gpu_give_up(d->gpu, i, why); /* the others go on */
+			continue;
+		}
 		d->devices->room[i] = room_for(d->gpu, i, free_bytes);
 		gpu_calibrate(d->gpu, i, c->cache_dir, &d->devices->calibration[i]);
 	}
@@ -128,6 +129,7 @@ int devices_run(struct daemon *d, struct fault *why)
 	ev_timer_init(&v->timer, on_timer, LOOK_S, LOOK_S);
 	v->timer.data = d;
 	ev_timer_start(d->loop, &v->timer);
+	devices_check(d); /* what start has found */
 	return 0;
 }
 

@@ -17,7 +17,7 @@
 
 /* ---- devices that fail for good ---- */
 
-static void mark_lost(struct gpu *g, uint32_t device, const struct fault *why)
+void gpu_give_up(struct gpu *g, uint32_t device, const struct fault *why)
 {
 	struct gpu_device *dev = &g->device[device];
 	pthread_mutex_lock(&g->lock);
@@ -47,7 +47,7 @@ int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *cal
 {
 	int e = cuda_fault(g->cu, result, call, why);
 	if (cuda_lost(result))
-		mark_lost(g, device, why);
+		gpu_give_up(g, device, why);
 	return result == CU_E_OUT_OF_MEMORY ? -ENOMEM : e;
 }
 
@@ -72,6 +72,16 @@ bool gpu_enter_to_undo(struct gpu *g, uint32_t device)
 		if (!gpu_enter(g, device, &why))
 			return true;
 	return false;
+}
+
+void gpu_drain(struct gpu *g, uint32_t device, cu_stream stream)
+{
+	struct fault why;
+	cu_result r = gpu_lost(g, device) ? CU_OK : GPU_UNDO(g->cu->stream_synchronize(stream));
+	if (!r || gpu_lost(g, device))
+		return;
+	cuda_fault(g->cu, r, "cuStreamSynchronize", &why);
+	gpu_give_up(g, device, &why);
 }
 
 /* ---- what a device is ---- */

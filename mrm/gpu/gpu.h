@@ -62,6 +62,8 @@ int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *
 /* A device that has failed for good (a sticky error) is lost until the daemon is started again: every later call for it
  * fails with the same sentence.  gpu_lost() is true from then on. */
 bool gpu_lost(const struct gpu *g, uint32_t device);
+/* Makes it so: it cannot even be set up. */
+void gpu_give_up(struct gpu *g, uint32_t device, const struct fault *why);
 /* Only when it is: the sentence. */
 void gpu_loss(const struct gpu *g, uint32_t device, struct fault *out);
 

@@ -223,7 +223,7 @@ static int start_copy(struct link *k, struct flight *x, struct fault *why)
 		return 0;
 	e = gpu_failed(g, k->device, r, "cuEventRecord", why);
 	/* The copy runs, and nothing tells when it is over but this. */
-	GPU_UNDO(g->cu->stream_synchronize(k->stream));
+	gpu_drain(g, k->device, k->stream);
 	return e;
 }
 
@@ -336,8 +336,7 @@ static bool is_over(struct link *k, bool wait)
 		e = gpu_failed(g, k->device, r, wait ? "cuEventSynchronize" : "cuEventQuery", &why);
 	if (e) {
 		/* One that could not be asked may still be running: its buffer and its chunk must not be used before. */
-		if (!gpu_lost(g, k->device))
-			GPU_UNDO(g->cu->stream_synchronize(k->stream));
+		gpu_drain(g, k->device, k->stream);
 		chunk_failed(x->chunk, e, &why);
 		x->over = true;
 		atomic_fetch_add_explicit(&k->failed, 1, memory_order_relaxed);
@@ -441,12 +440,9 @@ static int worker_new(void **out, void *ctx)
 	r = r ? r : g->cu->stream_create_with_priority(&k->stream, CU_STREAM_NO_NULL_SYNC, greatest);
 	for (size_t i = 0; !r && i < ARRAY_LEN(k->event); i++)
 		r = g->cu->event_create(&k->event[i], CU_EVENT_BLOCKING);
-	if (r) {
-		log_error("gpu", "%s: a stream and its events cannot be had: %s", gpu_facts(g, k->device)->uuid,
-			cuda_name(g->cu, r));
-		void *me = k;
-		worker_free(&me);
-		return -EIO;
+	if (r && !e) {
+		gpu_failed(g, k->device, r, "a stream and its events", &why);
+		gpu_give_up(g, k->device, &why); /* the others go on */
 	}
 	*out = k;
 	return 0;

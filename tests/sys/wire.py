@@ -93,6 +93,7 @@ class Client:
         self.patience = patience
         self.socket.connect(path)
         self.request, self.welcome, self.leases = 0, None, []
+        self.session = self.session_page = None
         if hello:
             self.welcome = self.call('hello', version_min=VERSION, version_max=VERSION, program='wire.py')
 
@@ -146,6 +147,27 @@ class Client:
             request = 0  # the daemon has hung up; it may have said why
         return self.answer(request)
 
+    def attach(self, *uuids, exports=1, believe=True, **fields):
+        """Attaches to devices as a client of a simulated driver would.  believe: a canary is looked at when its memory can be
+        (a descriptor of a simulated device is a memory file), and called good."""
+        request = self.send('attach', devices=','.join(uuids), driver=12080, exports=exports, pid=os.getpid(), simulated=1,
+                            **fields)
+        while True:
+            got = self.answer(request)
+            fds = got['fd_list']
+            if 'slots' in got:
+                self.session_page = mmap.mmap(fds[0], got['slots'] * 8)
+                self.session = {'export': got['export'], 'slots': got['slots']}
+                os.close(fds[0])
+                return self
+            good = believe and (len(fds) < 2 or canary_is_good(fds[1], got['seed'], got['bytes']))
+            for fd in fds:
+                os.close(fd)
+            self.send_raw(encode('verdict', request, {'good': int(good), 'text': '' if good else 'not what it should be'}))
+
+    def slot(self, lease, extent=0):
+        return struct.unpack_from('<q', self.session_page, 8 * (lease.opened['slot'] + extent))[0]
+
     def open_send(self, model, tier='best', **fields):
         return self.send('open', model=model, tier=TIERS[tier], **fields)
 
@@ -188,6 +210,23 @@ class Client:
             return True
 
 
+def splitmix64(x):
+    mask = (1 << 64) - 1
+    x = (x + 0x9e3779b97f4a7c15) & mask
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9 & mask
+    x = (x ^ x >> 27) * 0x94d049bb133111eb & mask
+    return x ^ x >> 31
+
+
+def canary_is_good(fd, seed, size):
+    """Looks at its first page and its last word."""
+    with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) as m:
+        words = [*range(512), size // 8 - 1]
+        return all(struct.unpack_from('<Q', m, 8 * i)[0] == splitmix64(seed + i & (1 << 64) - 1) for i in words)
+
+
+NO_SLOT = (1 << 32) - 1
+HANDLE = struct.Struct('<IIQQ64s')  # shared/gpu_handle.h
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -207,6 +246,11 @@ class Lease:
         self.maps = []
         self.page = None
         table_fd, page_fd, *extent_fds = self.fds
+        self.records = []
+        if opened['tier'] == TIERS['gpu']:
+            records_fd, *extent_fds = extent_fds
+            records = self.map(records_fd)
+            self.records = [HANDLE.unpack_from(records, at) for at in range(0, len(records), HANDLE.size)]
         self.page = LIBC.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, page_fd, 0)
         self.table = self.map(table_fd)
         self.extents = [self.map(fd) for fd in extent_fds]
@@ -251,6 +295,11 @@ class Lease:
             data = self.extents[extent][offset:offset + size] if size else b''
             found[name] = (DTYPES[dtype], tuple(shape[:rank]), data)
         return found
+
+    def scribble(self, extent=0, offset=0, data=b'\xff' * 64):
+        """What no client of good will does: its descriptor can be mapped writable.  Of simulated devices only."""
+        with mmap.mmap(self.fds[3 + extent], self.records[extent][2]) as m:
+            m[offset:offset + len(data)] = bytes(a ^ b for a, b in zip(m[offset:offset + len(data)], data))
 
     def close(self):
         self.client.send('close', lease=self.opened['lease'])

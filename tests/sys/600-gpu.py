@@ -1,0 +1,393 @@
+"""Models on devices, with a simulated driver that takes no time: what arrives, what stays, what fails and what is noticed."""
+import json
+import os
+import re
+
+import models
+import wire
+from trimstest import Skip, main, run, test
+
+UUIDS = ['GPU-513c0d00-513c-4da0-913c-000000000000', 'GPU-513c0d01-513c-4da0-913c-000000000001']
+NOBODY = 65534
+
+
+def gpu_daemon(t, *sizes, faults='', **options):
+    """A daemon with a device of each size, and nobody else's."""
+    sizes = sizes or ('128M',)
+    topology = t.dir / 'topology'
+    topology.write_text('set speed=unlimited\n' + ''.join(f'device bytes={size}\n' for size in sizes))
+    shared = t.dir / 'devices'
+    shared.mkdir(exist_ok=True)
+    environment = {'SIMCUDA_DIR': str(shared), **({'SIMCUDA_FAULTS': faults} if faults else {})}
+    return t.daemon(environment=environment, gpu=f'sim:{topology}', **options)
+
+
+def attached(daemon, *uuids, **keywords):
+    return daemon.client().attach(*(uuids or UUIDS[:1]), **keywords)
+
+
+def same(t, lease, tensors):
+    t.equal(models.digests(lease.tensors()), models.digests(tensors))
+
+
+def gpu_tiers(daemon):
+    return [row for row in json.loads(daemon.client().report('tiers')[0])['tiers'] if row['tier'] == 'gpu']
+
+
+def used(daemon):
+    return daemon.metric('trims_tier_used_bytes', tier='gpu')
+
+
+def settled(t, daemon):
+    t.eventually(lambda: daemon.metric('trims_transfers_active') == 0, 'transfers end')
+
+
+def code_of(call):
+    try:
+        call()
+    except wire.Fault as e:
+        return e.code
+    return None
+
+
+def emptied(t, daemon, *names):
+    """Nothing is left on any device; nor in host memory, from where what is in use comes back by itself."""
+    client = daemon.client()
+    for name in names:
+        code_of(lambda name=name: client.call('evict', model=name))
+    t.eventually(lambda: used(daemon) == 0, 'device memory is given back')
+
+
+@test
+def a_model_arrives_in_device_memory_byte_for_byte(t):
+    tensors = {name: t.model(name, 9 << 20, **keywords) for name, keywords in
+               {'a': {}, 'b': {'shards': 3}, 'c.gguf': {}}.items()}
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    for name, made in tensors.items():
+        lease = client.open(name, 'gpu')
+        same(t, lease, made)
+        t.equal((lease.opened['device'], lease.opened['export'], lease.opened['tier']), (UUIDS[0], 1, 3))
+        t.equal([record[0] for record in lease.records], [1] * len(lease.records), 'kinds')
+        t.equal({record[3] for record in lease.records}, {lease.opened['copy']}, 'generations')
+    t.equal(daemon.metric('trims_tier_copies', tier='gpu'), 3)
+    t.equal(daemon.metric('trims_promotion_bytes_total', to='gpu') > 0, True)
+
+
+@test
+def streams_are_told_how_far_a_load_is(t):
+    t.model('a', 9 << 20)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', wait=False)
+    assert lease.opened['slot'] != wire.NO_SLOT, 'a load under way has no slot'
+    lease.wait()
+    (size,) = daemon.json('show', 'a')['extents']
+    assert lease.records[0][2] == size + -size % (2 << 20), (lease.records, size)
+    t.eventually(lambda: client.slot(lease) >= size, 'the slot has the watermark')
+    again = client.open('a', 'gpu')
+    t.equal((again.opened['hit'], again.opened['slot'], again.opened['copy']), (1, wire.NO_SLOT, lease.opened['copy']))
+
+
+@test
+def a_copy_on_a_device_needs_no_copy_on_host_to_stay(t):
+    tensors = t.model('a', 9 << 20)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    client.open('a', 'gpu').close()
+    settled(t, daemon)
+    client.call('evict', model='a', tier=2)
+    t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='host') == 0, 'host memory is free')
+    lease = client.open('a', 'gpu')
+    t.equal(lease.opened['hit'], 1)
+    same(t, lease, tensors)
+
+
+@test
+def devices_evict_as_other_tiers_do(t):
+    made = {name: t.model(name, 20 << 20) for name in 'abcdef'}
+    daemon = gpu_daemon(t, '64M', gpu_bytes='50M')
+    client = attached(daemon)
+    for _ in range(2):
+        for name, tensors in made.items():
+            lease = client.open(name, 'gpu')
+            same(t, lease, tensors)
+            lease.close()
+            assert used(daemon) <= 50 << 20
+    assert daemon.metric('trims_evictions_total', tier='gpu', reason='room') >= 8
+    emptied(t, daemon, *made)
+
+
+@test
+def a_device_that_is_full_of_leases_says_so(t):
+    for name in 'abc':
+        t.model(name, 20 << 20)
+    daemon = gpu_daemon(t, '64M', gpu_bytes='50M')
+    client = attached(daemon)
+    held = [client.open(name, 'gpu') for name in 'ab']
+    try:
+        client.open('c', 'gpu')
+        raise AssertionError('there was room')
+    except wire.Fault as e:
+        t.equal(e.code, 'NO_ROOM', e)
+    held.pop().close()
+    client.open('c', 'gpu')
+
+
+@test
+def a_model_may_be_on_several_devices(t):
+    tensors = t.model('a', 20 << 20)
+    t.model('b', 20 << 20)
+    daemon = gpu_daemon(t, '64M', '64M')
+    client = attached(daemon, *UUIDS)
+    leases = [client.open('a', 'gpu', device=uuid) for uuid in UUIDS]
+    t.equal([lease.opened['device'] for lease in leases], UUIDS)
+    assert leases[0].opened['copy'] != leases[1].opened['copy']
+    for lease in leases:
+        same(t, lease, tensors)
+    t.equal([row['copies'] for row in gpu_tiers(daemon)], [1, 1])
+    one = attached(daemon, UUIDS[1])
+    t.equal(one.open('b', 'gpu').opened['device'], UUIDS[1], 'the only device that this client sees')
+    t.equal(code_of(lambda: one.open('a', 'gpu', device=UUIDS[0])), 'NO_TIER')
+    t.equal(code_of(lambda: daemon.client().open('a', 'gpu')), 'BAD_REQUEST', 'without attaching')
+
+
+@test
+def memory_shared_by_ipc_handles_has_no_descriptors(t):
+    t.model('a', 9 << 20)
+    daemon = gpu_daemon(t, gpu_export='cuda-ipc')
+    client = attached(daemon, exports=3)
+    t.equal(client.session['export'], 2)
+    lease = client.call('open', model='a', tier=3)
+    t.equal((lease['export'], len(lease['fd_list'])), (2, 3), 'table, page and records')
+    handles = os.pread(lease['fd_list'][2], 88, 0)
+    assert any(wire.HANDLE.unpack(handles)[4]), 'an empty handle'
+    t.equal(code_of(lambda: attached(daemon, exports=1)), 'UNSUPPORTED')
+
+
+@test
+def verify_reads_devices_back_and_drops_what_is_damaged(t):
+    tensors = t.model('a', 21 << 20)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu')
+    rows = {row['tier']: row for row in daemon.json('verify', 'a')['copies']}
+    t.equal((rows['gpu']['result'], rows['gpu']['chunks']), ('ok', daemon.json('show', 'a')['chunks']))
+    lease.scribble(offset=9 << 20)
+    result = daemon.ctl('verify', 'a', '--json')
+    assert result.rc != 0, result
+    rows = {row['tier']: row for row in result.json['copies']}
+    t.equal((rows['gpu']['result'], rows['gpu']['bad'], rows['host']['result']), ('corrupt', [2], 'ok'))
+    t.equal(daemon.metric('trims_verify_failures_total', tier='gpu'), 1)
+    lease.close()
+    same(t, client.open('a', 'gpu'), tensors)
+
+
+def as_user(daemon, uid):
+    """A connection of another user; the kernel notes who connects."""
+    if os.getuid() != 0:
+        raise Skip('needs root, to become somebody else')
+    os.seteuid(uid)
+    try:
+        return attached(daemon)
+    finally:
+        os.seteuid(0)
+
+
+def shared_daemon(t, **options):
+    t.dir.chmod(0o755)
+    return gpu_daemon(t, socket_mode='0666', **options)
+
+
+def let_go(lease):
+    """CLOSE is not answered: what is said on another connection may be heard before it."""
+    lease.close()
+    lease.client.report('tiers')
+
+
+@test
+def what_one_user_changed_no_other_one_gets(t):
+    tensors = t.model('a', 9 << 20)
+    daemon = shared_daemon(t)
+    first = attached(daemon)
+    lease = first.open('a', 'gpu')
+    lease.scribble()
+    copy = lease.opened['copy']
+    let_go(lease)
+    second = as_user(daemon, NOBODY)
+    lease = second.open('a', 'gpu')
+    same(t, lease, tensors)
+    assert lease.opened['copy'] != copy, 'the same memory again'
+    t.equal(daemon.metric('trims_integrity_checks_total', result='bad'), 1)
+    assert re.search(rf'held by wire.py \(user 0, pid {os.getpid()}\)', daemon.log()), daemon.log()
+    assert any(row['name'] == 'device-memory-changed' for row in daemon.json('doctor')['checks'])
+
+
+@test
+def a_copy_that_nobody_changed_goes_on_to_the_next_user(t):
+    tensors = t.model('a', 9 << 20)
+    daemon = shared_daemon(t)
+    first = attached(daemon)
+    lease = first.open('a', 'gpu')
+    copy = lease.opened['copy']
+    again = first.open('a', 'gpu')
+    lease.close()
+    t.equal(daemon.metric('trims_integrity_checks_total'), 0, 'checked though the first user still holds it')
+    let_go(again)
+    let_go(first.open('a', 'gpu'))
+    t.equal(daemon.metric('trims_integrity_checks_total'), 0, 'checked for the same user')
+    second = as_user(daemon, NOBODY)
+    requests = [second.open_send('a', 'gpu') for _ in range(5)]
+    for request in requests:
+        lease = second.open_answer(request)
+        t.equal(lease.opened['copy'], copy)
+        same(t, lease, tensors)
+    t.equal(daemon.metric('trims_integrity_checks_total', result='good'), 1)
+
+
+@test
+def a_load_somebody_had_in_hands_begins_anew_for_others(t):
+    tensors = t.model('a', 60 << 20)
+    daemon = shared_daemon(t)
+    first = attached(daemon)
+    second = as_user(daemon, NOBODY)
+    for _ in range(5):
+        lease = first.open('a', 'gpu', wait=False)
+        lease.scribble(offset=1 << 20)
+        let_go(lease)
+        for _ in range(100):
+            try:
+                other = second.open('a', 'gpu')
+                break
+            except wire.Fault as e:
+                t.equal(e.code, 'BUSY', e)
+        same(t, other, tensors)
+        other.close()
+        emptied(t, daemon, 'a')
+
+
+@test
+def host_memory_that_cannot_be_registered_is_copied_through_buffers(t):
+    tensors = t.model('a', 21 << 20)
+    daemon = gpu_daemon(t, faults='cuMemHostRegister:*=801')
+    same(t, attached(daemon).open('a', 'gpu'), tensors)
+    rows = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'host-not-registered']
+    assert rows and 'cuMemHostRegister' in rows[0]['detail'], rows
+    assert daemon.metric('trims_fallback_total', reason='host-not-registered') >= 1
+
+
+OPENING = ['cuMemCreate', 'cuMemAddressReserve', 'cuMemMap', 'cuMemSetAccess', 'cuMemExportToShareableHandle', 'cuMemRelease',
+           'cuMemsetD8Async', 'cuStreamSynchronize', 'cuMemHostRegister', 'cuMemcpyHtoDAsync', 'cuEventRecord', 'cuEventQuery',
+           'cuMemcpyDtoHAsync', 'cuMemHostAlloc', 'cuCtxSetCurrent', 'cuEventSynchronize', 'cuEventElapsedTime']
+CLOSING = ['cuMemUnmap', 'cuMemAddressFree', 'cuMemHostUnregister']
+
+
+def one_fault(t, call, number, result):
+    tensors = models.make(t.models_dir / 'a', t.random, 21 << 20)
+    daemon = gpu_daemon(t, faults=f'{call}:{number}={result}')
+    client = attached(daemon)
+    if code_of(lambda: client.open('a', 'gpu')) and client.leases:
+        client.leases.pop().close()  # granted, then told that no more will come
+    lease = client.open('a', 'gpu')
+    same(t, lease, tensors)
+    lease.close()
+    daemon.ctl('verify', 'a')
+    emptied(t, daemon, 'a')
+    daemon.stop()
+
+
+def a_call_that_fails_once(t, calls):
+    """The first ones may be of the start, which copes or says why; every later one hits an open, an evict or a verify."""
+    for call in calls:
+        for number in range(1, 13):
+            try:
+                one_fault(t, call, number, 1)
+            except AssertionError as e:
+                if 'mrm ended' in str(e) and 'cannot start' in str(e):
+                    continue
+                raise AssertionError(f'{call}:{number}: {e}') from e
+
+
+@test
+def a_driver_call_that_fails_once_spoils_at_most_one_request(t):
+    a_call_that_fails_once(t, [OPENING[t.random.randrange(len(OPENING))] for _ in range(2)] + ['cuMemcpyHtoDAsync'])
+
+
+@test
+def giving_memory_back_is_tried_again(t):
+    a_call_that_fails_once(t, [t.random.choice(CLOSING)])
+
+
+@test
+def a_device_that_is_lost_is_said_to_be_and_others_go_on(t):
+    tensors = t.model('a', 21 << 20)
+    t.model('b', 21 << 20)
+    daemon = gpu_daemon(t, '64M', '64M', faults='cuEventQuery:30=lose:719@0')
+    client = attached(daemon, *UUIDS)
+    for i in range(100):
+        try:
+            client.open('a', 'gpu', device=UUIDS[0]).close()
+            emptied(t, daemon, 'a')
+        except wire.Fault as e:
+            break
+    else:
+        raise AssertionError('the device was never lost')
+    t.eventually(lambda: code_of(lambda: client.open('b', 'gpu', device=UUIDS[0])) == 'NO_TIER', 'the device is out of use')
+    same(t, client.open('a', 'gpu', device=UUIDS[1]), tensors)
+    rows = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu-lost']
+    assert rows and UUIDS[0] in rows[0]['detail'], rows
+    t.equal(daemon.metric('trims_fallback_total', reason='gpu-lost'), 1)
+    same(t, daemon.client().open('a'), tensors)
+
+
+@test
+def without_a_gpu_everything_else_works_and_doctor_says_why(t):
+    tensors = t.model('a')
+    for options, reason in (({'gpu': 'off'}, 'switched off'), ({}, 'libcuda.so.1')):
+        daemon = t.daemon(**options)
+        same(t, daemon.client().open('a'), tensors)
+        (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu']
+        assert row['state'] == 'off' and (reason in row['detail'] or not options), row
+        t.equal(code_of(lambda daemon=daemon: daemon.client().call('prefetch', model='a', tier=3)), 'NO_TIER')
+        daemon.stop()
+
+
+@test
+def what_was_asked_for_by_name_has_to_be_there(t):
+    for options, words in (({'cuda_driver': '/nonexistent/libcuda.so'}, 'nonexistent'), ({'gpu': 'maybe'}, 'none of'),
+                           ({'gpu': f'sim:{t.dir}/nothing'}, 'cannot start')):
+        settings = [part for name, value in options.items() for part in ('--' + name.replace('_', '-'), value)]
+        result = run(*t.daemon_command(t.dir / 'cache'), *settings)
+        assert result.rc != 0 and words in result.err, result
+
+
+def gpu_daemon_again(daemon):
+    daemon.start()
+    return daemon
+
+
+@test
+def stopping_in_the_middle_of_loads_leaves_nothing_behind(t):
+    for name in 'abcd':
+        t.model(name, 24 << 20)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    for name in 'abcd':
+        client.open_send(name, 'gpu')
+    daemon.stop()
+    before = gpu_tiers(gpu_daemon_again(daemon))
+    t.equal([(row['used'], row['capacity'] > 100 << 20) for row in before], [(0, True)])
+
+
+@test
+def every_figure_of_a_simulated_device_says_so(t):
+    t.model('a', 9 << 20)
+    daemon = gpu_daemon(t)
+    attached(daemon).open('a', 'gpu')
+    rows = [row['detail'] for row in daemon.json('doctor')['checks'] if row['name'].startswith('gpu')]
+    assert rows and all('simulated' in row for row in rows), rows
+    assert 'simulated' in daemon.ctl('links').out
+    assert daemon.json('links')['simulated'] is True
+
+
+main()
