@@ -30,7 +30,7 @@ struct degraded {
 	char reason[FAULT_TEXT_MAX];
 	uint64_t count;
 };
-#define DAEMON_MAX_DEGRADED 24
+#define DAEMON_MAX_DEGRADED 32
 
 struct daemon {
 	struct config *config;

@@ -243,8 +243,6 @@ void gpu_calibrate(struct gpu *g, uint32_t device, const char *dir, struct gpu_c
 		return;
 	if (calibrate(g, device, out, &why)) {
 		be_cautious(out, &why);
-		log_warn("gpu", "%s: its link could not be measured, cautious figures are used: %s", gpu_facts(g, device)->uuid,
-			why.text);
 		return;
 	}
 	out->measured = true;

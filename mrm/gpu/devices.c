@@ -93,6 +93,21 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
 	pool_submit(d->misc, &l->job);
 }
 
+/* What works less well than it should, each under a name. */
+static void name_degraded(struct daemon *d, uint32_t device)
+{
+	const struct gpu_facts *f = gpu_facts(d->gpu, device);
+	const struct gpu_calibration *c = &d->devices->calibration[device];
+	if (f->export == GPU_EXPORT_CUDA_IPC && !strcmp(d->config->gpu_export, "auto")) {
+		daemon_degraded(d, "no-vmm-fd", "%s: %.300s", f->uuid, f->no_vmm_fd);
+		metrics_add(M_fallback_no_vmm_fd, 1);
+	}
+	if (!c->measured && !gpu_lost(d->gpu, device)) {
+		daemon_degraded(d, "not-calibrated", "%s: %.300s", f->uuid, c->reason);
+		metrics_add(M_fallback_not_calibrated, 1);
+	}
+}
+
 int devices_start(struct daemon *d, struct fault *why)
 {
 	const struct config *c = d->config;
@@ -109,6 +124,7 @@ int devices_start(struct daemon *d, struct fault *why)
 		}
 		d->devices->room[i] = room_for(d->gpu, i, free_bytes);
 		gpu_calibrate(d->gpu, i, c->cache_dir, &d->devices->calibration[i]);
+		name_degraded(d, i);
 	}
 	return e;
 }

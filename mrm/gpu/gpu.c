@@ -166,8 +166,10 @@ static int choose_export(struct gpu *g, uint32_t device, const char *wish, struc
 	fault_set(&vmm, TRIMS_E_UNSUPPORTED, "the device says that it cannot export memory as descriptors");
 	bool vmm_attr = attribute(g, dev->ordinal, CU_ATTR_VMM) && attribute(g, dev->ordinal, CU_ATTR_VMM_FD);
 	f->can_vmm_fd = vmm_attr && !read_granularity(g, dev) && try_export(g, device, GPU_EXPORT_VMM_FD, &vmm);
-	if (!f->can_vmm_fd)
+	if (!f->can_vmm_fd) {
 		f->granularity_bytes = TRIAL_BYTES;
+		snprintf(f->no_vmm_fd, sizeof f->no_vmm_fd, "%s", vmm.text);
+	}
 	f->can_cuda_ipc = try_export(g, device, GPU_EXPORT_CUDA_IPC, &ipc);
 	f->export = f->can_vmm_fd && strcmp(wish, "cuda-ipc") ? GPU_EXPORT_VMM_FD
 		: f->can_cuda_ipc && strcmp(wish, "vmm-fd") ? GPU_EXPORT_CUDA_IPC : GPU_EXPORT_NONE;

@@ -35,6 +35,7 @@ struct gpu_facts {
 	int numa_node;               /* -1: not known */
 	int copy_engines;
 	bool can_vmm_fd, can_cuda_ipc;
+	char no_vmm_fd[FAULT_TEXT_MAX]; /* why not; "" when it can */
 	bool register_read_only;     /* attribute 113: read-only mappings can be registered */
 	bool host_pointers;          /* attribute 91: registered memory has the host's address on the device, too */
 	bool host_numa_vmm;          /* attribute 141 */
