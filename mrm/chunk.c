@@ -13,6 +13,7 @@
 
 struct net_worker {
 	struct source_worker *source;
+	struct chunk_hasher *hasher;
 	uint8_t *chunk_buf; /* a chunk that only passes through */
 };
 
@@ -22,9 +23,21 @@ void chunk_populate(const struct chunk_job *c)
 		metrics_add(M_fallback_no_hugepages, 1);
 }
 
-void chunk_check(struct chunk_job *c, const uint8_t *bytes, uint64_t n)
+static void hash_seen(void *ctx, const uint8_t *bytes, uint64_t n)
 {
-	c->hash = chunk_hash(bytes, n);
+	chunk_hasher_add(ctx, bytes, n);
+}
+
+void chunk_fill_begin(const struct chunk_job *c, struct layout_fill *f, uint8_t *dst, uint8_t *gaps,
+	struct chunk_hasher *hasher)
+{
+	chunk_hasher_begin(hasher);
+	layout_fill_begin(f, c->layout, c->chunk, dst, gaps, hash_seen, hasher);
+}
+
+void chunk_check(struct chunk_job *c, struct hash128 hash)
+{
+	c->hash = hash;
 	c->result = 0;
 	if (c->has_want && !hash_equal(c->hash, c->want)) {
 		fault_set(&c->why, TRIMS_E_MISMATCH, "chunk %u does not match the digest on record", c->chunk);
@@ -49,11 +62,10 @@ static int fetch_sink(void *ctx, const uint8_t *bytes, size_t n)
 /* Fetches the chunk's file ranges and lays its bytes out at dst. */
 static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 {
-	const struct layout *l = c->layout;
 	struct layout_span spans[IMAGE_MAX_FILES];
 	struct layout_fill fill;
-	uint32_t n = layout_spans(l, c->chunk, spans, IMAGE_MAX_FILES);
-	layout_fill_begin(&fill, l, c->chunk, dst, c->haul->gaps);
+	uint32_t n = layout_spans(c->layout, c->chunk, spans, IMAGE_MAX_FILES);
+	chunk_fill_begin(c, &fill, dst, c->haul->gaps, w->hasher);
 	for (uint32_t i = 0; i < n; i++) {
 		c->result = source_stream(w->source, c->listing, spans[i].file, spans[i].off,
 			spans[i].off + spans[i].bytes, fetch_sink, &fill, c->cancel, &c->why);
@@ -62,7 +74,7 @@ static void fetch(struct chunk_job *c, struct net_worker *w, uint8_t *dst)
 		c->moved_bytes += spans[i].bytes;
 	}
 	ASSERT(layout_fill_is_full(&fill));
-	chunk_check(c, dst, layout_chunk(l, c->chunk).bytes);
+	chunk_check(c, chunk_hasher_end(w->hasher));
 }
 
 static void run_net(struct chunk_job *c, struct net_worker *w)
@@ -116,6 +128,7 @@ struct stream {
 	struct segment *host;
 	uint64_t head;          /* bytes of the file's head still to come: they belong to no chunk */
 	uint8_t *scratch;       /* a chunk that does not stay in memory */
+	struct chunk_hasher *hasher;
 	struct layout_fill fill;
 };
 
@@ -127,13 +140,13 @@ static void stream_begin_chunk(struct stream *s)
 	c->dst = keep ? s->scratch : segment_chunk(s->host, c->layout, c->chunk);
 	if (!keep)
 		chunk_populate(c);
-	layout_fill_begin(&s->fill, c->layout, c->chunk, c->dst, c->haul->gaps);
+	chunk_fill_begin(c, &s->fill, c->dst, c->haul->gaps, s->hasher);
 }
 
 static void stream_end_chunk(struct stream *s)
 {
 	struct chunk_job *c = s->job;
-	chunk_check(c, c->dst, layout_chunk(c->layout, c->chunk).bytes);
+	chunk_check(c, chunk_hasher_end(s->hasher));
 	if (!c->result && c->to_disk && !disk_image_has(c->stored, c->chunk))
 		c->result = disk_image_put(c->stored, c->chunk, c->dst, c->hash, &c->why);
 	c->haul->stream_hash[c->chunk] = c->hash;
@@ -178,7 +191,7 @@ static void run_stream(struct chunk_job *c, struct net_worker *w)
 	const struct layout *l = c->layout;
 	if (!chunk_buffer(c, w))
 		return;
-	struct stream s = {.job = c, .host = c->host, .scratch = w->chunk_buf};
+	struct stream s = {.job = c, .host = c->host, .scratch = w->chunk_buf, .hasher = w->hasher};
 	c->chunk = 0;
 	stream_begin_chunk(&s);
 	c->result = stream_go_on(&s);
@@ -222,6 +235,7 @@ static void net_free(void **worker)
 	if (!w)
 		return;
 	source_worker_free(&w->source);
+	chunk_hasher_free(&w->hasher);
 	free(w->chunk_buf);
 	free(w);
 	*worker = NULL;
@@ -234,7 +248,8 @@ static int net_new(void **out, void *ctx)
 	if (!made)
 		return -ENOMEM;
 	struct net_worker *w = made;
-	int e = source_worker_new(&w->source, clock_unix() + atomic_fetch_add(&counter, 1));
+	w->hasher = chunk_hasher_new();
+	int e = w->hasher ? source_worker_new(&w->source, clock_unix() + atomic_fetch_add(&counter, 1)) : -ENOMEM;
 	if (e)
 		net_free(&made);
 	else

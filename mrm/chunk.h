@@ -67,7 +67,10 @@ void chunk_run(struct job *job, void *worker);
 
 /* segment_populate() of the destination. */
 void chunk_populate(const struct chunk_job *c);
-/* Hash, compare, and say what is wrong.  Sets result. */
-void chunk_check(struct chunk_job *c, const uint8_t *bytes, uint64_t n);
+/* Lays the chunk out at dst from its files' bytes, and hashes it in passing: chunk_hasher_end(), once it is full. */
+void chunk_fill_begin(const struct chunk_job *c, struct layout_fill *f, uint8_t *dst, uint8_t *gaps,
+	struct chunk_hasher *hasher);
+/* Compares the chunk's hash, and says what is wrong.  Sets result. */
+void chunk_check(struct chunk_job *c, struct hash128 hash);
 
 #endif

@@ -1,5 +1,5 @@
 /* lane.c - read workers: each takes chunk jobs while its reader has room, and finishes them as their reads end.
- * Keeps: every job taken is sent home once; slot i of the reader belongs to job[i] while it is not NULL. */
+ * Keeps: every job taken is sent home once; job[tag] is the one of the read with that tag until it is looked at. */
 #include "mrm/chunk.h"
 
 #include "mrm/disk/codec.h"
@@ -21,7 +21,10 @@ struct lane {
 	uint32_t depth, max_spans;
 	struct layout_span *spans; /* [max_spans], scratch */
 	struct reader_span *reads;
+	struct chunk_hasher *hasher;
 	struct chunk_job *job[READER_MAX_DEPTH];
+	struct reader_done ready[READER_MAX_DEPTH]; /* read, not looked at; the oldest first */
+	uint32_t n_ready;
 };
 
 static struct reader_mode mode_seen;
@@ -43,6 +46,7 @@ static void lane_free(void **worker)
 	reader_free(&l->reader);
 	free(l->spans);
 	free(l->reads);
+	chunk_hasher_free(&l->hasher);
 	free(l);
 	*worker = NULL;
 }
@@ -60,7 +64,8 @@ static int lane_new(void **out, void *ctx)
 	l->max_spans = IMAGE_MAX_FILES;
 	l->spans = calloc(l->max_spans, sizeof *l->spans);
 	l->reads = calloc(l->max_spans, sizeof *l->reads);
-	int e = l->spans && l->reads ? reader_new(&l->reader, l->depth, SLOT_BYTES, &ro, &why) : -ENOMEM;
+	l->hasher = chunk_hasher_new();
+	int e = l->spans && l->reads && l->hasher ? reader_new(&l->reader, l->depth, SLOT_BYTES, &ro, &why) : -ENOMEM;
 	if (e) {
 		lane_free(&made);
 		return e;
@@ -137,12 +142,14 @@ static void finish_files(struct lane *l, struct chunk_job *c, const struct reade
 {
 	const struct layout *layout = c->layout;
 	uint32_t n = layout_spans(layout, c->chunk, l->spans, l->max_spans);
-	layout_gather(layout, c->chunk, l->spans, done->data, n, c->dst, NULL);
+	struct layout_fill fill;
+	chunk_fill_begin(c, &fill, c->dst, NULL, l->hasher);
+	layout_gather(&fill, l->spans, done->data, n);
+	chunk_check(c, chunk_hasher_end(l->hasher));
 	for (uint32_t i = 0; i < n; i++) {
 		const struct reader_span *file = &c->haul->files[l->spans[i].file];
 		reader_forget(&(struct reader_span){file->fd, file->direct, l->spans[i].off, l->spans[i].bytes});
 	}
-	chunk_check(c, c->dst, chunk_bytes(c));
 }
 
 static void finish_disk(struct chunk_job *c, const struct reader_done *done)
@@ -160,7 +167,7 @@ static void finish_disk(struct chunk_job *c, const struct reader_done *done)
 	reader_forget(&(struct reader_span){at.fd, c->disk_direct, at.off, at.stored_bytes});
 	c->has_want = true;
 	c->want = at.hash;
-	chunk_check(c, c->dst, n);
+	chunk_check(c, chunk_hash(c->dst, n));
 	if (c->result == -EBADMSG)
 		disk_image_check_hash(c->stored, c->chunk, &c->hash, &c->why);
 }
@@ -181,23 +188,43 @@ static void finish(struct lane *l, struct pool *p, const struct reader_done *don
 	pool_finish(p, &c->job);
 }
 
+/* Half of the slots are read into while the others are looked at: a disk that ends several reads at once has the next ones
+ * before any of these is looked at. */
+static void lane_fill(struct lane *l, struct pool *p)
+{
+	struct job *job;
+	while (reader_in_flight(l->reader) < (l->depth + 1) / 2 && reader_has_room(l->reader) &&
+	       (job = pool_take(p, !reader_in_flight(l->reader) && !l->n_ready)))
+		submit(l, p, container_of(job, struct chunk_job, job));
+}
+
+/* Takes what has ended; waits for one read when there is nothing to look at. */
+static void lane_reap(struct lane *l)
+{
+	while (reader_in_flight(l->reader) && reader_wait(l->reader, !l->n_ready, &l->ready[l->n_ready]) == 0)
+		l->n_ready++;
+}
+
+static void lane_finish_one(struct lane *l, struct pool *p)
+{
+	struct reader_done done = l->ready[0];
+	memmove(l->ready, l->ready + 1, --l->n_ready * sizeof *l->ready);
+	finish(l, p, &done);
+}
+
 static void lane_serve(struct pool *p, void *worker)
 {
 	struct lane *l = worker;
 	for (;;) {
-		struct job *job;
-		if (!reader_in_flight(l->reader) && !pool_wait(p, IDLE_NS))
+		if (!reader_in_flight(l->reader) && !l->n_ready && !pool_wait(p, IDLE_NS))
 			reader_rest(l->reader);
-		while (reader_has_room(l->reader) && (job = pool_take(p, reader_in_flight(l->reader) == 0)))
-			submit(l, p, container_of(job, struct chunk_job, job));
-		struct reader_done done;
-		if (!reader_in_flight(l->reader)) {
-			if (pool_is_closing(p))
-				return;
-			continue;
-		}
-		if (reader_wait(l->reader, true, &done) == 0)
-			finish(l, p, &done);
+		lane_fill(l, p);
+		lane_reap(l);
+		lane_fill(l, p);
+		if (l->n_ready)
+			lane_finish_one(l, p);
+		else if (!reader_in_flight(l->reader) && pool_is_closing(p))
+			return;
 	}
 }
 

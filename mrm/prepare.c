@@ -239,8 +239,8 @@ static void alloc_scratch(struct haul *t, bool sha)
 
 #define AHEAD_CHUNKS 16u /* one job's share: keeps others who want memory going */
 
-/* A remote server leaves the time to make a copy's pages before its bytes come, all of them in one go while the memory is
- * at hand, rather than between two receives.  Chunks whose bytes are there first make their own. */
+/* A copy's pages are made before its bytes come, all of them in one go while the memory is at hand, rather than between
+ * two receives or reads.  Chunks whose bytes are there first make their own. */
 struct ahead {
 	struct job job;
 	struct haul *haul;
@@ -315,7 +315,7 @@ void prepare_start(struct haul *t)
 	if (((t->way != WAY_HOST_DISK && t->way != WAY_HOST_GPU) || sides) && source_cancel_new(&t->cancel) < 0)
 		t->cancel = NULL; /* out of descriptors: it can then only be cancelled between chunks */
 	alloc_scratch(t, sha);
-	if (t->way == WAY_REMOTE_HOST)
+	if (t->way == WAY_REMOTE_HOST || t->way == WAY_FILES_HOST || t->way == WAY_DISK_HOST)
 		begin_ahead(t);
 	if (t->way == WAY_HOST_GPU)
 		upload_begin(t);

@@ -145,28 +145,34 @@ struct layout_span {
  * chunks its bytes are split exactly.  Returns how many; at most n_files. */
 uint32_t layout_spans(const struct layout *l, uint32_t chunk, struct layout_span *out, uint32_t max);
 
+typedef void (*layout_seen_fn)(void *ctx, const uint8_t *bytes, uint64_t n);
+
 /* Builds the chunk's image bytes at dst (layout_chunk().bytes of them, padding zeroed) from its spans' bytes as they come:
  * in order, in pieces of any size, together exactly as many as the spans have.  Gap bytes go to gap_buf + gap_off when
- * gap_buf is not NULL.  Only `filled` is for the caller to look at. */
+ * gap_buf is not NULL.  For private eyes only. */
 struct layout_fill {
-	uint64_t filled; /* the chunk's bytes [0, filled) are as they will be */
 	const struct layout *layout;
 	struct layout_chunk c;
 	uint32_t chunk, tensor, gap; /* the next ones */
 	uint8_t *dst, *gap_buf;
 	uint8_t *at;                 /* where the next byte goes; NULL: nowhere */
 	uint64_t left;               /* that go there; 0: the chunk is full */
+	uint64_t filled;             /* the chunk's bytes [0, filled) are as they will be */
 	bool in_gap;
+	layout_seen_fn seen;
+	void *ctx;
 };
 
-void layout_fill_begin(struct layout_fill *f, const struct layout *l, uint32_t chunk, uint8_t *dst, uint8_t *gap_buf);
+/* seen: is shown every byte of the chunk, padding included, in order, while it is in the caches anyway: for checksums.
+ * May be NULL. */
+void layout_fill_begin(struct layout_fill *f, const struct layout *l, uint32_t chunk, uint8_t *dst, uint8_t *gap_buf,
+	layout_seen_fn seen, void *ctx);
 /* Takes what the chunk needs of `bytes` and returns how many those are: fewer than n when it is full. */
 uint64_t layout_fill_put(struct layout_fill *f, const uint8_t *bytes, uint64_t n);
 bool layout_fill_is_full(const struct layout_fill *f);
 
-/* All of that at once: src[i] holds spans[i].bytes bytes. */
-void layout_gather(const struct layout *l, uint32_t chunk, const struct layout_span *spans, const uint8_t *const *src,
-	uint32_t n_spans, uint8_t *dst, uint8_t *gap_buf);
+/* Puts all of that at once: src[i] holds spans[i].bytes bytes. */
+void layout_gather(struct layout_fill *f, const struct layout_span *spans, const uint8_t *const *src, uint32_t n_spans);
 
 /* Walks the bytes of file `file` behind its head in file order, as pieces of the image or of the gap buffer, for whole-file
  * digests.  `from`: file offset to start at.  Returns false at the end of the file. */

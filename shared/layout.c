@@ -8,6 +8,7 @@
 #include "shared/image.h"
 
 #include "shared/check.h"
+#include "shared/copy.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -453,12 +454,25 @@ uint32_t layout_spans(const struct layout *l, uint32_t chunk, struct layout_span
 	return n;
 }
 
+/* Small enough that a piece which was looked at is still in the caches when it is copied. */
+#define PIECE_BYTES (64 * KIB)
+
+/* Zeros up to `end`. */
+static void fill_padding(struct layout_fill *f, uint64_t end)
+{
+	uint64_t from = f->filled;
+	memset(f->dst + from, 0, end - from);
+	f->filled = end;
+	if (f->seen && end > from)
+		f->seen(f->ctx, f->dst + from, end - from);
+}
+
 /* Goes on with the chunk's next part; what lies between it and the part before is padding. */
 static void fill_next(struct layout_fill *f)
 {
 	struct walk w = {f->layout, f->c, f->chunk, f->tensor, f->gap};
 	struct part p = {.at = f->c.bytes};
-	bool more = walk_next(&w, &p);
+	walk_next(&w, &p);
 	f->tensor = w.tensor;
 	f->gap = w.gap;
 	f->left = p.bytes;
@@ -467,33 +481,40 @@ static void fill_next(struct layout_fill *f)
 		f->at = f->gap_buf ? f->gap_buf + p.at : NULL;
 		return;
 	}
-	memset(f->dst + f->filled, 0, p.at - f->filled);
-	f->filled = p.at;
-	f->at = more ? f->dst + p.at : NULL;
+	fill_padding(f, p.at);
+	f->at = f->dst + p.at;
 }
 
-void layout_fill_begin(struct layout_fill *f, const struct layout *l, uint32_t chunk, uint8_t *dst, uint8_t *gap_buf)
+void layout_fill_begin(struct layout_fill *f, const struct layout *l, uint32_t chunk, uint8_t *dst, uint8_t *gap_buf,
+	layout_seen_fn seen, void *ctx)
 {
 	struct walk w = walk_start(l, chunk);
 	*f = (struct layout_fill){.layout = l, .c = w.c, .chunk = chunk, .tensor = w.tensor, .gap = w.gap, .dst = dst,
-		.gap_buf = gap_buf};
+		.gap_buf = gap_buf, .seen = seen, .ctx = ctx};
 	fill_next(f);
+}
+
+static void fill_piece(struct layout_fill *f, const uint8_t *bytes, uint64_t n)
+{
+	if (f->seen && !f->in_gap)
+		f->seen(f->ctx, bytes, n);
+	if (f->at) {
+		copy_bulk(f->at, bytes, n);
+		f->at += n;
+	}
+	f->filled += f->in_gap ? 0 : n;
+	f->left -= n;
+	if (!f->left)
+		fill_next(f);
 }
 
 uint64_t layout_fill_put(struct layout_fill *f, const uint8_t *bytes, uint64_t n)
 {
 	uint64_t taken = 0;
 	while (f->left && taken < n) {
-		uint64_t take = MIN(f->left, n - taken);
-		if (f->at) {
-			memcpy(f->at, bytes + taken, take);
-			f->at += take;
-		}
-		f->filled += f->in_gap ? 0 : take;
-		f->left -= take;
-		taken += take;
-		if (!f->left)
-			fill_next(f);
+		uint64_t piece = MIN(MIN(f->left, n - taken), PIECE_BYTES);
+		fill_piece(f, bytes + taken, piece);
+		taken += piece;
 	}
 	return taken;
 }
@@ -503,16 +524,13 @@ bool layout_fill_is_full(const struct layout_fill *f)
 	return !f->left;
 }
 
-void layout_gather(const struct layout *l, uint32_t chunk, const struct layout_span *spans, const uint8_t *const *src,
-	uint32_t n_spans, uint8_t *dst, uint8_t *gap_buf)
+void layout_gather(struct layout_fill *f, const struct layout_span *spans, const uint8_t *const *src, uint32_t n_spans)
 {
-	struct layout_fill f;
-	layout_fill_begin(&f, l, chunk, dst, gap_buf);
 	for (uint32_t i = 0; i < n_spans; i++) {
-		uint64_t taken = layout_fill_put(&f, src[i], spans[i].bytes);
+		uint64_t taken = layout_fill_put(f, src[i], spans[i].bytes);
 		ASSERT(taken == spans[i].bytes);
 	}
-	ASSERT(layout_fill_is_full(&f));
+	ASSERT(layout_fill_is_full(f));
 }
 
 /* The last tensor that begins at or before this place, NULL when there is none in the file. */

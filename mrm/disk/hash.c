@@ -15,6 +15,33 @@ struct hash128 chunk_hash(const void *bytes, size_t n)
 	return (struct hash128){h.high64, h.low64};
 }
 
+struct chunk_hasher *chunk_hasher_new(void)
+{
+	return (struct chunk_hasher *)XXH3_createState();
+}
+
+void chunk_hasher_free(struct chunk_hasher **h)
+{
+	XXH3_freeState((XXH3_state_t *)*h);
+	*h = NULL;
+}
+
+void chunk_hasher_begin(struct chunk_hasher *h)
+{
+	XXH3_128bits_reset((XXH3_state_t *)h);
+}
+
+void chunk_hasher_add(struct chunk_hasher *h, const void *bytes, size_t n)
+{
+	XXH3_128bits_update((XXH3_state_t *)h, bytes, n);
+}
+
+struct hash128 chunk_hasher_end(const struct chunk_hasher *h)
+{
+	XXH128_hash_t out = XXH3_128bits_digest((const XXH3_state_t *)h);
+	return (struct hash128){out.high64, out.low64};
+}
+
 struct hash128 seeded_hash(const void *bytes, size_t n, uint64_t seed)
 {
 	XXH128_hash_t h = XXH3_128bits_withSeed(bytes, n, seed);

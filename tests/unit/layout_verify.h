@@ -62,14 +62,31 @@ static inline void verify_shape(const struct layout *l)
 	}
 }
 
-/* As layout_gather(), in pieces of ever other sizes. */
+/* What a chunk's bytes looked like in passing. */
+struct verify_seen {
+	uint64_t n, sum;
+};
+
+static inline void verify_see(void *ctx, const uint8_t *bytes, uint64_t n)
+{
+	struct verify_seen *s = ctx;
+	ASSERT(n > 0);
+	for (uint64_t i = 0; i < n; i++)
+		s->sum = s->sum * 31 + bytes[i];
+	s->n += n;
+}
+
+/* All at once, or in pieces of ever other sizes. */
 static inline void verify_fill(const struct layout *l, uint32_t chunk, const struct layout_span *spans,
 	const uint8_t *const *src, uint32_t n_spans, uint8_t *dst, uint8_t *gaps)
 {
 	struct layout_fill f;
-	uint64_t piece = 1 + chunk % 7;
-	layout_fill_begin(&f, l, chunk, dst, gaps);
-	for (uint32_t i = 0; i < n_spans; i++)
+	struct verify_seen seen = {0}, there = {0};
+	uint64_t piece = 1 + chunk % 7, bytes = layout_chunk(l, chunk).bytes;
+	layout_fill_begin(&f, l, chunk, dst, gaps, verify_see, &seen);
+	if (chunk % 2)
+		layout_gather(&f, spans, src, n_spans);
+	for (uint32_t i = 0; chunk % 2 == 0 && i < n_spans; i++)
 		for (uint64_t at = 0; at < spans[i].bytes; piece = 1 + piece * 7919 % 100003) {
 			uint64_t n = MIN(piece, spans[i].bytes - at);
 			ASSERT(!layout_fill_is_full(&f));
@@ -79,7 +96,8 @@ static inline void verify_fill(const struct layout *l, uint32_t chunk, const str
 		}
 	uint8_t one_more = 0;
 	ASSERT(layout_fill_is_full(&f) && layout_fill_put(&f, &one_more, 1) == 0);
-	ASSERT(f.filled == layout_chunk(l, chunk).bytes);
+	verify_see(&there, dst, bytes);
+	ASSERT(seen.n == bytes && seen.sum == there.sum);
 }
 
 /* Gathers every chunk from its spans alone; the spans of a file must tile it behind its head. */
@@ -105,8 +123,7 @@ static inline void verify_gather(const struct layout *l, const uint8_t *const *f
 			src[i] = copy;
 		}
 		ASSERT(sum <= k.bytes + l->gap_bytes);
-		(c % 2 ? layout_gather : verify_fill)(
-			l, c, spans, src, n, image + verify_extent_start(l, k.extent) + k.offset, gaps);
+		verify_fill(l, c, spans, src, n, image + verify_extent_start(l, k.extent) + k.offset, gaps);
 		for (uint32_t i = 0; i < n; i++)
 			free((void *)src[i]);
 	}

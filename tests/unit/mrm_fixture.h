@@ -90,7 +90,9 @@ static inline void model_gather(const struct model *m, uint32_t chunk, uint8_t *
 	uint32_t n = layout_spans(m->desc->layout, chunk, spans, MODEL_MAX_FILES);
 	for (uint32_t i = 0; i < n; i++)
 		data[i] = m->file[spans[i].file] + spans[i].off;
-	layout_gather(m->desc->layout, chunk, spans, data, n, dst, gaps);
+	struct layout_fill f;
+	layout_fill_begin(&f, m->desc->layout, chunk, dst, gaps, NULL, NULL);
+	layout_gather(&f, spans, data, n);
 }
 
 /* A random order of 0 .. n - 1; heap. */
