@@ -124,6 +124,7 @@ int cache_new(struct cache **out, const struct cache_config *config, struct faul
 	struct cache *c = memory_new(sizeof(*c));
 	c->n_tiers = (uint8_t)config->n_tiers;
 	c->n_links = config->n_links;
+	c->next_generation = config->first_copy;
 	cache_init_tables(c);
 	for (size_t i = 0; i < c->n_tiers; i++) {
 		c->tiers[i].kind = config->tiers[i].kind;

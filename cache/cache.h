@@ -76,6 +76,8 @@ struct cache_config {
 	                              * memory of a GPU when GPUs are where they were opened, over idle links */
 	bool dedup;                  /* names whose content digests are equal become one model */
 	uint32_t hash_seed;
+	uint64_t first_copy;         /* copies are numbered from above it: choose it above the last run's numbers, since clients
+	                              * that outlive the daemon name copies by them (cache_claim()).  Read by cache_new() alone */
 	/* Called at every state change of a copy, for logs and traces; may be NULL.  Must not call into the cache. */
 	void (*on_edge)(void *ctx, uint64_t model, uint8_t tier, enum copy_state from, enum copy_state to,
 		const char *why);

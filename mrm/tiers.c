@@ -1,6 +1,7 @@
 /* tiers.c - see tiers.h. */
 #include "mrm/tiers.h"
 
+#include "mrm/clock.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/gpu.h"
 #include "shared/log.h"
@@ -49,6 +50,7 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 		.promote = true,
 		.dedup = c->dedup,
 		.hash_seed = (uint32_t)d->boot_lo,
+		.first_copy = clock_unix() / NS_PER_US, /* no run makes a million copies a second */
 		.on_edge = on_edge,
 		.ctx = d,
 	};

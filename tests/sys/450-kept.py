@@ -9,6 +9,7 @@ import struct
 
 import models
 import wire
+from keeper import helpers, kept, until_kept
 from trimstest import BUILD, main, test
 
 MIB = 1 << 20
@@ -25,34 +26,6 @@ def ends(pid):
         return True
 
 
-def helpers(daemon):
-    """Processes that hold this cache directory's keep.sock."""
-    inodes = set()
-    with open('/proc/net/unix', encoding='utf-8') as f:
-        for line in f:
-            if line.rstrip().endswith(str(daemon.cache_dir / 'keep.sock')):
-                inodes.add(f'socket:[{line.split()[6]}]')
-    found = []
-    for pid in filter(str.isdigit, os.listdir('/proc')):
-        try:
-            if any(os.readlink(f'/proc/{pid}/fd/{n}') in inodes for n in os.listdir(f'/proc/{pid}/fd')):
-                found.append(int(pid))
-        except OSError:
-            pass
-    return [p for p in found if p != daemon.process.pid]
-
-
-def kept(t, **options):
-    """A daemon with a helper, which the test does not leave behind."""
-    daemon = t.daemon(keep_fds='helper', **options)
-
-    def end_helper():
-        for pid in helpers(daemon):
-            os.kill(pid, signal.SIGKILL)
-    t.endings.insert(0, end_helper)
-    return daemon
-
-
 def tell_helper(daemon, op, name, fd):
     """As the daemon would."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
@@ -64,13 +37,6 @@ def tell_helper(daemon, op, name, fd):
 
 def taken_back(daemon):
     return daemon.metric('trims_kept_copies_total', what='taken-back')
-
-
-def until_kept(t, daemon, copies):
-    """A copy is given away behind its open."""
-    t.eventually(lambda: sum('mrm:kept' in fd for pid in helpers(daemon) for fd in
-                             (os.readlink(f'/proc/{pid}/fd/{n}') for n in os.listdir(f'/proc/{pid}/fd'))) == copies,
-                 f'{copies} copies are kept')
 
 
 @test

@@ -5,13 +5,13 @@ import mmap
 import os
 import re
 import shutil
-import signal
 import subprocess
 import zlib
 
 import models
 import remote
 import wire
+from keeper import leave_no_helper, until_kept
 from trimstest import BUILD, CTL, PATIENCE, Skip, main, program_environment, run, test
 
 MIB = 1 << 20
@@ -304,6 +304,31 @@ def a_daemon_come_back_is_told_what_is_still_in_use(t):
     client.ok('open a')
     t.equal(client.ok('state'), 'leased=1')
     t.equal(client.sums(), want)
+
+
+@test
+def a_daemon_that_got_the_memory_back_gives_the_lease_back(t):
+    want = sums_of(t.model('a', 6 * MIB))
+    machine = Machine(t, keep_fds='helper')
+    leave_no_helper(t, machine.daemon)
+    client = machine.client()
+    copy = client.ok('open a').split()[0]
+    until_kept(t, machine.daemon, 2) # on host and device
+    machine.daemon.kill()
+    held = machine.held()
+    t.equal(client.sums(), want, 'bytes without a daemon')
+    machine.daemon.start()
+    client.ok('reconnect')
+    t.equal(client.ok('state'), 'leased=1')
+    t.equal(client.sums(), want)
+    other = machine.client()
+    t.equal(other.ok('open a').split(), [copy, 'vmm-fd', '1'], 'a hit on the very same copy')
+    t.equal(other.sums(), want)
+    assert machine.held() <= held + 2 * MIB, 'there is a new canary, but no second copy'
+    t.equal(machine.daemon.metric('trims_leases'), 2)
+    for c in (client, other):
+        c.ok('close')
+    t.eventually(lambda: machine.daemon.metric('trims_leases') == 0, 'both leases go back')
 
 
 @test
