@@ -311,7 +311,7 @@ static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 	if (t->failed || !matches_record(t, chunk, hash))
 		return;
 	if (t->way != WAY_HOST_DISK) /* else it came from the record */
-		holding_set_chunk_hash(img, chunk, hash, t->id);
+		holding_set_chunk_hash(img, chunk, hash, t->id, t->way == WAY_REMOTE_DISK);
 	account(t, layout_chunk(l, chunk).bytes);
 	if (!fills_host(t)) {
 		haul_kick_followers(t);

@@ -185,7 +185,7 @@ bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash12
 	return true;
 }
 
-void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul)
+void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul, bool stored)
 {
 	if (!img->hashes) {
 		uint32_t n = holding_layout(img)->n_chunks;
@@ -194,7 +194,8 @@ void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 
 		img->hash_by = calloc(n, sizeof *img->hash_by);
 		ASSERT(img->hashes && img->has_hash && img->hash_by);
 	}
-	bool first = !img->has_hash[chunk] && (!img->stored || img->suspect || !disk_image_has(img->stored, chunk));
+	bool on_disk = img->stored && !img->suspect && !stored && disk_image_has(img->stored, chunk);
+	bool first = !img->has_hash[chunk] && !on_disk;
 	img->hash_by[chunk] = first || img->hash_by[chunk] == haul ? haul : 0;
 	img->hashes[chunk] = hash;
 	img->has_hash[chunk] = true;
@@ -214,7 +215,7 @@ void holding_keep_hashes(struct holding *img)
 	struct hash128 hash;
 	for (uint32_t i = 0; i < n; i++)
 		if (!(img->has_hash && img->has_hash[i]) && holding_chunk_hash(img, i, &hash))
-			holding_set_chunk_hash(img, i, hash, 0);
+			holding_set_chunk_hash(img, i, hash, 0, false);
 }
 
 /* What was received in a load that failed may be what was wrong: the next one must not be measured by it. */

@@ -64,8 +64,9 @@ const struct image_desc *holding_desc(const struct holding *img);
 const struct layout *holding_layout(const struct holding *img);
 /* True when the chunk's hash is on record (from this run or from disk). */
 bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash128 *out);
-/* As a haul found it, which has compared it with what is on record. */
-void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul);
+/* As a haul found it, which has compared it with what is on record.  stored: it has put the chunk into the disk image, too, so
+ * that being there is no other haul's word. */
+void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul, bool stored);
 /* The haul has brought wrong bytes: what it alone has put on record is forgotten, so that it fails no other haul. */
 void holding_disown(struct holding *img, uint64_t haul);
 /* Takes over those that only the stored image has: before it goes, while a host copy still wants to be verified. */

@@ -141,7 +141,7 @@ static struct holding *holding_for_copy(struct daemon *d, const struct kept_copy
 	struct holding *img = holding_for_desc(d, c->desc);
 	img->digest = c->digest;
 	for (uint32_t i = 0; i < c->desc->layout->n_chunks; i++)
-		holding_set_chunk_hash(img, i, c->hashes[i], 0);
+		holding_set_chunk_hash(img, i, c->hashes[i], 0, false);
 	return img;
 }
 
