@@ -4,6 +4,7 @@
 #include "mrm/catalog.h"
 #include "mrm/clock.h"
 #include "mrm/copies.h"
+#include "mrm/gpu/gpu.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/upload.h"
 #include "mrm/engine.h"
@@ -247,8 +248,9 @@ static void record_end(struct haul *t, const struct fault *error)
 		l->error = *error;
 	else
 		metrics_observe_ns(seconds_metric(t), l->ended_ns - l->started_ns);
-	log_info("load", "%s: %s to %s %s after %.3f s, %.1f MB%s%s", holding_label(t->image), tier_kind_name(l->from),
-		tier_kind_name(l->to), !error ? "done" : t->cancelled ? "cancelled" : "failed",
+	bool simulated = t->way == WAY_HOST_GPU && gpu_is_simulated(t->daemon->gpu);
+	log_info("load", "%s: %s to %s%s %s after %.3f s, %.1f MB%s%s", holding_label(t->image), tier_kind_name(l->from),
+		tier_kind_name(l->to), simulated ? " (simulated)" : "", !error ? "done" : t->cancelled ? "cancelled" : "failed",
 		(double)(l->ended_ns - l->started_ns) / 1e9, (double)l->bytes / 1e6, error ? ": " : "",
 		error ? error->text : "");
 }

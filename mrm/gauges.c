@@ -2,6 +2,7 @@
 #include "mrm/gauges.h"
 
 #include "mrm/disk/disk.h"
+#include "mrm/gpu/gpu.h"
 #include "mrm/server.h"
 #include "mrm/source/source.h"
 #include "shared/metrics.h"
@@ -139,6 +140,7 @@ void gauges_update(struct daemon *d)
 	brain(d);
 	disk(d);
 	sources(d);
+	metrics_set(gpu_is_simulated(d->gpu) ? M_gpu_simulated : M_gpu_devices, gpu_count(d->gpu));
 	source_fallbacks(d);
 	metrics_set(M_clients, d->server ? d->server->n_conns : 0);
 	metrics_set(M_leases, d->server ? d->server->n_leases : 0);

@@ -2,6 +2,8 @@
 #include "mrm/report.h"
 
 #include "mrm/gauges.h"
+#include "mrm/gpu/gpu.h"
+#include "mrm/gpu/report.h"
 #include "mrm/holding.h"
 #include "shared/check.h"
 #include "shared/reports.h"
@@ -63,6 +65,15 @@ static json_t *tier_row(const struct cache_copy_view *v)
 		"pins", (int)v->pins, "uses", number(v->uses));
 }
 
+/* Several devices have a key each, in the machine's order. */
+static const char *tier_key(const struct daemon *d, const struct cache_tier_view *v, char key[16])
+{
+	if (v->kind != TIER_GPU || gpu_count(d->gpu) == 1)
+		return tier_kind_name(v->kind);
+	snprintf(key, 16, "gpu%u", (unsigned)v->device);
+	return key;
+}
+
 static json_t *model_row(struct daemon *d, uint64_t model)
 {
 	struct cache_model_view v;
@@ -70,13 +81,17 @@ static json_t *model_row(struct daemon *d, uint64_t model)
 	if (cache_view(d->cache, model, &v) || !img)
 		return NULL;
 	json_t *names = json_array(), *tiers = json_object();
+	char key[16];
 	const char *name;
 	for (uint32_t i = 0; i < NAMES_PER_MODEL && (name = cache_name(d->cache, model, i)); i++)
 		json_array_append_new(names, json_string(name));
 	for (size_t t = 1; t < cache_n_tiers(d->cache); t++) {
 		struct cache_tier_view tv;
 		cache_tier(d->cache, (uint8_t)t, &tv);
-		json_object_set_new(tiers, tier_kind_name(tv.kind), tier_row(&v.copies[t]));
+		json_t *row = tier_row(&v.copies[t]);
+		if (tv.kind == TIER_GPU)
+			json_object_set_new(row, "device", json_string(gpu_facts(d->gpu, tv.device)->uuid));
+		json_object_set_new(tiers, tier_key(d, &tv, key), row);
 	}
 	const struct image_desc *desc = holding_desc(img);
 	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:s, s:s, s:b}", "names", names, "model", number(model), "digest",
@@ -163,7 +178,7 @@ static json_t *span_ns(uint64_t from, uint64_t to)
 	return number(from && to > from ? to - from : 0);
 }
 
-static json_t *load_row(const struct trace_load *l)
+static json_t *load_row(const struct daemon *d, const struct trace_load *l)
 {
 	static const char *const classes[] = {"demand", "prefetch", "write-through"};
 	uint64_t total = l->ended_ns ? l->ended_ns - l->started_ns : 0;
@@ -174,13 +189,18 @@ static json_t *load_row(const struct trace_load *l)
 		"verify_ns", number(l->verify_ns), "finish_ns",
 		span_ns(l->last_byte_ns ? l->last_byte_ns : l->prepared_ns, l->ended_ns));
 	bool bad = l->error.code != TRIMS_E_NONE;
-	return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:o}", "from", tier_kind_name(l->from),
+	json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:o}", "from", tier_kind_name(l->from),
 		"to", tier_kind_name(l->to), "class", classes[l->class], "result",
 		!l->ended_ns ? "running" : !bad ? "done" : l->error.code == TRIMS_E_CANCELLED ? "cancelled" : "failed",
 		"error", bad ? json_string(l->error.text) : json_null(), "started_unix_ns", number(l->started_unix_ns),
 		"total_ns", number(total), "stages", stages, "bytes", number(l->bytes), "retries", (int)l->chunks_bad,
 		"resumed_chunks", (int)l->chunks_resumed, "rate_bytes_per_s",
 		number(moving ? (uint64_t)((double)l->bytes * 1e9 / (double)moving) : 0));
+	if (l->to == TIER_GPU) {
+		json_object_set_new(row, "simulated", json_boolean(gpu_is_simulated(d->gpu)));
+		json_object_set_new(row, "link", gpu_report_waits(&l->link));
+	}
+	return row;
 }
 
 static void answer_trace(struct conn *c, uint64_t request, struct holding *img)
@@ -188,7 +208,7 @@ static void answer_trace(struct conn *c, uint64_t request, struct holding *img)
 	json_t *rows = json_array();
 	uint32_t n = MIN(img->trace.n, (uint32_t)TRACE_KEPT);
 	for (uint32_t i = 0; i < n; i++)
-		json_array_append_new(rows, load_row(&img->trace.load[(img->trace.n - 1 - i) % TRACE_KEPT]));
+		json_array_append_new(rows, load_row(conn_daemon(c), &img->trace.load[(img->trace.n - 1 - i) % TRACE_KEPT]));
 	report_send(c, request, json_pack("{s:o}", "loads", rows), 0);
 }
 
@@ -199,10 +219,13 @@ static json_t *tiers_report(struct daemon *d)
 	for (size_t t = 1; t < n; t++) {
 		struct cache_tier_view v;
 		cache_tier(d->cache, (uint8_t)t, &v);
-		json_array_append_new(tiers, json_pack("{s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:i}", "tier",
+		json_t *row = json_pack("{s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:i}", "tier",
 			tier_kind_name(v.kind), "device", (int)v.device, "capacity", number(v.capacity_bytes), "used",
 			number(v.used_bytes), "pinned", number(v.pinned_bytes), "leased", number(v.leased_bytes), "draining",
-			number(v.draining_bytes), "copies", (int)v.copies));
+			number(v.draining_bytes), "copies", (int)v.copies);
+		if (v.kind == TIER_GPU)
+			gpu_report_tier(d, v.device, row);
+		json_array_append_new(tiers, row);
 	}
 	for (size_t from = 0; from < n; from++)
 		for (size_t to = 0; to < n; to++) {
@@ -212,8 +235,10 @@ static json_t *tiers_report(struct daemon *d)
 				continue;
 			cache_tier(d->cache, (uint8_t)from, &a);
 			cache_tier(d->cache, (uint8_t)to, &b);
-			json_array_append_new(links, json_pack("{s:s, s:s, s:o}", "from", tier_kind_name(a.kind), "to",
-				tier_kind_name(b.kind), "bytes_per_s", number(rate)));
+			bool simulated = b.kind == TIER_GPU && gpu_is_simulated(d->gpu);
+			json_array_append_new(links, json_pack("{s:s, s:s, s:i, s:b, s:o}", "from", tier_kind_name(a.kind), "to",
+				tier_kind_name(b.kind), "device", (int)b.device, "simulated", simulated, "bytes_per_s",
+				number(rate)));
 		}
 	return json_pack("{s:o, s:o}", "tiers", tiers, "links", links);
 }
@@ -255,7 +280,10 @@ void report_answer(struct conn *c, uint64_t request, uint32_t report, const char
 		report_send(c, request, tiers_report(d), 0);
 		break;
 	case REPORT_LINKS:
-		conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon has no GPU tier, hence no links to report");
+		if (d->links)
+			report_send(c, request, gpu_report_links(d), 0);
+		else
+			conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon has no GPU, hence no links to report");
 		break;
 	default:
 		NEVER();

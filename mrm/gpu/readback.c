@@ -140,7 +140,8 @@ static void begin(struct readback *r)
 {
 	struct fault why;
 	struct gpu_flow_options o = {.device = gpu_memory_device(r->copy->device), .direction = GPU_D2H,
-		.class = r->options.class, .deadline = r->options.deadline, .bytes = r->layout->image_bytes};
+		.class = r->options.class, .deadline = r->options.deadline, .bytes = r->layout->image_bytes,
+		.label = holding_label(r->image)};
 	int e = 0;
 	for (int i = 0; i < SLOTS; i++) {
 		r->slot[i].all = r;

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +35,7 @@ struct gpu_flow {
 	uint64_t id;                  /* the scheduler's; 0: it is done with it */
 	bool cancelled;
 	struct gpu_waits waits;       /* the last word, once id is 0 */
+	char label[64];
 	struct list chunks;           /* job nodes; the link's thread alone */
 };
 
@@ -75,7 +77,7 @@ struct gpu_links {
 	pthread_mutex_t lock;
 	struct linksched *sched;
 	struct link link[GPU_MAX_DEVICES][GPU_DIRECTIONS];
-	uint64_t calibrated[GPU_MAX_DEVICES][GPU_DIRECTIONS];
+	struct linksched_calibration calibration[GPU_MAX_DEVICES][GPU_DIRECTIONS];
 };
 
 /* ---- the lock ---- */
@@ -468,7 +470,7 @@ static int add_link(struct gpu_links *l, uint32_t device, enum gpu_direction d, 
 		o.hops[0].charge = 1000 - c->duplex[GPU_H2D];
 		o.n_hops = 1;
 	}
-	l->calibrated[device][d] = o.calibration.bytes_per_s;
+	l->calibration[device][d] = o.calibration;
 	return linksched_link_add(l->sched, &o, &k->index);
 }
 
@@ -537,6 +539,7 @@ int gpu_flow_new(struct gpu_flow **out, struct gpu_links *l, const struct gpu_fl
 	f->magic = FLOW_MAGIC;
 	f->link = k;
 	list_init(&f->chunks);
+	snprintf(f->label, sizeof f->label, "%s", options->label ? options->label : "");
 	struct linksched_flow o = {.class = link_class_of(options->class), .link = k->index, .user = LINKSCHED_ANYBODY,
 		.bytes = options->bytes, .deadline = options->deadline, .tag = (uint64_t)(uintptr_t)f};
 	lock(l);
@@ -619,7 +622,7 @@ void gpu_links_view(const struct gpu_links *links, uint32_t device, enum gpu_dir
 {
 	struct gpu_links *l = (struct gpu_links *)links;
 	struct link *k = &l->link[device][direction];
-	*out = (struct gpu_link_facts){.calibrated_bytes_per_s = l->calibrated[device][direction]};
+	*out = (struct gpu_link_facts){.calibration = l->calibration[device][direction]};
 	lock(l);
 	int e = linksched_link_view(l->sched, k->index, &out->view);
 	unlock(l);
@@ -629,19 +632,18 @@ void gpu_links_view(const struct gpu_links *links, uint32_t device, enum gpu_dir
 	out->unregistered_bytes = atomic_load_explicit(&k->unregistered_bytes, memory_order_relaxed);
 }
 
-bool gpu_links_flow(const struct gpu_links *links, uint64_t after, struct linksched_flow_view *out, uint32_t *device,
-	enum gpu_direction *direction)
+bool gpu_links_flow(const struct gpu_links *links, uint64_t after, struct gpu_flow_facts *out)
 {
 	struct gpu_links *l = (struct gpu_links *)links;
 	lock(l);
-	int e = linksched_flow_view(l->sched, after, out);
+	int e = linksched_flow_view(l->sched, after, &out->view);
+	if (!e) {
+		const struct gpu_flow *f = (struct gpu_flow *)(uintptr_t)out->view.tag;
+		CHECK_OBJ(f, FLOW_MAGIC);
+		out->device = f->link->device;
+		out->direction = f->link->direction;
+		snprintf(out->label, sizeof out->label, "%s", f->label);
+	}
 	unlock(l);
-	for (uint32_t i = 0; !e && i < l->n; i++)
-		for (int d = 0; d < GPU_DIRECTIONS; d++)
-			if (l->link[i][d].index == out->link) {
-				*device = i;
-				*direction = (enum gpu_direction)d;
-				return true;
-			}
-	return false;
+	return !e;
 }

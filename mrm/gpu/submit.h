@@ -48,6 +48,7 @@ struct gpu_flow_options {
 	enum load_class class;
 	uint64_t deadline;
 	uint64_t bytes;        /* of all the chunks it will be given */
+	const char *label;     /* whose it is, for reports; copied, cut at 63 bytes */
 };
 
 /* LIMIT when the link has too many. */
@@ -69,12 +70,17 @@ void gpu_flow_waits(const struct gpu_flow *f, struct gpu_waits *out);
 /* For reports. */
 struct gpu_link_facts {
 	struct linksched_link_view view;
-	uint64_t copies, failed, unregistered_bytes;
-	uint64_t calibrated_bytes_per_s;
+	uint64_t copies, failed, unregistered_bytes; /* the last: through the submitter's own buffers */
+	struct linksched_calibration calibration;    /* what it began with */
 };
 void gpu_links_view(const struct gpu_links *l, uint32_t device, enum gpu_direction direction, struct gpu_link_facts *out);
-/* *out of the flow with the lowest id above `after`; false past the last.  *device and *direction say where. */
-bool gpu_links_flow(const struct gpu_links *l, uint64_t after, struct linksched_flow_view *out, uint32_t *device,
-	enum gpu_direction *direction);
+struct gpu_flow_facts {
+	struct linksched_flow_view view;
+	uint32_t device;
+	enum gpu_direction direction;
+	char label[64];
+};
+/* The flow with the lowest id above `after`; false past the last. */
+bool gpu_links_flow(const struct gpu_links *l, uint64_t after, struct gpu_flow_facts *out);
 
 #endif

@@ -48,7 +48,7 @@ void upload_begin(struct haul *t)
 		return;
 	}
 	struct gpu_flow_options o = {.device = u->device, .direction = GPU_H2D, .class = t->class, .deadline = t->deadline,
-		.bytes = bytes_left(t)};
+		.bytes = bytes_left(t), .label = holding_label(t->image)};
 	if (o.bytes && gpu_flow_new(&u->flow, d->links, &o, &why)) {
 		haul_fail(t, &why);
 		return;

@@ -34,7 +34,7 @@ def every_command_works_and_prints_JSON_when_asked(t):
     t.model('a')
     daemon = t.daemon()
     t.equal(daemon.ctl('pull', 'a').rc, 0)
-    arguments = {'cat': None, 'file': None, 'top': ['--count', '1', '--interval', '0.01']}
+    arguments = {'cat': None, 'file': None, 'links': None, 'top': ['--count', '1', '--interval', '0.01']}
     for command in COMMANDS:
         if arguments.get(command, []) is None:
             continue

@@ -66,10 +66,15 @@ static void print_tiers(const struct view *v, FILE *out)
 	const uint64_t *n = v->now.values;
 	static const enum metric disk[] = {M_tier_used_disk, M_tier_pinned_disk, M_tier_leased_disk, M_tier_draining_disk};
 	static const enum metric host[] = {M_tier_used_host, M_tier_pinned_host, M_tier_leased_host, M_tier_draining_host};
+	static const enum metric gpu[] = {M_tier_used_gpu, M_tier_pinned_gpu, M_tier_leased_gpu, M_tier_draining_gpu};
 	struct grid *g = grid_new("lrrrrrrr");
 	static const char *const titles[] = {"TIER", "CAPACITY", "FULL", "USED", "PINNED", "LEASED", "DRAINING", "COPIES"};
 	for (size_t i = 0; i < ARRAY_LEN(titles); i++)
 		grid_add(g, "%s", titles[i]);
+	if (n[M_gpu_devices] + n[M_gpu_simulated]) {
+		add_tier(g, n[M_gpu_simulated] ? "gpu (simulated)" : "gpu", &n[M_tier_capacity_gpu], n, gpu, ARRAY_LEN(gpu));
+		grid_add(g, "%" PRIu64, n[M_tier_copies_gpu]);
+	}
 	add_tier(g, "host", &n[M_tier_capacity_host], n, host, ARRAY_LEN(host));
 	grid_add(g, "%" PRIu64, n[M_tier_copies_host]);
 	add_tier(g, "disk", &n[M_tier_capacity_disk], n, disk, ARRAY_LEN(disk));
@@ -92,18 +97,22 @@ static void add_speed(void *ctx, const struct metric_view *m)
 
 static void print_traffic(const struct view *v, FILE *out)
 {
-	char a[TEXT_NUMBER], b[TEXT_NUMBER], c[TEXT_NUMBER], d[TEXT_NUMBER];
+	char a[TEXT_NUMBER], b[TEXT_NUMBER], c[TEXT_NUMBER], d[TEXT_NUMBER], e[TEXT_NUMBER];
+	const uint64_t *n = v->now.values;
 	fprintf(out, "\nopens/s  hit %.1f  miss %.1f  joined %.1f  refused %.1f    evictions/s %.1f\n",
-		per_s(v, M_requests_host_hit) + per_s(v, M_requests_disk_hit),
-		per_s(v, M_requests_host_miss) + per_s(v, M_requests_disk_miss),
-		per_s(v, M_requests_host_coalesced) + per_s(v, M_requests_disk_coalesced),
-		per_s(v, M_requests_host_error) + per_s(v, M_requests_disk_error),
-		per_s(v, M_evictions_host_room) + per_s(v, M_evictions_disk_room));
+		per_s(v, M_requests_gpu_hit) + per_s(v, M_requests_host_hit) + per_s(v, M_requests_disk_hit),
+		per_s(v, M_requests_gpu_miss) + per_s(v, M_requests_host_miss) + per_s(v, M_requests_disk_miss),
+		per_s(v, M_requests_gpu_coalesced) + per_s(v, M_requests_host_coalesced) + per_s(v, M_requests_disk_coalesced),
+		per_s(v, M_requests_gpu_error) + per_s(v, M_requests_host_error) + per_s(v, M_requests_disk_error),
+		per_s(v, M_evictions_gpu_room) + per_s(v, M_evictions_host_room) + per_s(v, M_evictions_disk_room));
 	fprintf(out, "landed   remote>host %s  remote>disk %s  disk>host %s  host>disk %s\n",
 		text_rate(a, (uint64_t)per_s(v, M_promotion_bytes_remote_host)),
 		text_rate(b, (uint64_t)per_s(v, M_promotion_bytes_remote_disk)),
 		text_rate(c, (uint64_t)per_s(v, M_promotion_bytes_disk_host)),
 		text_rate(d, (uint64_t)per_s(v, M_promotion_bytes_host_disk)));
+	if (n[M_gpu_devices] + n[M_gpu_simulated])
+		fprintf(out, "         host>gpu %s%s\n", text_rate(e, (uint64_t)per_s(v, M_promotion_bytes_host_gpu)),
+			n[M_gpu_simulated] ? " (simulated)" : "");
 }
 
 /* Counters that should stand still; shown once they moved, with what the whole run has seen. */

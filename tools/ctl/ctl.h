@@ -69,6 +69,8 @@ void render_show(const json_t *report, FILE *out);
 void render_trace(const json_t *report, FILE *out);
 void render_doctor(const json_t *report, FILE *out);
 void render_verify(const json_t *report, FILE *out);
+/* before: an earlier report and how long ago that was, for rates; NULL: none. */
+void render_links(const json_t *report, const json_t *before, double seconds, FILE *out);
 void render_tiers(const json_t *report, FILE *out);
 /* {"state": "ok"} and so on: true when every copy a verify looked at was whole. */
 bool verify_is_ok(const json_t *report);

@@ -55,6 +55,12 @@ void ctl_merge_page(json_t *whole, const json_t *page)
 	}
 }
 
+/* No figure of a simulated device may pass for a measurement. */
+static const char *simulated_mark(const json_t *object)
+{
+	return json_is_true(json_object_get(object, "simulated")) ? " (simulated)" : "";
+}
+
 /* ---- ls ---- */
 
 /* "ready", "loading 42%", "ready 3 leases, pinned" */
@@ -83,12 +89,50 @@ static void add_copy(struct grid *g, const json_t *model, const char *tier)
 	grid_add(g, "%s", text);
 }
 
+static bool is_device(const char *tier)
+{
+	return strncmp(tier, "gpu", 3) == 0;
+}
+
+static bool has_gpus(const json_t *models)
+{
+	const json_t *model, *copy;
+	const char *tier;
+	size_t i;
+	json_array_foreach(models, i, model)
+		json_object_foreach((json_t *)json_object_get(model, "tiers"), tier, copy)
+			if (is_device(tier))
+				return true;
+	return false;
+}
+
+/* "ready", or of several devices those that have something: "gpu0 ready, gpu3 loading 12%" */
+static void add_device_copies(struct grid *g, const json_t *model)
+{
+	char all[512] = "", text[128];
+	const json_t *copy;
+	const char *tier;
+	size_t n = 0;
+	json_object_foreach((json_t *)json_object_get(model, "tiers"), tier, copy) {
+		if (!is_device(tier) || strcmp(text_of(copy, "state"), "absent") == 0 || n >= sizeof all)
+			continue;
+		describe_copy(copy, text, sizeof text);
+		n += (size_t)snprintf(all + n, sizeof all - n, "%s%s%s%s", n ? ", " : "", tier[3] ? tier : "", tier[3] ? " " : "",
+			text);
+	}
+	grid_add(g, "%s", n ? all : "absent");
+}
+
 void render_ls(const json_t *report, FILE *out)
 {
 	const json_t *models = json_object_get(report, "models"), *model;
-	struct grid *g = grid_new("lrlll");
+	bool gpus = has_gpus(models);
+	struct grid *g = grid_new(gpus ? "lrllll" : "lrlll");
 	size_t i;
-	GRID_HEADER(g, "MODEL", "BYTES", "DISK", "HOST", "SOURCE");
+	if (gpus)
+		GRID_HEADER(g, "MODEL", "BYTES", "DISK", "HOST", "GPU", "SOURCE");
+	else
+		GRID_HEADER(g, "MODEL", "BYTES", "DISK", "HOST", "SOURCE");
 	json_array_foreach(models, i, model) {
 		const json_t *names = json_object_get(model, "names");
 		const char *name = json_string_value(json_array_get(names, 0));
@@ -100,6 +144,8 @@ void render_ls(const json_t *report, FILE *out)
 		grid_add(g, "%s", bytes_of(bytes, model, "bytes"));
 		add_copy(g, model, "disk");
 		add_copy(g, model, "host");
+		if (gpus)
+			add_device_copies(g, model);
 		grid_add(g, "%s", text_of(model, "source"));
 	}
 	grid_print(g, out);
@@ -212,6 +258,46 @@ void render_show(const json_t *report, FILE *out)
 static const char *const stages[] = {
 	"resolve_ns", "alloc_ns", "prepare_ns", "first_byte_ns", "transfer_ns", "verify_ns", "finish_ns"};
 
+/* "demand 1.2ms, nobody 40us" */
+static void format_waited(const json_t *waited, char *out, size_t size)
+{
+	const json_t *ns;
+	const char *who;
+	char text[TEXT_NUMBER];
+	size_t n = 0;
+	snprintf(out, size, "-");
+	json_object_foreach((json_t *)waited, who, ns)
+		if (n + 40 < size)
+			n += (size_t)snprintf(out + n, size - n, "%s%s %s", n ? ", " : "", who, ns_of(text, waited, who));
+}
+
+/* What loads of a device waited for on its link, whose time is part of TRANSFER. */
+static void show_link_waits(const json_t *loads, FILE *out)
+{
+	struct grid *g = grid_new("llrrl");
+	const json_t *load;
+	size_t i, n = 0;
+	json_array_foreach(loads, i, load) {
+		const json_t *link = json_object_get(load, "link");
+		char started[TEXT_NUMBER], longest[TEXT_NUMBER], waited[256];
+		if (!number_of(link, "waits"))
+			continue;
+		if (n++ == 0)
+			GRID_HEADER(g, "STARTED", "LOAD", "WAITS", "LONGEST", "WAITED FOR");
+		format_waited(json_object_get(link, "waited_ns"), waited, sizeof waited);
+		grid_add(g, "%s", has_number(load, "started_unix_ns") ?
+			text_time(started, number_of(load, "started_unix_ns")) : "-");
+		grid_add(g, "%s > %s%s", text_of(load, "from"), text_of(load, "to"), simulated_mark(load));
+		grid_add(g, "%" PRIu64, number_of(link, "waits"));
+		grid_add(g, "%s", ns_of(longest, link, "longest_ns"));
+		grid_add(g, "%s", waited);
+	}
+	if (n)
+		fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
 void render_trace(const json_t *report, FILE *out)
 {
 	struct grid *g = grid_new("lllrrrrrrrrrrrl");
@@ -223,7 +309,7 @@ void render_trace(const json_t *report, FILE *out)
 		char text[TEXT_NUMBER];
 		grid_add(g, "%s", has_number(load, "started_unix_ns") ?
 			text_time(text, number_of(load, "started_unix_ns")) : "-");
-		grid_add(g, "%s > %s", text_of(load, "from"), text_of(load, "to"));
+		grid_add(g, "%s > %s%s", text_of(load, "from"), text_of(load, "to"), simulated_mark(load));
 		grid_add(g, "%s", text_of(load, "class"));
 		grid_add(g, "%s", ns_of(text, load, "total_ns"));
 		for (size_t s = 0; s < ARRAY_LEN(stages); s++)
@@ -237,6 +323,7 @@ void render_trace(const json_t *report, FILE *out)
 	}
 	grid_print(g, out);
 	grid_free(&g);
+	show_link_waits(json_object_get(report, "loads"), out);
 }
 
 /* ---- doctor ---- */
@@ -327,14 +414,14 @@ void render_tiers(const json_t *report, FILE *out)
 	size_t i;
 	GRID_HEADER(g, "TIER", "CAPACITY", "USED", "PINNED", "LEASED", "DRAINING", "COPIES");
 	json_array_foreach(json_object_get(report, "tiers"), i, tier) {
-		grid_add(g, "%s", text_of(tier, "tier"));
+		grid_add(g, "%s%s", text_of(tier, "tier"), simulated_mark(tier));
 		for (size_t c = 0; c < ARRAY_LEN(columns); c++)
 			grid_add(g, "%s", bytes_of(text, tier, columns[c]));
 		grid_add(g, "%" PRIu64, number_of(tier, "copies"));
 	}
 	grid_print(g, out);
 	json_array_foreach(json_object_get(report, "links"), i, link) {
-		grid_add(g, "%s > %s", text_of(link, "from"), text_of(link, "to"));
+		grid_add(g, "%s > %s%s", text_of(link, "from"), text_of(link, "to"), simulated_mark(link));
 		grid_add(g, "%s", has_number(link, "bytes_per_s") ?
 			text_rate(text, number_of(link, "bytes_per_s")) : "-");
 		for (int pad = 0; pad < 5; pad++)
@@ -342,4 +429,107 @@ void render_tiers(const json_t *report, FILE *out)
 	}
 	grid_print(g, out);
 	grid_free(&g);
+}
+
+/* ---- links ---- */
+
+static const json_t *same_link(const json_t *report, const json_t *link)
+{
+	const json_t *other;
+	size_t i;
+	json_array_foreach(json_object_get(report, "links"), i, other)
+		if (strcmp(text_of(other, "device"), text_of(link, "device")) == 0 &&
+			strcmp(text_of(other, "direction"), text_of(link, "direction")) == 0)
+			return other;
+	return NULL;
+}
+
+static uint64_t moved_bytes(const json_t *link)
+{
+	const json_t *row;
+	uint64_t sum = 0;
+	size_t i;
+	json_array_foreach(json_object_get(link, "classes"), i, row)
+		sum += number_of(row, "bytes");
+	return sum;
+}
+
+static void add_link(struct grid *g, const json_t *link, const json_t *before, double seconds)
+{
+	char a[TEXT_NUMBER], b[TEXT_NUMBER];
+	uint64_t now = moved_bytes(link), then = before ? moved_bytes(before) : 0;
+	grid_add(g, "%s %s%s", text_of(link, "device"), text_of(link, "direction"), simulated_mark(link));
+	grid_add(g, "%s", text_of(link, "state"));
+	grid_add(g, "%s", before && seconds > 0 ? text_rate(a, (uint64_t)((double)(now - MIN(then, now)) / seconds)) : "-");
+	grid_add(g, "%s", has_number(link, "bytes_per_s") ? text_rate(a, number_of(link, "bytes_per_s")) : "-");
+	grid_add(g, "%s", bytes_of(a, link, "chunk_bytes"));
+	grid_add(g, "%s", ns_of(a, link, "bound_ns"));
+	grid_add(g, "%s", ns_of(b, link, "alone_wait_max_ns"));
+	grid_add(g, "%" PRIu64, number_of(link, "flows"));
+	grid_add(g, "%" PRIu64, number_of(link, "in_flight"));
+	grid_add(g, "%s", text_bytes(a, now));
+}
+
+static void add_classes(struct grid *g, const json_t *link)
+{
+	const json_t *row;
+	char text[TEXT_NUMBER];
+	size_t i;
+	json_array_foreach(json_object_get(link, "classes"), i, row) {
+		uint64_t waits = number_of(row, "waits");
+		if (!number_of(row, "bytes") && !number_of(row, "queued") && !waits)
+			continue;
+		grid_add(g, "%s %s%s", text_of(link, "device"), text_of(link, "direction"), simulated_mark(link));
+		grid_add(g, "%s", text_of(row, "class"));
+		grid_add(g, "%s", bytes_of(text, row, "bytes"));
+		grid_add(g, "%s", bytes_of(text, row, "queued"));
+		grid_add(g, "%" PRIu64, waits);
+		grid_add(g, "%s", waits ? text_ns(text, number_of(row, "wait_ns") / waits) : "-");
+		grid_add(g, "%s", ns_of(text, row, "wait_max_ns"));
+	}
+}
+
+static void show_transfers(const json_t *transfers, FILE *out)
+{
+	struct grid *g = grid_new("lllrrrl");
+	const json_t *t;
+	size_t i;
+	GRID_HEADER(g, "MODEL", "LINK", "CLASS", "DONE", "OF", "DUE", "WAITED FOR");
+	json_array_foreach(transfers, i, t) {
+		char text[TEXT_NUMBER], waited[256];
+		format_waited(json_object_get(t, "waited_ns"), waited, sizeof waited);
+		grid_add(g, "%s", text_of(t, "model"));
+		grid_add(g, "%s %s", text_of(t, "device"), text_of(t, "direction"));
+		grid_add(g, "%s%s", text_of(t, "class"), json_is_true(json_object_get(t, "late")) ? " (late)" : "");
+		grid_add(g, "%s", bytes_of(text, t, "done"));
+		grid_add(g, "%s", bytes_of(text, t, "bytes"));
+		grid_add(g, "%s", ns_of(text, t, "due_ns"));
+		grid_add(g, "%s", waited);
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+void render_links(const json_t *report, const json_t *before, double seconds, FILE *out)
+{
+	struct grid *g = grid_new("llrrrrrrrr");
+	const json_t *link;
+	size_t i;
+	if (json_is_true(json_object_get(report, "simulated")))
+		fputs("simulated devices: no figure here is a measurement\n\n", out);
+	GRID_HEADER(g, "LINK", "STATE", "NOW", "CAN", "PIECE", "BOUND", "LONGEST", "LOADS", "IN FLIGHT", "MOVED");
+	json_array_foreach(json_object_get(report, "links"), i, link)
+		add_link(g, link, same_link(before, link), seconds);
+	grid_print(g, out);
+	grid_free(&g);
+	g = grid_new("llrrrrr");
+	fputc('\n', out);
+	GRID_HEADER(g, "LINK", "CLASS", "MOVED", "QUEUED", "WAITS", "MEAN", "LONGEST");
+	json_array_foreach(json_object_get(report, "links"), i, link)
+		add_classes(g, link);
+	grid_print(g, out);
+	grid_free(&g);
+	if (json_array_size(json_object_get(report, "transfers")))
+		show_transfers(json_object_get(report, "transfers"), out);
 }

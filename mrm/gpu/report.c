@@ -1,0 +1,96 @@
+/* report.c - see report.h. */
+#include "mrm/gpu/report.h"
+
+#include "mrm/clock.h"
+#include "mrm/gpu/gpu.h"
+
+#define FLOWS_MAX 256 /* in one report */
+
+static json_t *number(uint64_t v)
+{
+	return json_integer(v <= INT64_MAX ? (json_int_t)v : (json_int_t)INT64_MAX);
+}
+
+static json_t *class_row(const struct linksched_link_view *v, unsigned class)
+{
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "class", link_class_name(class), "bytes", number(v->bytes[class]),
+		"queued", number(v->queued[class]), "waits", number(v->waits[class]), "wait_ns", number(v->wait_ns[class]),
+		"wait_max_ns", number(v->wait_max_ns[class]));
+}
+
+static json_t *link_row(const struct daemon *d, uint32_t device, enum gpu_direction direction)
+{
+	const struct gpu_facts *f = gpu_facts(d->gpu, device);
+	struct gpu_link_facts x;
+	gpu_links_view(d->links, device, direction, &x);
+	const struct linksched_link_view *v = &x.view;
+	json_t *classes = json_array();
+	for (unsigned c = 0; c < LINK_CLASSES; c++)
+		json_array_append_new(classes, class_row(v, c));
+	json_t *row = json_pack("{s:s, s:s, s:s, s:b, s:s, s:o, s:o, s:o, s:i, s:o, s:o, s:o}", "device", f->uuid, "name",
+		f->name, "direction", gpu_direction_name(direction), "simulated", gpu_is_simulated(d->gpu), "state",
+		gpu_lost(d->gpu, device) ? "lost" : v->in_flight ? "busy" : "idle", "bytes_per_s", number(v->bytes_per_s),
+		"worst_bytes_per_s", number(v->worst_bytes_per_s), "calibrated_bytes_per_s",
+		number(x.calibration.bytes_per_s), "duplex_thousandths", (int)x.calibration.duplex, "overhead_ns",
+		number(x.calibration.overhead_ns), "submit_ns", number(x.calibration.submit_ns), "classes", classes);
+	json_t *more = json_pack("{s:o, s:o, s:b, s:i, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+		"chunk_bytes", number(v->chunk_bytes), "bound_ns", number(v->bound_ns), "costs_bandwidth", v->costs_bandwidth,
+		"flows", (int)v->flows, "in_flight", (int)v->in_flight, "copies", number(x.copies), "failed",
+		number(x.failed), "unregistered_bytes", number(x.unregistered_bytes), "alone_waits", number(v->alone_waits),
+		"alone_wait_max_ns", number(v->alone_wait_max_ns), "beyond_bound", number(v->beyond_bound), "guard_bytes",
+		number(v->guard_bytes), "token_waits", number(v->token_waits), "pauses", number(v->pauses), "late",
+		number(v->late), "cancelled", number(v->cancelled));
+	json_object_update(row, more);
+	json_decref(more);
+	return row;
+}
+
+static json_t *waited(const uint64_t ns[LINK_WAITS])
+{
+	json_t *o = json_object();
+	for (unsigned i = 0; i < LINK_WAITS; i++)
+		if (ns[i])
+			json_object_set_new(o, link_class_name(i), number(ns[i]));
+	return o;
+}
+
+static json_t *flow_row(const struct daemon *d, const struct gpu_flow_facts *f)
+{
+	const struct linksched_flow_view *v = &f->view;
+	uint64_t now = clock_now();
+	json_t *due = v->deadline == LINKSCHED_NEVER ? json_null() : number(v->deadline > now ? v->deadline - now : 0);
+	return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "model", f->label, "device",
+		gpu_facts(d->gpu, f->device)->uuid, "direction", gpu_direction_name(f->direction), "class",
+		link_class_name(v->class), "bytes", number(v->bytes), "done", number(v->done), "in_flight",
+		number(v->in_flight), "ready", number(v->ready), "due_ns", due, "late", v->late, "waits", number(v->waits),
+		"wait_max_ns", number(v->wait_max_ns), "waited_ns", waited(v->waited_ns), "age_ns",
+		number(now > v->added_at ? now - v->added_at : 0));
+}
+
+json_t *gpu_report_links(const struct daemon *d)
+{
+	json_t *links = json_array(), *flows = json_array();
+	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
+		for (int way = 0; way < GPU_DIRECTIONS; way++)
+			json_array_append_new(links, link_row(d, i, (enum gpu_direction)way));
+	struct gpu_flow_facts f = {0};
+	for (int n = 0; n < FLOWS_MAX && gpu_links_flow(d->links, f.view.id, &f); n++)
+		json_array_append_new(flows, flow_row(d, &f));
+	return json_pack("{s:b, s:o, s:o}", "simulated", gpu_is_simulated(d->gpu), "links", links, "transfers", flows);
+}
+
+void gpu_report_tier(const struct daemon *d, uint32_t device, json_t *row)
+{
+	const struct gpu_facts *f = gpu_facts(d->gpu, device);
+	json_t *more = json_pack("{s:s, s:s, s:b, s:b, s:o, s:o, s:s}", "uuid", f->uuid, "name", f->name, "simulated",
+		gpu_is_simulated(d->gpu), "lost", gpu_lost(d->gpu, device), "total", number(f->total_bytes), "held",
+		number(gpu_held_bytes(d->gpu, device)), "export", gpu_export_name(f->export));
+	json_object_update(row, more);
+	json_decref(more);
+}
+
+json_t *gpu_report_waits(const struct gpu_waits *w)
+{
+	return json_pack("{s:o, s:o, s:o}", "waits", number(w->waits), "longest_ns", number(w->longest_ns), "waited_ns",
+		waited(w->waited_ns));
+}
