@@ -1,164 +1,223 @@
 """Every driver call that daemon and clients make, failed once and stalled once: nobody dies, hangs, leaks or serves wrong bytes.
 
-What calls there are is found out by counting them in a run without faults, so a new call is tested the day it is written."""
+What calls there are is found out by counting them in a run without faults, so a new call is tested the day it is written.
+TRIMS_FAULT_SHARE=1 tries all of them, and more than one of each."""
 import os
-import pathlib
-import signal
-import struct
 
-import models
-from trimstest import BUILD, CTL, PATIENCE, Skip, main, program_environment, run, test
+from gpubench import Bench, Refused, Stalled, calls
+from trimstest import main, test
 
-MIB = 1 << 20
-DRIVER = str(BUILD / 'tools/simcuda/libsimcuda.so')
-# With a sanitizer, or when told so, a part of them: the seed chooses.
-SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 1 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.15))
+SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.2 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.08))
 RUN_OUT = {'cuMemCreate', 'cuMemAlloc_v2', 'cuMemAddressReserve', 'cuMemHostAlloc', 'cuDevicePrimaryCtxRetain'}
+CLEAR = ('GPU_ERROR', 'NO_MEMORY', 'NO_TIER', 'UNSUPPORTED', 'NO_ROOM', 'MISMATCH', 'NO_SYSTEM')
 
 
-class Bench:
-    """A simulated machine of its own: topology, shared state, a model, its digests."""
+def story(bench, client, faults):
+    """What a client can do with models; `faults`: any step may be refused, with words.  Returns how many were."""
+    refused = 0
 
-    def __init__(self, t, **options):
-        if os.environ.get('TRIMS_GPU_DRIVER', DRIVER) != DRIVER:
-            raise Skip('a real driver takes no fault script')
-        self.t, self.dir = t, t.dir / 'devices'
-        topology = t.dir / 'topology'
-        topology.write_text('set speed=unlimited\ndevice bytes=64M gbps=50 context=1M\n')
-        self.environment = {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(self.dir)}
-        self.want = models.digests(t.model('a', 6 * MIB))
-        t.model('b', 20 * MIB)
-        self.options = {'cuda_driver': DRIVER, 'self_check': 'yes', 'host_bytes': '128M', **options}
+    def step(*words, model=None):
+        nonlocal refused
+        try:
+            got = client(*words)
+        except Refused as r:
+            assert faults and r.code in CLEAR and len(r.text) > 10, f'{words}: {r}'
+            refused += 1
+            return None
+        if model:
+            bench.right(model, got)
+        return got
 
-    def daemon(self, **environment):
-        return self.t.daemon(environment={**self.environment, **environment}, **self.options)
-
-    def ctl(self, daemon, *arguments, **environment):
-        return run(CTL, '--socket', daemon.socket, *arguments, timeout=PATIENCE, TRIMS_CUDA_DRIVER=DRIVER,
-                   **self.environment, **environment)
-
-    def device_bytes(self):
-        """Of all allocations on the devices that somebody holds."""
-        return sum(f.stat().st_blocks * 512 for f in self.dir.rglob('*') if f.is_file() and f.name.startswith('mem'))
-
-    def story(self, daemon, **environment):
-        """Open cold, open another, open warm, make room, close: what a client may meet.  Results, none of them a crash."""
-        steps = [('open', 'a', '--tier', 'gpu'), ('open', 'b', '--tier', 'gpu'),
-                 ('evict', 'a', '--tier', 'gpu'), ('open', 'a', '--tier', 'gpu'), ('evict', 'b', '--tier', 'gpu')]
-        results = [self.ctl(daemon, *step, **environment) for step in steps]
-        for r in results:
-            assert r.rc in (0, 1), r
-            assert r.rc == 0 or r.err.strip(), f'refused without a word: {r}'
-        return results
+    for name in ('a', 'b', 'a'):
+        opened = step('open', name, 'nowait')
+        if not opened:
+            continue
+        number = opened[0]
+        if step('stream', number) is not None and step('wait', number) is not None:
+            step('read', number, model=name)
+            step('private', number)
+        step('close', number)
+    for name in ('a', 'b'):
+        bench.ctl(bench.served, 'evict', name, '--tier', 'gpu')
+    client('disconnect')
+    return refused
 
 
-def calls(folder):
-    """{symbol: how often} of every process that left its counts there."""
-    found = {}
-    for file in folder.glob('*.calls'):
-        data = file.read_bytes()
-        for at in range(0, len(data) - 63, 64):
-            name, n = data[at:at + 56].split(b'\0')[0].decode(), struct.unpack_from('<Q', data, at + 56)[0]
-            if name and n:
-                found[name] = max(found.get(name, 0), n)
-    return found
+def a_client_leaves_nothing(bench, client, before):
+    """After its last close, while it still lives: no device memory, no socket, nothing of trims."""
+    fds = [f for f in client('fds') if 'trims' in f or f.startswith('socket:') or '/v.' in f or '/m.' in f]
+    assert len(fds) <= before, fds
+    bench.until_empty(bench.served)
 
 
-def chosen(t, counts):
-    """(symbol, which call): the first of each, and one further on."""
-    for name in sorted(counts):
-        for n in sorted({1, t.random.randint(1, counts[name])}):
-            if t.random.random() < SHARE:
-                yield name, n
+def run_story(bench, daemon, faults, what, **environment):
+    bench.served = daemon
+    client = bench.client(daemon, **environment)
+    try:
+        refused = story(bench, client, faults)
+        a_client_leaves_nothing(bench, client, 0)
+        client('connect')
+        client.end()
+    except AssertionError as e:
+        raise AssertionError(f'{what}: {e}\n{daemon.log()[-3000:]}') from e
+    return refused
+
+
+def round_trip(bench, daemon, faults, what, **environment):
+    """A client's story, a copy in host memory, and everything read again.  How much of it was refused."""
+    refused = run_story(bench, daemon, faults, what, **environment)
+    host = bench.ctl(daemon, 'open', 'a', '--tier', 'host')
+    assert host.rc == 0, f'{what}: {host}'
+    checked = bench.ctl(daemon, 'verify', 'a')
+    assert checked.rc == 0 or (faults and checked.err.strip()), f'{what}: {checked}'
+    return refused + (checked.rc != 0)
+
+
+def has_devices(daemon):
+    return len(daemon.json('doctor')['checks']) and any(c['name'] == 'gpu-driver' for c in daemon.json('doctor')['checks'])
+
+
+def start(bench, what, **environment):
+    """None: it could not, and has said why."""
+    endings = len(bench.t.endings)
+    try:
+        return bench.daemon(**environment)
+    except AssertionError as e:
+        del bench.t.endings[endings:]  # it has ended
+        assert 'mrm ended' in str(e) and ('GPU' in str(e) or 'cu' in str(e)) and 'Sanitizer' not in str(e), f'{what}: {e}'
+        assert 'ASSERT' not in str(e), f'{what}: {e}'
+        return None
 
 
 def count(bench, who):
     folder = bench.t.dir / 'counts'
     folder.mkdir(exist_ok=True)
-    daemon = bench.daemon(**({'SIMCUDA_COUNT': str(folder)} if who == 'daemon' else {}))
-    for r in bench.story(daemon, **({'SIMCUDA_COUNT': str(folder)} if who == 'client' else {})):
-        assert r.rc == 0, r
+    counted = {'SIMCUDA_COUNT': str(folder)}
+    daemon = bench.daemon(**(counted if who == 'daemon' else {}))
+    for _ in range(2):
+        round_trip(bench, daemon, False, 'counting', **(counted if who == 'client' else {}))
+    bench.before = daemon.fds()
     daemon.stop()
     found = calls(folder)
     assert len(found) > 15, found
     return found
 
 
-def rule(name, n):
+def chosen(t, counts):
+    """(symbol, which call): the first of each, one further on, and the last."""
+    for name in sorted(counts):
+        some = {1, t.random.randint(1, counts[name]), counts[name]}
+        if SHARE >= 1:
+            some |= {t.random.randint(1, counts[name]) for _ in range(3)} | {2}
+        for n in sorted(some):
+            if t.random.random() < SHARE:
+                yield name, n
+
+
+class Findings:
+    """Goes on after a case that failed, and tells of all of them in the end."""
+
+    def __init__(self, bench):
+        self.bench, self.texts, self.cases = bench, [], 0
+
+    def case(self, what, function, *arguments):
+        endings = len(self.bench.t.endings)
+        self.cases += 1
+        try:
+            function(self.bench, what, *arguments)
+        except (AssertionError, Refused) as e:
+            self.texts.append(f'{what}: {e}')
+            print(f'# {what}', flush=True)
+            for end in reversed(self.bench.t.endings[endings:]):  # what it has started
+                try:
+                    end()
+                except AssertionError as ending:
+                    self.texts.append(f'{what}: {ending}')
+        del self.bench.t.endings[endings:]
+
+    def tell(self):
+        assert not self.texts, f'{len(self.texts)} of {self.cases}:\n' + '\n'.join(self.texts)
+
+
+def in_daemon(bench, what, script):
+    """A daemon with that script, from its start to its end."""
+    daemon = start(bench, what, SIMCUDA_FAULTS=script)
+    if not daemon:
+        return
+    if has_devices(daemon):
+        # The same call need not come in the same round each time.
+        refused = [round_trip(bench, daemon, True, what) for _ in range(2)]
+        assert not all(refused), f'{what}: one fault, and nothing works afterwards:\n{daemon.log()[-3000:]}'
+        bench.t.eventually(lambda: len(daemon.fds()) <= len(bench.before),
+                           f'{what}: as few descriptors as {bench.before}')
+    daemon.stop()
+    assert not bench.held('mvc'), f'{what}: {bench.held("mvc")}'
+
+
+def in_client(bench, what, script):
+    """A client with that script, and one without, at a daemon that serves all of them."""
+    round_trip(bench, bench.served, True, what, SIMCUDA_FAULTS=script)
+    round_trip(bench, bench.served, False, f'{what}, afterwards')
+    bench.t.eventually(lambda: len(bench.served.fds()) <= len(bench.before), f'{what}: as many descriptors as {bench.before}')
+
+
+def with_faults(t, who, case, script):
+    bench = Bench(t)
+    findings = Findings(bench)
+    counts = count(bench, who)
+    if who == 'client':
+        round_trip(bench, bench.daemon(), False, 'before')
+    for name, n in chosen(t, counts):
+        findings.case(f'{who}: {name}, call {n}', case, script(name, n))
+    findings.tell()
+    return bench
+
+
+def failure(name, n):
     return f'{name}:{n}={2 if name in RUN_OUT else 1}'
 
 
-def check_well(bench, daemon, what):
-    """After the fault is over everything works, with the right bytes."""
-    opened = bench.ctl(daemon, 'open', 'a', '--tier', 'gpu')
-    assert opened.rc == 0, f'{what}: {opened}'
-    host = bench.ctl(daemon, 'open', 'a', '--tier', 'host')
-    assert host.rc == 0, f'{what}: {host}'
-    checked = bench.ctl(daemon, 'verify', 'a')
-    assert checked.rc == 0, f'{what}: {checked}'
+def stall(name, n):
+    return f'{name}:{n}=stall'
 
 
-def clean(bench, daemon):
-    for name in ('a', 'b'):
-        bench.ctl(daemon, 'evict', name)
-    bench.t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='gpu') == 0, 'the device is empty')
+def meanwhile(bench):
+    """Somebody stands still in the driver: whoever wants nothing of it is served."""
+    if bench.served and bench.served.process.poll() is None:
+        r = bench.ctl(bench.served, 'open', 'a', '--tier', 'host')
+        assert r.rc == 0 or 'stopping' in r.err or r.rc == 3, r
 
 
-def device_faults(t, who, fault):
-    bench = Bench(t)
-    counts = count(bench, who)
-    for name, n in chosen(t, counts):
-        what = f'{who}: {name}, call {n}'
-        environment = {'SIMCUDA_FAULTS': fault(name, n)}
-        try:
-            daemon = bench.daemon(**(environment if who == 'daemon' else {}))
-        except AssertionError as e:
-            assert 'GPU' in str(e) or 'device' in str(e) or 'cu' in str(e), f'{what}: {e}'
-            continue  # it could not start, and has said why
-        bench.story(daemon, **(environment if who == 'client' else {}))
-        if who == 'client' or daemon.metric('trims_tier_capacity_bytes', tier='gpu'):
-            check_well(bench, daemon, what)
-        clean(bench, daemon)
-        daemon.stop()
+def while_others_go_on(case):
+    def stalled_case(bench, what, script):
+        if case is in_daemon:
+            bench.served = None
+        with Stalled(bench, lambda: meanwhile(bench)) as stalled:
+            case(bench, what, script)
+        bench.stood += stalled.seen
+    return stalled_case
 
 
 @test
 def every_call_of_the_daemon_failed_once(t):
-    device_faults(t, 'daemon', rule)
+    with_faults(t, 'daemon', in_daemon, failure)
 
 
 @test
 def every_call_of_a_client_failed_once(t):
-    device_faults(t, 'client', rule)
-
-
-def stalls(bench, process_of, name):
-    """Until that process stands still in that call, or the story is over."""
-    return any(bench.dir.glob(f'stalled.*.{name}'))
-
-
-def stall_one(bench, who, name, n):
-    """The story in a process of its own stands still; others go on meanwhile; then it is let go."""
-    t, environment = bench.t, {'SIMCUDA_FAULTS': f'{name}:{n}=stall:200'}
-    daemon = bench.daemon(**(environment if who == 'daemon' else {}))
-    bench.story(daemon, **(environment if who == 'client' else {}))
-    check_well(bench, daemon, f'{who}: {name}, call {n} stalled')
-    clean(bench, daemon)
-    daemon.stop()
+    with_faults(t, 'client', in_client, failure)
 
 
 @test
 def every_call_of_the_daemon_stalled_once(t):
-    bench = Bench(t)
-    for name, n in chosen(t, count(bench, 'daemon')):
-        stall_one(bench, 'daemon', name, n)
+    bench = with_faults(t, 'daemon', while_others_go_on(in_daemon), stall)
+    assert bench.stood, 'nothing stood still'
 
 
 @test
 def every_call_of_a_client_stalled_once(t):
-    bench = Bench(t)
-    for name, n in chosen(t, count(bench, 'client')):
-        stall_one(bench, 'client', name, n)
+    bench = with_faults(t, 'client', while_others_go_on(in_client), stall)
+    assert bench.stood, 'nothing stood still'
 
 
 main()

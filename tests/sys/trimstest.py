@@ -12,6 +12,7 @@ Each test has a fresh directory (t.dir) and random numbers (t.random) that TRIMS
 when it returns, and must then end well: a daemon stops on SIGTERM with status 0 and leaves no process behind.
 Nothing here waits by sleeping.  TRIMS_BUILD names the build directory; NNN-name.py SUBSTRING runs some tests only,
 KEEP=1 leaves their directories."""
+import contextlib
 import json
 import os
 import pathlib
@@ -158,8 +159,11 @@ class Daemon:
         return client
 
     def fds(self):
-        return sorted(os.readlink(f'/proc/{self.process.pid}/fd/{n}')
-                      for n in os.listdir(f'/proc/{self.process.pid}/fd'))
+        found = []
+        for n in os.listdir(f'/proc/{self.process.pid}/fd'):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found.append(os.readlink(f'/proc/{self.process.pid}/fd/{n}'))
+        return sorted(found)
 
     def signal(self, number):
         self.process.send_signal(number)
