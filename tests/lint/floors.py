@@ -7,8 +7,8 @@ import lint
 
 MAY = {'shared': {'shared'}, 'cache': {'cache', 'shared'}, 'client': {'client', 'shared'},
        'mrm': {'mrm', 'cache', 'shared'}, 'tools': {'tools', 'client', 'shared'}, 'tests': set(lint.FLOORS)}
-# The simulators and the brain's benchmark drive the brain itself.
-BRAIN_TOOLS = re.compile(r'tools/(sim|bench/brain)')
+# The simulators and the brain's benchmark drive the brain itself; the contention benchmark's submitter, its link scheduler.
+BRAIN_TOOLS = re.compile(r'tools/(sim|bench/(brain|jit))')
 BRAIN_SYSTEM = {'stdint.h', 'stddef.h', 'stdbool.h', 'stdatomic.h', 'limits.h', 'string.h', 'stdlib.h', 'inttypes.h',
                 'stdarg.h', 'stdio.h', 'errno.h'}
 PUBLIC = {'trims.h': 'client'}  # the one header that is also included by its installed name

@@ -123,6 +123,20 @@ static void judge_header(struct grid *g)
 
 /* ---- printing one result ---- */
 
+/* Numbers by pressure, one beside the other. */
+static void add_list(struct grid *g, const json_t *list, const char *mark)
+{
+	char text[512];
+	int used = snprintf(text, sizeof text, "%s", mark);
+	size_t i;
+	json_t *value;
+	json_array_foreach(list, i, value)
+		if (used < (int)sizeof text)
+			used += snprintf(text + used, sizeof text - (size_t)used, json_is_number(value) ? "%s%.4g" : "%s-",
+				i ? " " : "", json_number_value(value));
+	grid_add(g, "%s", text);
+}
+
 static void add_values(struct grid *g, const char *prefix, const json_t *object, const char *mark)
 {
 	const char *key;
@@ -135,6 +149,10 @@ static void add_values(struct grid *g, const char *prefix, const json_t *object,
 			continue;
 		}
 		grid_add(g, "%s", name);
+		if (json_is_array(value)) {
+			add_list(g, value, mark);
+			continue;
+		}
 		if (json_is_string(value))
 			grid_add(g, "%s", json_string_value(value));
 		else if (json_is_real(value))

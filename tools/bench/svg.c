@@ -1,0 +1,168 @@
+/* svg.c - see svg.h.  Coordinates are pixels from the top left corner; a chart has a frame, ticks with grid lines, and titles. */
+#include "tools/bench/svg.h"
+
+#include "shared/base.h"
+
+#include <math.h>
+
+#define CELL_W 420.0
+#define CELL_H 300.0
+#define LEFT 62.0
+#define RIGHT 14.0
+#define TOP 34.0
+#define BOTTOM 46.0
+#define HEAD 58.0 /* of the page: title and legend */
+#define MAX_TICKS 6
+
+/* Dark to light, told apart also without colour vision. */
+static const char *const colours[] = {"#00204d", "#31446b", "#666970", "#958f78", "#cbba69", "#d55e00", "#0072b2", "#009e73",
+	"#cc79a7", "#000000"};
+
+struct axis {
+	double lo, hi; /* of values */
+	bool log;
+	double from, to; /* of pixels */
+};
+
+static void put_text(FILE *out, const char *text)
+{
+	for (; *text; text++)
+		switch (*text) {
+		case '&': fputs("&amp;", out); break;
+		case '<': fputs("&lt;", out); break;
+		case '>': fputs("&gt;", out); break;
+		default: fputc(*text, out);
+		}
+}
+
+static void text_at(FILE *out, double x, double y, const char *how, const char *text)
+{
+	fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, how);
+	put_text(out, text);
+	fputs("</text>\n", out);
+}
+
+static double place(const struct axis *a, double v)
+{
+	double lo = a->lo, hi = a->hi;
+	v = fmin(fmax(v, lo), hi);
+	double share = a->log ? log(v / lo) / log(hi / lo) : (v - lo) / (hi - lo);
+	return a->from + share * (a->to - a->from);
+}
+
+static void span(const struct svg_chart *c, bool x, struct axis *a)
+{
+	double lo = INFINITY, hi = -INFINITY;
+	for (size_t i = 0; i < c->n_lines; i++)
+		for (size_t k = 0; k < c->lines[i].n; k++) {
+			double v = x ? c->lines[i].x[k] : c->lines[i].y[k];
+			if (a->log && v <= 0)
+				continue;
+			lo = fmin(lo, v);
+			hi = fmax(hi, v);
+		}
+	if (x && c->mark_x > 0)
+		hi = fmax(hi, c->mark_x);
+	if (!(lo <= hi))
+		lo = hi = 1;
+	if (a->log) {
+		lo = pow(10, floor(log10(lo)));
+		hi = pow(10, ceil(log10(hi)));
+	} else {
+		lo = fmin(lo, 0);
+	}
+	a->lo = lo;
+	a->hi = hi > lo ? hi : a->log ? lo * 10 : lo + 1;
+}
+
+/* Powers of ten, or steps of 1, 2 or 5 times one. */
+static size_t ticks(struct axis *a, double at[MAX_TICKS + 2])
+{
+	size_t n = 0;
+	if (a->log) {
+		double step = pow(10, ceil(log10(a->hi / a->lo) / MAX_TICKS));
+		for (double v = a->lo; v <= a->hi * 1.001 && n < MAX_TICKS + 2; v *= step)
+			at[n++] = v;
+		return n;
+	}
+	double rough = (a->hi - a->lo) / (MAX_TICKS - 1), ten = pow(10, floor(log10(rough)));
+	double step = rough <= ten ? ten : rough <= 2 * ten ? 2 * ten : rough <= 5 * ten ? 5 * ten : 10 * ten;
+	a->hi = ceil(a->hi / step - 1e-9) * step;
+	for (double v = a->lo; v <= a->hi * 1.001 && n < MAX_TICKS + 2; v += step)
+		at[n++] = v;
+	return n;
+}
+
+static void draw_axes(FILE *out, const struct svg_chart *c, struct axis *x, struct axis *y)
+{
+	double at[MAX_TICKS + 2];
+	char text[32];
+	size_t n = ticks(x, at);
+	for (size_t i = 0; i < n; i++) {
+		double p = place(x, at[i]);
+		fprintf(out, "<path class=\"grid\" d=\"M%.1f %.1fV%.1f\"/>\n", p, y->from, y->to);
+		snprintf(text, sizeof text, "%g", at[i]);
+		text_at(out, p, y->from + 16, "text-anchor=\"middle\"", text);
+	}
+	n = ticks(y, at);
+	for (size_t i = 0; i < n; i++) {
+		double p = place(y, at[i]);
+		fprintf(out, "<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/>\n", x->from, p, x->to);
+		snprintf(text, sizeof text, "%g", at[i]);
+		text_at(out, x->from - 6, p + 4, "text-anchor=\"end\"", text);
+	}
+	fprintf(out, "<rect class=\"frame\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n", x->from, y->to,
+		x->to - x->from, y->from - y->to);
+	text_at(out, (x->from + x->to) / 2, y->from + 34, "text-anchor=\"middle\"", c->x_title);
+	snprintf(text, sizeof text, "%.1f %.1f", x->from - 46, (y->from + y->to) / 2);
+	fprintf(out, "<g transform=\"translate(%s) rotate(-90)\">", text);
+	text_at(out, 0, 0, "text-anchor=\"middle\"", c->y_title);
+	fputs("</g>\n", out);
+	text_at(out, x->from, y->to - 10, "class=\"name\"", c->title);
+}
+
+static void draw_chart(FILE *out, const struct svg_chart *c, double left, double top)
+{
+	struct axis x = {.log = c->log_x, .from = left + LEFT, .to = left + CELL_W - RIGHT};
+	struct axis y = {.log = c->log_y, .from = top + CELL_H - BOTTOM, .to = top + TOP};
+	span(c, true, &x);
+	span(c, false, &y);
+	draw_axes(out, c, &x, &y);
+	for (size_t i = 0; i < c->n_lines; i++) {
+		const struct svg_line *l = &c->lines[i];
+		fprintf(out, "<polyline stroke=\"%s\" points=\"", colours[i % ARRAY_LEN(colours)]);
+		for (size_t k = 0; k < l->n; k++)
+			fprintf(out, "%s%.1f,%.1f", k ? " " : "", place(&x, l->x[k]), place(&y, l->y[k]));
+		fputs("\"/>\n", out);
+	}
+	if (c->mark_x > 0) {
+		double p = place(&x, c->mark_x);
+		fprintf(out, "<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", p, y.from, y.to);
+		text_at(out, p - 4, y.to + 12, "text-anchor=\"end\" class=\"marked\"", c->mark);
+	}
+}
+
+static void draw_legend(FILE *out, const struct svg_chart *c)
+{
+	double x = LEFT;
+	for (size_t i = 0; i < c->n_lines; i++, x += 84) {
+		fprintf(out, "<path stroke=\"%s\" stroke-width=\"3\" d=\"M%.1f 42h18\"/>\n", colours[i % ARRAY_LEN(colours)], x);
+		text_at(out, x + 23, 46, "", c->lines[i].name);
+	}
+}
+
+void svg_write(FILE *out, const char *title, const struct svg_chart *charts, size_t n, size_t columns)
+{
+	size_t rows = (n + columns - 1) / columns;
+	double width = MAX(CELL_W * (double)columns, LEFT + 84 * 10.0), height = HEAD + CELL_H * (double)rows;
+	fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\">\n"
+		"<style>text{font:12px sans-serif;fill:#222}.title{font-size:15px;font-weight:bold}.name{font-weight:bold}"
+		"polyline{fill:none;stroke-width:1.6}.grid{stroke:#ddd}.frame{fill:none;stroke:#222}"
+		".mark{stroke:#b00;stroke-dasharray:5 3}.marked{fill:#b00}</style>\n"
+		"<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height, width, height);
+	text_at(out, LEFT, 22, "class=\"title\"", title);
+	draw_legend(out, &charts[0]);
+	for (size_t i = 0; i < n; i++)
+		draw_chart(out, &charts[i], CELL_W * (double)(i % columns), HEAD + CELL_H * (double)(i / columns));
+	fputs("</svg>\n", out);
+}
