@@ -1,11 +1,14 @@
-/* test_bench.c - what trims-bench's numbers rest on: medians, and models that are what they claim to be. */
+/* test_bench.c - what trims-bench's numbers rest on: medians, fits, charts, and models that are what they claim to be. */
 #include "shared/image.h"
 #include "shared/own.h"
 #include "tests/unit/unit.h"
+#include "tools/bench/fit.h"
 #include "tools/bench/lab.h"
+#include "tools/bench/svg.h"
 
 #include <fcntl.h>
 #include <lz4.h>
+#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <xxhash.h>
@@ -93,9 +96,102 @@ START_TEST(models_of_two_seeds_differ)
 }
 END_TEST
 
+START_TEST(a_fit_finds_the_curve_that_the_points_lie_on)
+{
+	double x[9], line[9], exponential[9];
+	struct fit f;
+
+	for (size_t i = 0; i < 9; i++) {
+		x[i] = (double)i / 8;
+		line[i] = 3 + 40 * x[i];
+		exponential[i] = 2 * exp(5 * x[i]);
+	}
+	fit_line(x, line, 9, &f);
+	ck_assert(fabs(f.a - 3) < 1e-9 && fabs(f.b - 40) < 1e-9 && f.rms < 1e-9);
+	fit_exp(x, exponential, 9, &f);
+	ck_assert(fabs(f.a - 2) < 0.02 && fabs(f.b - 5) < 0.02 && f.rms < 0.2);
+	fit_line(x, exponential, 9, &f);
+	ck_assert(f.rms > 10);
+}
+END_TEST
+
+START_TEST(a_fit_to_points_with_one_abscissa_is_their_mean)
+{
+	static const double x[] = {1, 1, 1}, y[] = {2, 4, 6};
+	struct fit f;
+
+	fit_line(x, y, 3, &f);
+	ck_assert(f.a == 4 && f.b == 0);
+}
+END_TEST
+
 static void numbers(Suite *s)
 {
-	UNIT_CASE(s, "numbers", medians_and_quantiles_are_those_of_the_sorted_values);
+	UNIT_CASE(s, "numbers", medians_and_quantiles_are_those_of_the_sorted_values,
+		a_fit_finds_the_curve_that_the_points_lie_on, a_fit_to_points_with_one_abscissa_is_their_mean);
+}
+
+static unsigned count(const char *text, const char *part)
+{
+	unsigned n = 0;
+
+	for (; (text = strstr(text, part)); text++)
+		n++;
+	return n;
+}
+
+/* Draws to a text, which the caller frees. */
+static char *draw(const struct svg_chart *charts, size_t n)
+{
+	char *text;
+	size_t bytes;
+	FILE *f = open_memstream(&text, &bytes);
+
+	ck_assert_ptr_nonnull(f);
+	svg_write(f, "a < b & c", charts, n, 2);
+	fclose(f);
+	return text;
+}
+
+START_TEST(a_chart_has_every_line_and_stays_in_its_frame)
+{
+	static const double x[] = {0, 1, 1000}, y[] = {0, 0.5, 1};
+	const struct svg_line lines[] = {{"one", x, y, 3}, {"two", x, y, 2}};
+	const struct svg_chart charts[] = {
+		{.title = "t", .x_title = "x", .y_title = "y", .log_x = true, .lines = lines, .n_lines = 2},
+		{.title = "u", .x_title = "x", .y_title = "y", .lines = lines, .n_lines = 1, .mark_x = 2000, .mark = "far"},
+	};
+	char *text = draw(charts, 2);
+	double px, py;
+
+	ck_assert_uint_eq(count(text, "<polyline"), 3);
+	ck_assert_uint_eq(count(text, "a &lt; b &amp; c"), 1);
+	ck_assert_uint_eq(count(text, "class=\"mark\""), 1);
+	ck_assert_ptr_null(strstr(text, "nan"));
+	ck_assert_ptr_null(strstr(text, "inf"));
+	const char *points = strstr(text, "points=\"");
+	ck_assert_int_eq(sscanf(points, "points=\"%lf,%lf", &px, &py), 2); /* 0 is no number for a logarithm: at the left edge */
+	ck_assert(px >= 0 && px < 420 && py > 0 && py < 358);
+	free(text);
+}
+END_TEST
+
+START_TEST(a_chart_without_points_can_be_drawn)
+{
+	const struct svg_line line = {"none", NULL, NULL, 0};
+	const struct svg_chart chart = {.title = "t", .x_title = "x", .y_title = "y", .log_x = true, .log_y = true,
+		.lines = &line, .n_lines = 1};
+	char *text = draw(&chart, 1);
+
+	ck_assert_ptr_null(strstr(text, "nan"));
+	ck_assert_uint_eq(count(text, "</svg>"), 1);
+	free(text);
+}
+END_TEST
+
+static void charts(Suite *s)
+{
+	UNIT_CASE(s, "charts", a_chart_has_every_line_and_stays_in_its_frame, a_chart_without_points_can_be_drawn);
 }
 
 static void models(Suite *s)
@@ -103,4 +199,4 @@ static void models(Suite *s)
 	UNIT_CASE(s, "models", models_are_valid_and_compress_as_they_claim, models_of_two_seeds_differ);
 }
 
-UNIT_MAIN("bench", numbers, models)
+UNIT_MAIN("bench", numbers, charts, models)

@@ -15,6 +15,8 @@
 #define LARGE_BYTES GIB
 #define DEMANDS 200 /* at each pressure, unless its time is up */
 #define MIN_DEMANDS 3
+#define MIN_ROUNDS 3
+#define MAX_ROUNDS 800
 #define GAP_NS NS_PER_MS
 #define SMALL "small"
 
@@ -33,13 +35,13 @@ static const char *large_name(uint32_t i)
 	return name;
 }
 
-static void make_model(const struct bench_options *o, const char *name, uint64_t bytes, bool hole)
+static void make_model(const struct bench_options *o, const char *name, uint64_t bytes, uint32_t seed, bool hole)
 {
 	char path[LAB_PATH];
 	lab_path(o, path, "models/%s", name);
 	lab_mkdir(path);
 	lab_path(o, path, "models/%s/model.safetensors", name);
-	model_write(path, &(struct model_spec){.bytes = bytes, .n_tensors = 16, .hole = hole, .seed = 6});
+	model_write(path, &(struct model_spec){.bytes = bytes, .n_tensors = 16, .hole = hole, .seed = seed});
 }
 
 static bool is_going(trims_model *m)
@@ -102,8 +104,8 @@ static void one_round(struct inside *in, uint32_t pressure)
 static void measure(struct inside *in, uint32_t pressure, uint64_t limit_ns)
 {
 	uint64_t end = bench_now_ns() + limit_ns;
-	for (uint32_t rounds = 0; in->opens.n < DEMANDS; rounds++) {
-		if ((limit_ns && bench_now_ns() >= end && in->opens.n >= MIN_DEMANDS) || rounds == 4 * DEMANDS)
+	for (uint32_t rounds = 0; in->opens.n < DEMANDS && rounds < MAX_ROUNDS; rounds++) {
+		if (limit_ns && bench_now_ns() >= end && (in->opens.n >= MIN_DEMANDS || rounds >= MIN_ROUNDS))
 			break;
 		one_round(in, pressure);
 	}
@@ -131,10 +133,10 @@ static double reported_bound_us(trims_conn *conn, const struct gpu *g)
 	return bound;
 }
 
-static uint64_t large_bytes(const struct gpu *g)
+static uint64_t large_bytes(const struct bench_options *o, const struct gpu *g)
 {
 	uint64_t device = gpu_free_bytes(g) / 10 * 7 / STRESS_MAX_PRESSURE, host = host_available_bytes() / 2 / STRESS_MAX_PRESSURE;
-	uint64_t bytes = align_down(MIN(MIN(device, host), LARGE_BYTES), 2 * MIB);
+	uint64_t bytes = align_down(MIN(MIN(device, host), bench_bytes(o, LARGE_BYTES)), 2 * MIB);
 	if (bytes < SMALL_BYTES)
 		skip("contention: neither the device nor the machine has room for eight large models");
 	return bytes;
@@ -197,12 +199,12 @@ json_t *contention_inside(const struct bench_options *o, const struct gpu *g, co
 	struct inside in = {.g = g};
 	struct curve curves[PRESSURES] = {0};
 	char dir[LAB_PATH], source[LAB_PATH + 8], room[32];
-	uint64_t large = large_bytes(g), began = bench_now_ns();
+	uint64_t large = large_bytes(o, g), began = bench_now_ns();
 	lab_path(o, dir, "models");
 	lab_mkdir(dir);
-	make_model(o, SMALL, SMALL_BYTES, false);
+	make_model(o, SMALL, SMALL_BYTES, STRESS_MAX_PRESSURE, false);
 	for (uint32_t i = 0; i < STRESS_MAX_PRESSURE; i++)
-		make_model(o, large_name(i), large, true);
+		make_model(o, large_name(i), large, i, true);
 	snprintf(source, sizeof source, "dir:%s/models", o->lab);
 	snprintf(room, sizeof room, "%" PRIu64, (STRESS_MAX_PRESSURE + 1) * (large + 16 * MIB));
 	gpu_mrm_start(o, &m, (const char *const[]){"--source", source, "--host-bytes", room, NULL});
@@ -213,7 +215,7 @@ json_t *contention_inside(const struct bench_options *o, const struct gpu *g, co
 	for (uint32_t p = 0; p < PRESSURES; p++) {
 		uint64_t now = bench_now_ns(), left = began + budget_ns > now ? began + budget_ns - now : 1;
 		lab_progress("contention in the daemon", p, PRESSURES);
-		measure(&in, p, budget_ns ? left / (PRESSURES - p) : 0);
+		measure(&in, p, budget_ns ? left / (PRESSURES - p) + 1 : 0);
 		curve_take(&curves[p], &in.opens);
 		contention_csv(files, "daemon", "host tier", "h2d", "D", p, &curves[p]);
 		in.opens.n = 0;

@@ -54,7 +54,7 @@ struct model_spec {
 	uint64_t bytes;       /* of all tensors together */
 	uint32_t n_tensors;
 	bool compressible;    /* LZ4 makes about six tenths of it; otherwise it saves nothing */
-	bool hole;            /* the tensors are a hole in the file: all zero, no space on the disk */
+	bool hole;            /* but for their first bytes the tensors are a hole in the file: zeros, no space on the disk */
 	uint64_t seed;
 };
 

@@ -14,6 +14,7 @@
 #define BLOCK_BYTES (4 * MIB)
 #define COLUMNS 1024
 #define LINE 256
+#define HOLE_NOISE 512 /* words at its beginning: models of two seeds differ */
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -85,6 +86,9 @@ uint64_t model_write(const char *path, const struct model_spec *spec)
 	uint64_t total = head + left;
 	write_all(fd, header, head, path);
 	if (spec->hole) {
+		uint64_t first[HOLE_NOISE];
+		fill(first, ARRAY_LEN(first), false, &state);
+		write_all(fd, first, (size_t)MIN(left, sizeof first), path);
 		if (ftruncate(fd, (off_t)total))
 			die_errno(errno, "%s", path);
 		return total;
