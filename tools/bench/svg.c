@@ -162,7 +162,9 @@ void svg_write(FILE *out, const char *title, const struct svg_chart *charts, siz
 		"<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height, width, height);
 	text_at(out, LEFT, 22, "class=\"title\"", title);
 	draw_legend(out, &charts[0]);
-	for (size_t i = 0; i < n; i++)
-		draw_chart(out, &charts[i], CELL_W * (double)(i % columns), HEAD + CELL_H * (double)(i / columns));
+	for (size_t i = 0; i < n; i++) {
+		size_t row = i / columns;
+		draw_chart(out, &charts[i], CELL_W * (double)(i % columns), HEAD + CELL_H * (double)row);
+	}
 	fputs("</svg>\n", out);
 }
