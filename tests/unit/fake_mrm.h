@@ -315,7 +315,8 @@ static inline bool fake_read(struct fake *f, int fd)
 	if (len <= 0 || msg_decode(bytes, (size_t)len, fds, n, &m) < 0)
 		return false;
 	f->last_request = m.request;
-	bool keep = m.type == MSG_HELLO ? fake_hello(f, fd, &m) : f->handle(f, fd, &m);
+	fake_handle_fn *handle = atomic_load(&f->handle);
+	bool keep = m.type == MSG_HELLO ? fake_hello(f, fd, &m) : handle(f, fd, &m);
 	msg_fini(&m);
 	return keep;
 }

@@ -163,7 +163,7 @@ END_TEST
 
 /* ---- a daemon that sends nonsense ---- */
 
-static int nonsense;
+static _Atomic int nonsense;
 #define KINDS 15
 
 static void spoil_opened(struct msg_opened *o, struct gpu_handle *h)
