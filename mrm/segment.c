@@ -192,6 +192,8 @@ enum { PAGES_NONE, PAGES_UNDER_WAY, PAGES_THERE };
 bool segment_populate(struct segment *c, const struct layout *l, uint32_t chunk, bool huge)
 {
 	struct segment_pages *p = &c->pages;
+	if (!p->state)
+		return true; /* taken back from an earlier daemon: they are there, and can only be read */
 	pthread_mutex_lock(&p->lock);
 	while (p->state[chunk] == PAGES_UNDER_WAY)
 		pthread_cond_wait(&p->made, &p->lock);

@@ -17,7 +17,7 @@
 struct segment_pages {
 	pthread_mutex_t lock;
 	pthread_cond_t made;
-	uint8_t *state;              /* [n_chunks] enum in segment.c */
+	uint8_t *state;              /* [n_chunks] enum in segment.c; NULL: adopted */
 };
 
 enum segment_kind {

@@ -52,7 +52,7 @@ def a_client_leaves_nothing(bench, client, before):
 
 def run_story(bench, daemon, faults, what, **environment):
     bench.served = daemon
-    client = bench.client(daemon, **environment)
+    client = bench.puppet(daemon, **environment)
     try:
         refused = story(bench, client, faults)
         a_client_leaves_nothing(bench, client, 0)

@@ -72,7 +72,7 @@ class Bench:
         self.served = self.t.daemon(environment={**self.environment, **environment}, **self.options)
         return self.served
 
-    def client(self, daemon, **environment):
+    def puppet(self, daemon, **environment):
         return Puppet(self, daemon.socket, environment)
 
     def ctl(self, daemon, *arguments, **environment):
@@ -104,7 +104,7 @@ class Bench:
 
     def simcuda(self, daemon, *words):
         """What only a process that has the simulator loaded can do: lose, mend."""
-        client = self.client(daemon)
+        client = self.puppet(daemon)
         client(*words)
         client.end()
 
