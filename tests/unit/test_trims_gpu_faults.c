@@ -163,12 +163,12 @@ END_TEST
 
 /* ---- a daemon that sends nonsense ---- */
 
-static _Atomic int nonsense;
+static _Atomic int nonsense; /* read by the daemon's thread */
 #define KINDS 15
 
 static void spoil_opened(struct msg_opened *o, struct gpu_handle *h)
 {
-	switch (nonsense) {
+	switch ((int)nonsense) {
 	case 0:
 		o->export = 3;
 		break;
