@@ -431,21 +431,33 @@ static void worker_free(void **worker)
 		GPU_UNDO(cu->stream_destroy(k->stream));
 }
 
+/* Goes on where it was when it was refused before. */
+static int make_stream(struct link *k, struct fault *why)
+{
+	struct gpu *g = k->all->gpu;
+	int least = 0, greatest = 0;
+	int e = gpu_enter(g, k->device, why);
+	if (e)
+		return e;
+	cu_result r = g->cu->ctx_get_stream_priority_range(&least, &greatest);
+	if (!r && !k->stream)
+		r = g->cu->stream_create_with_priority(&k->stream, CU_STREAM_NO_NULL_SYNC, greatest);
+	for (size_t i = 0; !r && i < ARRAY_LEN(k->event); i++)
+		if (!k->event[i])
+			r = g->cu->event_create(&k->event[i], CU_EVENT_BLOCKING);
+	return r ? gpu_failed(g, k->device, r, "a stream and its events", why) : 0;
+}
+
+/* Never refuses: a device without a submitter is lost, the others go on. */
 static int worker_new(void **out, void *ctx)
 {
 	struct link *k = ctx;
-	struct gpu *g = k->all->gpu;
 	struct fault why;
-	int least = 0, greatest = 0;
-	int e = gpu_enter(g, k->device, &why);
-	cu_result r = e ? CU_E_UNKNOWN : g->cu->ctx_get_stream_priority_range(&least, &greatest);
-	r = r ? r : g->cu->stream_create_with_priority(&k->stream, CU_STREAM_NO_NULL_SYNC, greatest);
-	for (size_t i = 0; !r && i < ARRAY_LEN(k->event); i++)
-		r = g->cu->event_create(&k->event[i], CU_EVENT_BLOCKING);
-	if (r && !e) {
-		gpu_failed(g, k->device, r, "a stream and its events", &why);
-		gpu_give_up(g, k->device, &why); /* the others go on */
-	}
+	int e = make_stream(k, &why);
+	for (int i = 1; e && i < GPU_UNDO_TRIES; i++)
+		e = make_stream(k, &why);
+	if (e && !gpu_lost(k->all->gpu, k->device))
+		gpu_give_up(k->all->gpu, k->device, &why);
 	*out = k;
 	return 0;
 }

@@ -74,7 +74,8 @@ def round_trip(bench, daemon, faults, what, **environment):
 
 
 def has_devices(daemon):
-    return len(daemon.json('doctor')['checks']) and any(c['name'] == 'gpu-driver' for c in daemon.json('doctor')['checks'])
+    rows = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu']
+    return bool(rows) and all(row['state'] == 'ok' for row in rows)
 
 
 def start(bench, what, **environment):
