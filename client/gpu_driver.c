@@ -53,7 +53,7 @@ static void unload(struct gpu_driver **p)
 static int load(struct gpu_driver **out)
 {
 	struct fault why = {0};
-	const char *path = getenv("TRIMS_CUDA_DRIVER");
+	const char *path = secure_getenv("TRIMS_CUDA_DRIVER"); /* it names code to be run */
 	OWN(unload) struct gpu_driver *d = calloc(1, sizeof *d);
 	if (!d)
 		return fail(TRIMS_E_NO_MEMORY, "no memory for the driver's table");
