@@ -56,17 +56,17 @@ static void bench_close(struct bench *b)
 	const struct cuda *cu = b->g->cu;
 	for (int d = 0; d < GPU_DIRECTIONS; d++) {
 		if (b->stream[d]) {
-			GPU_UNDO(cu->stream_synchronize(b->stream[d]));
-			GPU_UNDO(cu->stream_destroy(b->stream[d]));
+			GPU_AGAIN(cu->stream_synchronize(b->stream[d]));
+			GPU_AGAIN(cu->stream_destroy(b->stream[d]));
 		}
 		if (b->begin[d])
-			GPU_UNDO(cu->event_destroy(b->begin[d]));
+			GPU_AGAIN(cu->event_destroy(b->begin[d]));
 		if (b->end[d])
-			GPU_UNDO(cu->event_destroy(b->end[d]));
+			GPU_AGAIN(cu->event_destroy(b->end[d]));
 		if (b->host[d])
-			GPU_UNDO(cu->mem_free_host(b->host[d]));
+			GPU_AGAIN(cu->mem_free_host(b->host[d]));
 		if (b->memory[d])
-			GPU_UNDO(cu->mem_free(b->memory[d]));
+			GPU_AGAIN(cu->mem_free(b->memory[d]));
 	}
 }
 

@@ -29,8 +29,8 @@ struct gpu {
 /* Makes the device's context current on this thread; fails, with the sentence, when the device is lost.  Costs nothing when
  * it is current already. */
 int gpu_enter(struct gpu *g, uint32_t device, struct fault *why);
-/* The same to unmake something, with patience.  False: the device is lost, and what was made on it with it. */
-bool gpu_enter_to_undo(struct gpu *g, uint32_t device);
+/* The same with patience, to set up or to unmake something.  False: the device is lost, and what was made on it with it. */
+bool gpu_enter_again(struct gpu *g, uint32_t device);
 /* Of a call that failed on the device: makes the sentence and returns -errno.  A result that says that the device or the
  * context is gone for good makes the device lost. */
 int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *call, struct fault *why);
@@ -38,13 +38,13 @@ int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *cal
  * cannot be had at all, the device is lost. */
 void gpu_drain(struct gpu *g, uint32_t device, cu_stream stream);
 
-/* Unmaking must not stop at one call that fails, nor may memory be freed that queued work still uses: what a driver refuses
- * once is asked again.  CU_OK, or the last refusal. */
-#define GPU_UNDO_TRIES 3
-#define GPU_UNDO(call)                                                                                                \
+/* Unmaking must not stop at one call that fails, nor may memory be freed that queued work still uses, nor a device be given up
+ * at its first word: what a driver refuses once is asked again.  CU_OK, or the last refusal. */
+#define GPU_TRIES 3
+#define GPU_AGAIN(call)                                                                                                \
 	({                                                                                                            \
 		cu_result undo_ = (call);                                                                             \
-		for (int try_ = 1; undo_ && try_ < GPU_UNDO_TRIES; try_++)                                            \
+		for (int try_ = 1; undo_ && try_ < GPU_TRIES; try_++)                                            \
 			undo_ = (call);                                                                               \
 		undo_;                                                                                                \
 	})

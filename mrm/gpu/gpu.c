@@ -65,10 +65,10 @@ int gpu_enter(struct gpu *g, uint32_t device, struct fault *why)
 	return r ? gpu_failed(g, device, r, "cuCtxSetCurrent", why) : 0;
 }
 
-bool gpu_enter_to_undo(struct gpu *g, uint32_t device)
+bool gpu_enter_again(struct gpu *g, uint32_t device)
 {
 	struct fault why;
-	for (int i = 0; i < GPU_UNDO_TRIES && !gpu_lost(g, device); i++)
+	for (int i = 0; i < GPU_TRIES && !gpu_lost(g, device); i++)
 		if (!gpu_enter(g, device, &why))
 			return true;
 	return false;
@@ -77,7 +77,7 @@ bool gpu_enter_to_undo(struct gpu *g, uint32_t device)
 void gpu_drain(struct gpu *g, uint32_t device, cu_stream stream)
 {
 	struct fault why;
-	cu_result r = gpu_lost(g, device) ? CU_OK : GPU_UNDO(g->cu->stream_synchronize(stream));
+	cu_result r = gpu_lost(g, device) ? CU_OK : GPU_AGAIN(g->cu->stream_synchronize(stream));
 	if (!r || gpu_lost(g, device))
 		return;
 	cuda_fault(g->cu, r, "cuStreamSynchronize", &why);
@@ -199,8 +199,8 @@ static int open_device(struct gpu *g, int ordinal, const char *export, struct fa
 		g->n++;
 		return 0;
 	}
-	GPU_UNDO(g->cu->ctx_set_current(NULL));
-	GPU_UNDO(g->cu->primary_ctx_release(dev->ordinal));
+	GPU_AGAIN(g->cu->ctx_set_current(NULL));
+	GPU_AGAIN(g->cu->primary_ctx_release(dev->ordinal));
 	return e;
 }
 
@@ -329,10 +329,10 @@ void gpu_free(struct gpu **gp)
 	if (!g)
 		return;
 	if (g->n)
-		GPU_UNDO(g->cu->ctx_set_current(NULL));
+		GPU_AGAIN(g->cu->ctx_set_current(NULL));
 	for (uint32_t i = 0; i < g->n; i++) {
 		ASSERT(gpu_lost(g, i) || !atomic_load(&g->device[i].held_bytes));
-		GPU_UNDO(g->cu->primary_ctx_release(g->device[i].ordinal));
+		GPU_AGAIN(g->cu->primary_ctx_release(g->device[i].ordinal));
 	}
 	cuda_free(&g->cu);
 	pthread_mutex_destroy(&g->lock);
@@ -389,10 +389,10 @@ uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device)
 int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why)
 {
 	size_t free_bytes = 0, total = 0;
-	int e = gpu_enter(g, device, why);
+	int e = gpu_enter_again(g, device) ? 0 : gpu_enter(g, device, why); /* the latter says why not */
 	if (e)
 		return e;
-	cu_result r = g->cu->mem_get_info(&free_bytes, &total);
+	cu_result r = GPU_AGAIN(g->cu->mem_get_info(&free_bytes, &total));
 	if (r)
 		return gpu_failed(g, device, r, "cuMemGetInfo", why);
 	*out = free_bytes;

@@ -49,13 +49,13 @@ static void extent_free(struct gpu_memory *m, struct extent *x)
 	if (x->fd >= 0)
 		close(x->fd);
 	if (x->mapped)
-		given_back = undone(m, x, GPU_UNDO(cu->mem_unmap(x->at, x->bytes)), "cuMemUnmap");
+		given_back = undone(m, x, GPU_AGAIN(cu->mem_unmap(x->at, x->bytes)), "cuMemUnmap");
 	if (x->at && m->export == GPU_EXPORT_VMM_FD && given_back)
-		given_back = undone(m, x, GPU_UNDO(cu->mem_address_free(x->at, x->bytes)), "cuMemAddressFree");
+		given_back = undone(m, x, GPU_AGAIN(cu->mem_address_free(x->at, x->bytes)), "cuMemAddressFree");
 	if (x->has_handle)
-		given_back &= undone(m, x, GPU_UNDO(cu->mem_release(x->handle)), "cuMemRelease");
+		given_back &= undone(m, x, GPU_AGAIN(cu->mem_release(x->handle)), "cuMemRelease");
 	if (x->at && m->export == GPU_EXPORT_CUDA_IPC)
-		given_back = undone(m, x, GPU_UNDO(cu->mem_free(x->at)), "cuMemFree");
+		given_back = undone(m, x, GPU_AGAIN(cu->mem_free(x->at)), "cuMemFree");
 	if (given_back || gpu_lost(m->gpu, m->device))
 		atomic_fetch_sub(&m->gpu->device[m->device].held_bytes, x->bytes);
 }
@@ -151,7 +151,7 @@ static int clear(struct gpu_memory *m, struct fault *why)
 	for (uint32_t i = 0; i < m->n && !r; i++)
 		r = cu->memset_d8_async(m->extent[i].at, 0, m->extent[i].bytes, NULL);
 	/* In any case: who fails here frees the memory, and nothing may still be writing to it. */
-	cu_result synced = GPU_UNDO(cu->stream_synchronize(NULL));
+	cu_result synced = GPU_AGAIN(cu->stream_synchronize(NULL));
 	if (r)
 		return gpu_failed(m->gpu, m->device, r, "cuMemsetD8Async", why);
 	return synced ? gpu_failed(m->gpu, m->device, synced, "cuStreamSynchronize", why) : 0;
@@ -225,7 +225,7 @@ void gpu_memory_free(struct gpu_memory **mp)
 	if (!m)
 		return;
 	CHECK_OBJ(m, MEMORY_MAGIC);
-	gpu_enter_to_undo(m->gpu, m->device); /* of a lost device, descriptors and books are still to be settled */
+	gpu_enter_again(m->gpu, m->device); /* of a lost device, descriptors and books are still to be settled */
 	while (m->n)
 		extent_free(m, &m->extent[--m->n]);
 	free(m->extent);

@@ -246,12 +246,12 @@ void gpu_pins_free(struct segment *host)
 		return;
 	ASSERT(!p->n_out);
 	struct gpu *g = p->daemon->gpu;
-	bool entered = gpu_enter_to_undo(g, p->device);
+	bool entered = gpu_enter_again(g, p->device);
 	for (uint32_t i = 0; entered && i < p->n; i++) {
 		if (!p->piece[i].registered)
 			continue;
 		uint8_t *at = (uint8_t *)host->extents[p->piece[i].extent].map + p->piece[i].offset;
-		cu_result r = GPU_UNDO(g->cu->mem_host_unregister(at)); /* memory must not be unmapped under a registration */
+		cu_result r = GPU_AGAIN(g->cu->mem_host_unregister(at)); /* memory must not be unmapped under a registration */
 		if (r && gpu_failed(g, p->device, r, "cuMemHostUnregister", &why))
 			log_error("gpu", "%" PRIu64 " bytes of host memory stay registered: %s", p->piece[i].bytes, why.text);
 	}

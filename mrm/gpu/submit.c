@@ -420,44 +420,38 @@ static void worker_free(void **worker)
 	struct link *k = *worker;
 	const struct cuda *cu = k->all->gpu->cu;
 	*worker = NULL;
-	gpu_enter_to_undo(k->all->gpu, k->device); /* of a lost device, too, the host's memory is given back */
+	gpu_enter_again(k->all->gpu, k->device); /* of a lost device, too, the host's memory is given back */
 	for (size_t i = 0; i < ARRAY_LEN(k->event); i++) {
 		if (k->event[i])
-			GPU_UNDO(cu->event_destroy(k->event[i]));
+			GPU_AGAIN(cu->event_destroy(k->event[i]));
 		if (k->buffer[i])
-			GPU_UNDO(cu->mem_free_host(k->buffer[i]));
+			GPU_AGAIN(cu->mem_free_host(k->buffer[i]));
 	}
 	if (k->stream)
-		GPU_UNDO(cu->stream_destroy(k->stream));
+		GPU_AGAIN(cu->stream_destroy(k->stream));
 }
 
-/* Goes on where it was when it was refused before. */
-static int make_stream(struct link *k, struct fault *why)
+/* Of no priority: copies know none.  What the driver refuses once is asked again. */
+static cu_result make_stream(struct link *k)
 {
-	struct gpu *g = k->all->gpu;
-	int least = 0, greatest = 0;
-	int e = gpu_enter(g, k->device, why);
-	if (e)
-		return e;
-	cu_result r = g->cu->ctx_get_stream_priority_range(&least, &greatest);
-	if (!r && !k->stream)
-		r = g->cu->stream_create_with_priority(&k->stream, CU_STREAM_NO_NULL_SYNC, greatest);
+	const struct cuda *cu = k->all->gpu->cu;
+	cu_result r = GPU_AGAIN(cu->stream_create(&k->stream, CU_STREAM_NO_NULL_SYNC));
 	for (size_t i = 0; !r && i < ARRAY_LEN(k->event); i++)
-		if (!k->event[i])
-			r = g->cu->event_create(&k->event[i], CU_EVENT_BLOCKING);
-	return r ? gpu_failed(g, k->device, r, "a stream and its events", why) : 0;
+		r = GPU_AGAIN(cu->event_create(&k->event[i], CU_EVENT_BLOCKING));
+	return r;
 }
 
-/* Never refuses: a device without a submitter is lost, the others go on. */
+/* Without a stream the device is out of use; the others go on. */
 static int worker_new(void **out, void *ctx)
 {
 	struct link *k = ctx;
+	struct gpu *g = k->all->gpu;
 	struct fault why;
-	int e = make_stream(k, &why);
-	for (int i = 1; e && i < GPU_UNDO_TRIES; i++)
-		e = make_stream(k, &why);
-	if (e && !gpu_lost(k->all->gpu, k->device))
-		gpu_give_up(k->all->gpu, k->device, &why);
+	cu_result r = gpu_enter_again(g, k->device) ? make_stream(k) : CU_E_INVALID_CONTEXT;
+	if (r && !gpu_lost(g, k->device)) {
+		gpu_failed(g, k->device, r, "a stream and its events", &why);
+		gpu_give_up(g, k->device, &why);
+	}
 	*out = k;
 	return 0;
 }
