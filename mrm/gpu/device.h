@@ -34,9 +34,9 @@ bool gpu_enter_again(struct gpu *g, uint32_t device);
 /* Of a call that failed on the device: makes the sentence and returns -errno.  A result that says that the device or the
  * context is gone for good makes the device lost. */
 int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *call, struct fault *why);
-/* Waits for what was put on the stream although something went wrong: what it touches must not be freed before.  When that
- * cannot be had at all, the device is lost. */
-void gpu_drain(struct gpu *g, uint32_t device, cu_stream stream);
+/* Waits for what was put on the stream although something went wrong: what it touches must not be freed before.  True: all of
+ * it is done, and well.  When that cannot be had at all, the device is lost. */
+bool gpu_drain(struct gpu *g, uint32_t device, cu_stream stream);
 
 /* Unmaking must not stop at one call that fails, nor may memory be freed that queued work still uses, nor a device be given up
  * at its first word: what a driver refuses once is asked again.  CU_OK, or the last refusal. */

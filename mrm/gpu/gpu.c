@@ -74,14 +74,15 @@ bool gpu_enter_again(struct gpu *g, uint32_t device)
 	return false;
 }
 
-void gpu_drain(struct gpu *g, uint32_t device, cu_stream stream)
+bool gpu_drain(struct gpu *g, uint32_t device, cu_stream stream)
 {
 	struct fault why;
-	cu_result r = gpu_lost(g, device) ? CU_OK : GPU_AGAIN(g->cu->stream_synchronize(stream));
-	if (!r || gpu_lost(g, device))
-		return;
-	cuda_fault(g->cu, r, "cuStreamSynchronize", &why);
-	gpu_give_up(g, device, &why);
+	cu_result r = gpu_lost(g, device) ? CU_E_UNKNOWN : GPU_AGAIN(g->cu->stream_synchronize(stream));
+	if (r && !gpu_lost(g, device)) {
+		cuda_fault(g->cu, r, "cuStreamSynchronize", &why);
+		gpu_give_up(g, device, &why);
+	}
+	return !r;
 }
 
 /* ---- what a device is ---- */

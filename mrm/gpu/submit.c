@@ -46,7 +46,7 @@ struct flight {
 	uint64_t offset;              /* in the chunk */
 	bool queued;                  /* behind another, so that the time between their ends is its own */
 	bool duplex;
-	bool over;                    /* nothing to wait for */
+	bool over;                    /* nothing to wait for, and no event that tells its time */
 	bool buffered;                /* through the submitter's own memory */
 	uint32_t slot;                /* its event and buffer */
 };
@@ -225,8 +225,8 @@ static int start_copy(struct link *k, struct flight *x, struct fault *why)
 		return 0;
 	e = gpu_failed(g, k->device, r, "cuEventRecord", why);
 	/* The copy runs, and nothing tells when it is over but this. */
-	gpu_drain(g, k->device, k->stream);
-	return e;
+	x->over = gpu_drain(g, k->device, k->stream);
+	return x->over ? 0 : e;
 }
 
 /* The chunk of the flow that the piece's first byte is in. */
@@ -336,13 +336,14 @@ static bool is_over(struct link *k, bool wait)
 		return false;
 	if (r)
 		e = gpu_failed(g, k->device, r, wait ? "cuEventSynchronize" : "cuEventQuery", &why);
-	if (e) {
-		/* One that could not be asked may still be running: its buffer and its chunk must not be used before. */
-		gpu_drain(g, k->device, k->stream);
+	if (!e)
+		return true;
+	/* One that could not be asked may still be running, and may still end well. */
+	if (!gpu_drain(g, k->device, k->stream)) {
 		chunk_failed(x->chunk, e, &why);
-		x->over = true;
 		atomic_fetch_add_explicit(&k->failed, 1, memory_order_relaxed);
 	}
+	x->over = true;
 	return true;
 }
 
@@ -460,8 +461,13 @@ static int worker_new(void **out, void *ctx)
 
 static struct linksched_calibration calibration_of(const struct gpu_calibration *c, enum gpu_direction d)
 {
-	return (struct linksched_calibration){.bytes_per_s = MIN(c->bytes_per_s[d], LINKSCHED_MAX_RATE),
-		.duplex = c->duplex[d], .overhead_ns = c->overhead_ns, .submit_ns = c->submit_ns};
+	/* A machine that stood still while it was measured must not look like one that always does. */
+	return (struct linksched_calibration){
+		.bytes_per_s = MIN(MAX(c->bytes_per_s[d], (uint64_t)MIB), LINKSCHED_MAX_RATE),
+		.duplex = MIN(MAX(c->duplex[d], 10u), 1000u),
+		.overhead_ns = MIN(c->overhead_ns, (uint64_t)NS_PER_MS),
+		.submit_ns = MIN(c->submit_ns, (uint64_t)NS_PER_MS),
+	};
 }
 
 static int add_link(struct gpu_links *l, uint32_t device, enum gpu_direction d, const struct gpu_calibration *c)

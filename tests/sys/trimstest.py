@@ -108,7 +108,7 @@ class Daemon:
         self.start()
 
     def start(self):
-        notify = self.t.dir / 'notify'
+        notify, self.ready = self.t.dir / 'notify', False
         notify.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, open(self.log_path, 'ab') as log:
             listener.bind(str(notify))
@@ -122,6 +122,7 @@ class Daemon:
                 while True:
                     ready, _, _ = select.select([listener, pidfd], [], [], max(0, deadline - time.monotonic()))
                     if listener in ready and b'READY=1' in listener.recv(4096).split(b'\n'):
+                        self.ready = True
                         return
                     if listener not in ready:
                         raise AssertionError(f'mrm {"ended" if ready else "is not ready"}:\n{self.log()[-4000:]}')
@@ -194,7 +195,7 @@ class Daemon:
             finally:  # one that does not stop shall not stay
                 self.process.kill()
                 self.process.wait()
-        elif self.process.returncode not in (0, -signal.SIGKILL) and not self.t.failed:
+        elif self.ready and self.process.returncode not in (0, -signal.SIGKILL) and not self.t.failed:
             raise AssertionError(f'mrm ended with {self.process.returncode}:\n{self.log()[-6000:]}')
 
 
