@@ -43,11 +43,21 @@ void gpu_loss(const struct gpu *g, uint32_t device, struct fault *out)
 	*out = g->device[device].loss;
 }
 
+/* Drivers say "unknown error" of a device that has fallen off its bus, and of a single argument they make nothing of. */
+static bool answers(struct gpu *g, uint32_t device)
+{
+	size_t free_bytes, total;
+	return !g->cu->ctx_set_current(g->device[device].context) && !g->cu->mem_get_info(&free_bytes, &total);
+}
+
 int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *call, struct fault *why)
 {
 	int e = cuda_fault(g->cu, result, call, why);
-	if (cuda_lost(result))
+	bool lost = cuda_lost(result) || (result == CU_E_UNKNOWN && !answers(g, device));
+	if (lost) {
+		why->code = TRIMS_E_NO_TIER;
 		gpu_give_up(g, device, why);
+	}
 	return result == CU_E_OUT_OF_MEMORY ? -ENOMEM : e;
 }
 

@@ -104,6 +104,24 @@ def a_copy_on_a_device_needs_no_copy_on_host_to_stay(t):
 
 
 @test
+def an_unknown_error_of_one_call_is_no_lost_device(t):
+    tensors = t.model('a', 9 << 20)
+    daemon = gpu_daemon(t, faults='cuMemHostRegister_v2:1=999')
+    client = attached(daemon)
+    same(t, client.open('a', 'gpu'), tensors)
+    t.equal(daemon.metric('trims_fallback_total', reason='gpu-lost'), 0)
+
+
+@test
+def an_unknown_error_of_every_call_is_one(t):
+    t.model('a', 9 << 20)
+    daemon = gpu_daemon(t, faults='cuMemHostRegister_v2:1=lose:999@0')
+    client = attached(daemon)
+    t.equal(code_of(lambda: client.open('a', 'gpu')), 'NO_TIER')
+    t.equal(daemon.metric('trims_fallback_total', reason='gpu-lost'), 1)
+
+
+@test
 def devices_evict_as_other_tiers_do(t):
     made = {name: t.model(name, 20 << 20) for name in 'abcdef'}
     daemon = gpu_daemon(t, '64M', gpu_bytes='50M')
