@@ -292,7 +292,11 @@ int gpu_memory_write(struct gpu_memory *m, uint32_t extent, uint64_t offset, con
 	if (e)
 		return e;
 	cu_result r = m->gpu->cu->memcpy_htod(m->extent[extent].at + offset, from, bytes);
-	return r ? gpu_failed(m->gpu, m->device, r, "cuMemcpyHtoD", why) : 0;
+	if (r)
+		return gpu_failed(m->gpu, m->device, r, "cuMemcpyHtoD", why);
+	/* Of pageable memory that call returns when the bytes are staged; another process may look before they have arrived. */
+	r = GPU_UNDO(m->gpu->cu->stream_synchronize(NULL));
+	return r ? gpu_failed(m->gpu, m->device, r, "cuStreamSynchronize", why) : 0;
 }
 
 int gpu_memory_read(struct gpu_memory *m, uint32_t extent, uint64_t offset, void *to, uint64_t bytes, struct fault *why)
