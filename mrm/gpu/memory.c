@@ -295,7 +295,7 @@ int gpu_memory_write(struct gpu_memory *m, uint32_t extent, uint64_t offset, con
 	if (r)
 		return gpu_failed(m->gpu, m->device, r, "cuMemcpyHtoD", why);
 	/* Of pageable memory that call returns when the bytes are staged; another process may look before they have arrived. */
-	r = GPU_UNDO(m->gpu->cu->stream_synchronize(NULL));
+	r = GPU_AGAIN(m->gpu->cu->stream_synchronize(NULL));
 	return r ? gpu_failed(m->gpu, m->device, r, "cuStreamSynchronize", why) : 0;
 }
 
