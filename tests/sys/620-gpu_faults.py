@@ -221,4 +221,39 @@ def every_call_of_a_client_stalled_once(t):
     assert bench.stood, 'nothing stood still'
 
 
+def is_lost(bench, what, script):
+    """The device fails for good in the middle of it: said, survived, and over with the next daemon."""
+    daemon = start(bench, what, SIMCUDA_FAULTS=script)
+    if daemon:
+        client = bench.puppet(daemon)
+        refused = story(bench, client, True)
+        client.process.kill()
+        host = bench.ctl(daemon, 'open', 'a', '--tier', 'host')
+        assert host.rc == 0, f'{what}: {host}'
+        assert not refused or not has_devices(daemon), f'{what}: {refused} refusals, and doctor says nothing'
+        bench.stood += bool(refused)
+        daemon.stop()
+    daemon = bench.daemon()
+    bench.simcuda(daemon, 'mend', 0)
+    daemon.stop()
+    daemon = bench.daemon()
+    round_trip(bench, daemon, False, f'{what}, mended')
+    daemon.stop()
+
+
+@test
+def a_device_lost_in_any_call_or_copy_is_survived(t):
+    bench = Bench(t)
+    findings = Findings(bench)
+    counts = count(bench, 'daemon')
+    for name, n in chosen(t, counts):
+        if name not in ('cuInit', 'cuGetProcAddress_v2', 'cuDriverGetVersion'):
+            findings.case(f'{name}, call {n}: lost', is_lost, f'{name}:{n}=lose:719@0')
+    for name in ('cuMemcpyHtoDAsync', 'cuMemsetD8Async', 'cuMemcpyDtoHAsync'):
+        for n in t.random.sample(range(1, counts[name + ('' if name in counts else '_v2')] + 1), 2):
+            findings.case(f'{name}, operation {n}', is_lost, f'~{name}:{n}=719')
+    findings.tell()
+    assert bench.stood, 'nothing was lost'
+
+
 main()
