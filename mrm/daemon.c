@@ -148,6 +148,11 @@ static int check_names(const struct config *c, struct fault *why)
 	strtoul(c->admin_group, &end, 10);
 	if (*end && !getgrnam(c->admin_group))
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "admin-group: there is no group \"%s\"", c->admin_group), -EINVAL;
+	if (*c->ca_file && access(c->ca_file, R_OK) < 0) {
+		int e = -errno;
+		fault_errno(why, TRIMS_E_BAD_REQUEST, -e, "ca-file: %s", c->ca_file);
+		return e;
+	}
 	return *c->metrics ? httpd_check(c->metrics, why) : 0;
 }
 

@@ -80,7 +80,7 @@ static int split_address(const char *address, char *host, size_t host_size, char
 	memcpy(host, address, n);
 	host[n] = 0;
 	strcpy(port, colon + 1);
-	return 0;
+	return atoi(port) > UINT16_MAX ? -EINVAL : 0; /* getaddrinfo() would take the rest of a division for it */
 }
 
 static struct addrinfo *parse_address(const char *address, struct fault *why)

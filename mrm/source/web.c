@@ -16,7 +16,9 @@ static int check_base(struct source *s, struct fault *why)
 	CURLU *u = curl_url();
 	if (!u)
 		return fail_memory(why);
-	int r = curl_url_set(u, CURLUPART_URL, s->base, 0) ? fail(why, TRIMS_E_BAD_REQUEST, "source: not a valid URL") : 0;
+	int r = 0;
+	if (curl_url_set(u, CURLUPART_URL, s->base, 0))
+		r = fail(why, TRIMS_E_BAD_REQUEST, "%s: not a valid URL", s->url);
 	for (size_t i = 0; i < ARRAY_LEN(bad) && !r; i++) {
 		char *part = NULL;
 		if (!curl_url_get(u, bad[i], &part, 0))

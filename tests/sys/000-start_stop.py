@@ -92,6 +92,10 @@ def check_says_what_is_wrong_with_a_configuration(t):
     config.write_text('policy = lru\nno-such-thing = 1\n')
     got = run(MRM, '--config', config, '--check')
     assert got.rc != 0 and 'no-such-thing' in got.err + got.out, got
+    for bad, named in ((['--ca-file', t.dir / 'gone.pem'], 'gone.pem'), (['--source', 'http://'], 'http://'),
+                       (['--metrics', '127.0.0.1:65536'], '65536')):
+        got = run(MRM, '--cache-dir', t.dir, '--check', *bad)
+        assert got.rc == 2 and named in got.err, got
 
 
 @test
