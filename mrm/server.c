@@ -77,13 +77,16 @@ static void on_accept(struct ev_loop *loop, ev_io *w, int revents)
 		int e = seqpacket_accept(s->listener, &fd);
 		if (e == -EMFILE || e == -ENFILE || e == -ENOMEM || e == -ENOBUFS) {
 			/* The waiting connection stays readable: without a pause the loop would spin on it. */
-			log_warn("server", "cannot accept: %s; pausing for 100 ms", strerror(-e));
+			if (!s->starved)
+				log_warn("server", "cannot accept: %s; trying again every 100 ms", strerror(-e));
+			s->starved = true;
 			ev_io_stop(loop, w);
 			ev_timer_set(&s->pause, 0.1, 0);
 			ev_timer_start(loop, &s->pause);
 		}
 		if (e)
 			return;
+		s->starved = false;
 		conn_new(s, fd);
 	}
 }

@@ -27,6 +27,7 @@ struct server {
 	gid_t admin_group;
 	ev_io accept;
 	ev_timer pause; /* out of descriptors: stop accepting for a moment */
+	bool starved; /* the last accept failed so, which was logged */
 	struct idmap conns;    /* conn id -> struct conn */
 	struct idmap accounts; /* uid + 1 -> struct account */
 	uint64_t next_conn;
