@@ -137,7 +137,8 @@ static void model_pass_pin(struct cache *c, struct model *m, uint8_t tier, struc
 static void model_pass_waiters(struct cache *c, struct load *l, struct model *successor)
 {
 	struct fault gone;
-	fault_set(&gone, TRIMS_E_NOT_FOUND, "%s is no longer at its source", model_label(l->copy->model));
+	fault_set(&gone, TRIMS_E_NOT_FOUND, "%s is no longer at its source", /* its last name may have gone with it */
+		list_empty(&l->copy->model->names) ? "the model" : model_label(l->copy->model));
 	while (!list_empty(&l->waiters)) {
 		struct request *r = list_first(&l->waiters, struct request, wait_node);
 		if (successor)
