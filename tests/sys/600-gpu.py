@@ -1,11 +1,12 @@
 """Models on devices, with a simulated driver that takes no time: what arrives, what stays, what fails and what is noticed."""
+import ctypes
 import json
 import os
 import re
 
 import models
 import wire
-from trimstest import Skip, main, run, test
+from trimstest import Skip, main, run, simulated_only, test
 
 UUIDS = ['GPU-513c0d00-513c-4da0-913c-000000000000', 'GPU-513c0d01-513c-4da0-913c-000000000001']
 NOBODY = 65534
@@ -13,6 +14,7 @@ NOBODY = 65534
 
 def gpu_daemon(t, *sizes, faults='', **options):
     """A daemon with a device of each size, and nobody else's."""
+    simulated_only('wire.py has no driver, it finds simulated memory by its descriptors')
     sizes = sizes or ('128M',)
     topology = t.dir / 'topology'
     topology.write_text('set speed=unlimited\n' + ''.join(f'device bytes={size}\n' for size in sizes))
@@ -28,6 +30,14 @@ def attached(daemon, *uuids, **keywords):
 
 def same(t, lease, tensors):
     t.equal(models.digests(lease.tensors()), models.digests(tensors))
+
+
+def has_driver():
+    try:
+        ctypes.CDLL('libcuda.so.1')
+        return True
+    except OSError:
+        return False
 
 
 def gpu_tiers(daemon):
@@ -366,7 +376,8 @@ def a_device_that_is_lost_is_said_to_be_and_others_go_on(t):
 @test
 def without_a_gpu_everything_else_works_and_doctor_says_why(t):
     tensors = t.model('a')
-    for options, reason in (({'gpu': 'off'}, 'switched off'), ({}, 'libcuda.so.1')):
+    cases = [({'gpu': 'off'}, 'switched off'), ({}, 'libcuda.so.1')]
+    for options, reason in cases[:1] if has_driver() else cases:
         daemon = t.daemon(**options)
         same(t, daemon.client().open('a'), tensors)
         (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu']

@@ -2,16 +2,14 @@
 they are told (gpu_puppet.c).  What is held on the devices is looked up in simcuda's directory, not asked of the daemon."""
 import contextlib
 import fcntl
-import os
 import select
 import struct
 import threading
 import zlib
 
-from trimstest import BUILD, CTL, PATIENCE, Skip, program_environment, run
+from trimstest import BUILD, CTL, PATIENCE, SIMULATOR as DRIVER, program_environment, run, simulated_only
 
 MIB = 1 << 20
-DRIVER = str(BUILD / 'tools/simcuda/libsimcuda.so')
 CANARY_BYTES = 2 * MIB
 
 
@@ -58,8 +56,7 @@ class Puppet:
 class Bench:
     def __init__(self, t, topology='device bytes=64M gbps=50 context=1M', models=(('a', 2 * MIB), ('b', 9 * MIB)),
                  **options):
-        if os.environ.get('TRIMS_GPU_DRIVER', DRIVER) != DRIVER:
-            raise Skip('a real driver takes no fault script')
+        simulated_only('a real driver takes no fault script')
         self.t, self.dir = t, t.dir / 'devices'
         (t.dir / 'topology').write_text(f'set speed=unlimited\n{topology}\n')
         self.environment = {'SIMCUDA': str(t.dir / 'topology'), 'SIMCUDA_DIR': str(self.dir)}

@@ -35,6 +35,10 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get('TRIMS_BUILD', SOURCE / 'build')).resolve()
 MRM, CTL = str(BUILD / 'mrm/mrm'), str(BUILD / 'tools/trims-ctl')
 PATIENCE = float(os.environ.get('TRIMS_PATIENCE', 60))  # seconds until a wait for an event is a failure
+# The driver of tests that open models on devices: the simulator of the build, unless TRIMS_GPU_DRIVER names another one.
+SIMULATOR = str(BUILD / 'tools/simcuda/libsimcuda.so')
+GPU_DRIVER = os.environ.get('TRIMS_GPU_DRIVER') or SIMULATOR
+GPU_IS_SIMULATED = os.path.basename(GPU_DRIVER) == os.path.basename(SIMULATOR)
 TESTS = []
 
 
@@ -51,6 +55,12 @@ def program_environment(**more):
     """Ours without what would configure the programs under test."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(('TRIMS_', 'AWS_', 'HF_', 'NOTIFY', 'LISTEN_'))}
     return {**keep, 'LC_ALL': 'C', 'no_proxy': '*', **more}
+
+
+def simulated_only(why):
+    """For a test that a real device cannot be put through."""
+    if not GPU_IS_SIMULATED:
+        raise Skip(f'simulated devices only: {why}')
 
 
 def faulty(folder, what, at=0, on=False, count=''):

@@ -111,8 +111,9 @@ static void measure(struct inside *in, uint32_t pressure, uint64_t limit_ns)
 	}
 }
 
-/* B of the way to the device, as the daemon reports it; 0: it does not. */
-static double reported_bound_us(trims_conn *conn, const struct gpu *g)
+/* B of the way to the device, and the longest wait of a demand that found no other, as the daemon reports them; 0: it does
+ * not. */
+static double reported_bound_us(trims_conn *conn, const struct gpu *g, double *longest_us)
 {
 	char *text;
 	size_t bytes, i;
@@ -126,8 +127,10 @@ static double reported_bound_us(trims_conn *conn, const struct gpu *g)
 	json_array_foreach(json_object_get(report, "links"), i, row) {
 		const char *uuid = json_string_value(json_object_get(row, "device"));
 		const char *way = json_string_value(json_object_get(row, "direction"));
-		if (uuid && way && strcmp(uuid, g->uuid) == 0 && strcmp(way, "h2d") == 0)
-			bound = json_number_value(json_object_get(row, "bound_ns")) / 1e3;
+		if (!uuid || !way || strcmp(uuid, g->uuid) != 0 || strcmp(way, "h2d") != 0)
+			continue;
+		bound = json_number_value(json_object_get(row, "bound_ns")) / 1e3;
+		*longest_us = json_number_value(json_object_get(row, "alone_wait_max_ns")) / 1e3;
 	}
 	json_decref(report);
 	return bound;
@@ -221,7 +224,7 @@ json_t *contention_inside(const struct bench_options *o, const struct gpu *g, co
 		in.opens.n = 0;
 	}
 	lab_progress(NULL, 0, 0);
-	double bound = reported_bound_us(in.conn, g);
+	double longest = 0, bound = reported_bound_us(in.conn, g, &longest);
 	for (size_t i = 0; i < ARRAY_LEN(in.held); i++)
 		trims_close(&in.held[i]);
 	trims_disconnect(&in.conn);
@@ -230,6 +233,7 @@ json_t *contention_inside(const struct bench_options *o, const struct gpu *g, co
 		draw(files, curves, bound);
 	samples_fini(&in.opens);
 	json_t *result = figures(curves, bound);
+	json_object_set_new(result, "engine_max_us", json_real(longest));
 	json_object_set_new(result, "large_bytes", json_integer((json_int_t)large));
 	return result;
 }

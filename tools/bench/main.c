@@ -179,6 +179,18 @@ static void print_result(const struct bench *b, const json_t *result)
 	grid_free(&g);
 }
 
+/* What the benchmark is held to, by itself. */
+static json_t *figures_of(const char *bench, const json_t *result)
+{
+	json_t *found = json_object();
+	for (size_t i = 0; i < ARRAY_LEN(figures); i++) {
+		json_t *value = (json_t *)find_key(result, figures[i].key);
+		if (strcmp(figures[i].bench, bench) == 0 && json_is_number(value))
+			json_object_set(found, figures[i].key, value);
+	}
+	return found;
+}
+
 /* In the worker. */
 static _Noreturn void work(const struct bench_options *o, const struct bench *b)
 {
@@ -189,6 +201,7 @@ static _Noreturn void work(const struct bench_options *o, const struct bench *b)
 	grid_free(&g);
 	if (o->json) {
 		json_object_set_new(result, "within_limits", json_boolean(within));
+		json_object_set_new(result, "figures", figures_of(b->name, result));
 		/* Simulated figures stay on the line that says so. */
 		json_dumpf(result, stdout, is_simulated(result) ? JSON_COMPACT : JSON_INDENT(2));
 		putchar('\n');
