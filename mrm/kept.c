@@ -266,7 +266,8 @@ static void damage_found(struct check_job *j)
 {
 	struct daemon *d = j->image->daemon;
 	log_error("keep", "%s", j->why.text);
-	metrics_add(j->tier == d->tier_host ? M_verify_failures_host : M_verify_failures_gpu, 1);
+	if (j->result == -EBADMSG) /* else nothing is known but that it could not be read */
+		metrics_add(j->tier == d->tier_host ? M_verify_failures_host : M_verify_failures_gpu, 1);
 	segment_poison(j->copy, &j->why);
 	cache_corrupt(d->cache, clock_now(), j->image->model, j->tier);
 	devices_check(d);
