@@ -361,7 +361,7 @@ START_TEST(pointers_tell_what_they_are)
 }
 END_TEST
 
-START_TEST(there_are_no_kernels)
+START_TEST(there_are_no_kernels_but_one)
 {
 	struct cuda *cu = sim_start();
 	cu_module module;
@@ -442,7 +442,7 @@ static void contexts(Suite *s)
 {
 	UNIT_CASE(s, "contexts", without_a_context_there_is_no_memory, primary_contexts_are_counted,
 		a_thread_has_its_own_stack_of_contexts, contexts_may_cost_memory, a_child_of_fork_cannot_use_the_driver,
-		there_are_no_kernels, threads_work_side_by_side);
+		there_are_no_kernels_but_one, threads_work_side_by_side);
 }
 
 static void memory(Suite *s)

@@ -85,6 +85,7 @@ static cu_result create(struct sim_device *d, struct cu_context_object **out)
 	ctx->device = d;
 	ctx->refs = 1;
 	list_init(&ctx->streams);
+	list_init(&ctx->modules);
 	ctx->handle = (cu_context)(uintptr_t)handle_new(HANDLE_CONTEXT, ctx);
 	if (!ctx->handle) {
 		free(ctx);
@@ -129,6 +130,7 @@ static void destroy(struct cu_context_object *ctx)
 			stream_kill(s);
 	}
 	ctx->null_stream = NULL;
+	kernel_end_modules(ctx);
 	end_ranges(ctx);
 	if (ctx->lease >= 0)
 		store_remove(ctx->device, STORE_CONTEXT, (uint64_t)(uintptr_t)ctx->handle,

@@ -181,6 +181,8 @@ static cu_result dispatch(struct cu_stream_object *s, struct op *op)
 		return wait_value(s, op);
 	case OP_WRITE_VALUE:
 		return write_value(s, op);
+	case OP_HASH:
+		return kernel_hash(s, op);
 	}
 	NEVER();
 }

@@ -205,32 +205,6 @@ EXPORT cu_result cuGetErrorString(cu_result result, const char **text)
 	return CU_OK;
 }
 
-/* Kernels are not simulated: whoever wants one is told so. */
-EXPORT cu_result cuModuleLoadData(cu_module *module, const void *image)
-{
-	ENTER(module_load_data, NEEDS_CONTEXT);
-	return module && image ? CU_E_NOT_SUPPORTED : CU_E_INVALID_VALUE;
-}
-
-EXPORT cu_result cuModuleGetFunction(cu_function *function, cu_module module, const char *name)
-{
-	ENTER(module_get_function, NEEDS_CONTEXT);
-	return CU_E_INVALID_HANDLE;
-}
-
-EXPORT cu_result cuModuleUnload(cu_module module)
-{
-	ENTER(module_unload, NEEDS_CONTEXT);
-	return CU_E_INVALID_HANDLE;
-}
-
-EXPORT cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-	unsigned block_y, unsigned block_z, unsigned shared_bytes, cu_stream stream, void **arguments, void **extra)
-{
-	ENTER(launch_kernel, NEEDS_CONTEXT);
-	return CU_E_INVALID_HANDLE;
-}
-
 EXPORT uint64_t simcuda_count(const char *name)
 {
 	uint64_t n = 0;

@@ -67,7 +67,7 @@ struct cu_context_object {
 	bool destroyed;
 	cu_result error;    /* sticky */
 	uint32_t peers;     /* by ordinal: access is on */
-	struct list streams;
+	struct list streams, modules;
 	struct cu_stream_object *null_stream;
 	struct list node;
 	unsigned refs; /* streams and events keep it in memory */
@@ -96,7 +96,7 @@ struct range {
 };
 
 /* --- streams (stream.c) --- */
-enum op_kind { OP_COPY, OP_SET, OP_HOST, OP_RECORD, OP_WAIT_EVENT, OP_WAIT_VALUE, OP_WRITE_VALUE };
+enum op_kind { OP_COPY, OP_SET, OP_HOST, OP_RECORD, OP_WAIT_EVENT, OP_WAIT_VALUE, OP_WRITE_VALUE, OP_HASH };
 
 struct op {
 	struct list node;
@@ -104,7 +104,7 @@ struct op {
 	enum sim_call call; /* which entry it came from, for the fault script */
 	uint64_t number;    /* order in the process */
 	cu_ptr to, from;
-	size_t bytes;
+	size_t bytes; /* of a hash: how many pieces */
 	bool pageable;
 	cu_word value; /* also the byte of a set */
 	unsigned flags;
@@ -181,7 +181,7 @@ struct sim_device *sim_device(cu_device ordinal); /* NULL: there is none */
 extern _Thread_local bool sim_in_host_fn;
 
 /* --- handles (handle.c); with the lock --- */
-enum handle_kind { HANDLE_CONTEXT = 1, HANDLE_STREAM, HANDLE_EVENT, HANDLE_BLOCK };
+enum handle_kind { HANDLE_CONTEXT = 1, HANDLE_STREAM, HANDLE_EVENT, HANDLE_BLOCK, HANDLE_MODULE, HANDLE_FUNCTION };
 uint64_t handle_new(enum handle_kind kind, void *object); /* 0: no memory */
 void *handle_get(enum handle_kind kind, uint64_t handle); /* NULL: not one, or no longer */
 void handle_end(enum handle_kind kind, uint64_t handle);
@@ -244,6 +244,11 @@ void event_ref(struct cu_event_object *e);
 void event_unref(struct cu_event_object *e);
 /* Runs one operation on the stream's thread; called with the lock, gives it up meanwhile. */
 cu_result op_run(struct cu_stream_object *s, struct op *op);
+
+/* --- the kernel (kernel.c) --- */
+/* Hashes op->bytes pieces; with the lock, free while it works. */
+cu_result kernel_hash(struct cu_stream_object *s, const struct op *op);
+void kernel_end_modules(struct cu_context_object *ctx);
 
 /* --- links --- */
 void link_init(void);

@@ -1,0 +1,175 @@
+/* kernel.c - modules, and the one kernel that there is: the digests of chunks (mrm/gpu/kernel), done by the CPU.
+ * Keeps: a module ends with its context or before; a launch is checked before anything is queued, and what the pieces point
+ * to when its turn comes: there a bad pointer is the sticky error it is on a device. */
+#include "mrm/gpu/kernel/ptx.h"
+#include "tools/simcuda/sim.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define ENTRY ".entry " HASH_KERNEL "("
+#define THREADS_PER_PIECE (HASH_KERNEL_THREADS / HASH_KERNEL_PIECES)
+#define BLOCK_MAX 1024
+
+struct module {
+	struct list node; /* of its context */
+	struct cu_context_object *ctx;
+	uint64_t handle, function; /* 0: nobody asked for the function */
+};
+
+static void module_end(struct module *m)
+{
+	handle_end(HANDLE_MODULE, m->handle);
+	if (m->function)
+		handle_end(HANDLE_FUNCTION, m->function);
+	list_del(&m->node);
+	free(m);
+}
+
+void kernel_end_modules(struct cu_context_object *ctx)
+{
+	while (!list_empty(&ctx->modules))
+		module_end(list_first(&ctx->modules, struct module, node));
+}
+
+EXPORT cu_result cuModuleLoadData(cu_module *module, const void *image)
+{
+	struct module *m;
+
+	ENTER(module_load_data, NEEDS_CONTEXT);
+	if (!module || !image)
+		return CU_E_INVALID_VALUE;
+	if (!strstr(image, ENTRY))
+		return CU_E_NOT_SUPPORTED;
+	m = calloc(1, sizeof *m);
+	if (!m)
+		return CU_E_OUT_OF_MEMORY;
+	m->ctx = call.ctx;
+	m->handle = handle_new(HANDLE_MODULE, m);
+	if (!m->handle) {
+		free(m);
+		return CU_E_OUT_OF_MEMORY;
+	}
+	list_add_tail(&m->node, &m->ctx->modules);
+	*module = (cu_module)(uintptr_t)m->handle;
+	return CU_OK;
+}
+
+EXPORT cu_result cuModuleGetFunction(cu_function *function, cu_module module, const char *name)
+{
+	struct module *m;
+
+	ENTER(module_get_function, NEEDS_CONTEXT);
+	if (!function || !name)
+		return CU_E_INVALID_VALUE;
+	m = handle_get(HANDLE_MODULE, (uint64_t)(uintptr_t)module);
+	if (!m)
+		return CU_E_INVALID_HANDLE;
+	if (strcmp(name, HASH_KERNEL))
+		return CU_E_NOT_FOUND;
+	m->function = m->function ? m->function : handle_new(HANDLE_FUNCTION, m);
+	*function = (cu_function)(uintptr_t)m->function;
+	return m->function ? CU_OK : CU_E_OUT_OF_MEMORY;
+}
+
+EXPORT cu_result cuModuleUnload(cu_module module)
+{
+	struct module *m;
+
+	ENTER(module_unload, NEEDS_CONTEXT);
+	m = handle_get(HANDLE_MODULE, (uint64_t)(uintptr_t)module);
+	if (!m)
+		return CU_E_INVALID_HANDLE;
+	module_end(m);
+	return CU_OK;
+}
+
+/* A block holds whole warps, and the grid has a group of threads for every piece: else some would never be hashed. */
+static bool is_enough(const unsigned grid[3], const unsigned block[3], uint32_t n)
+{
+	uint64_t threads = (uint64_t)grid[0] * block[0];
+
+	return grid[0] && grid[1] == 1 && grid[2] == 1 && block[0] && block[0] <= BLOCK_MAX && block[0] % 32 == 0 &&
+		block[1] == 1 && block[2] == 1 && threads >= (uint64_t)n * THREADS_PER_PIECE;
+}
+
+EXPORT cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+	unsigned block_y, unsigned block_z, unsigned shared_bytes, cu_stream stream, void **arguments, void **extra)
+{
+	const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
+	struct cu_stream_object *s;
+	struct module *m;
+	struct op *op;
+	cu_result r;
+
+	ENTER(launch_kernel, NEEDS_CONTEXT);
+	m = handle_get(HANDLE_FUNCTION, (uint64_t)(uintptr_t)function);
+	if (!m)
+		return CU_E_INVALID_HANDLE;
+	r = stream_of(call.ctx, stream, &s);
+	if (r)
+		return r;
+	if (s->ctx != m->ctx)
+		return CU_E_INVALID_CONTEXT;
+	if (extra || shared_bytes)
+		return CU_E_NOT_SUPPORTED;
+	if (!arguments || !is_enough(grid, block, *(uint32_t *)arguments[1]))
+		return CU_E_INVALID_VALUE;
+	op = op_new(OP_HASH, CALL_launch_kernel);
+	if (op) {
+		op->from = *(cu_ptr *)arguments[0];
+		op->bytes = *(uint32_t *)arguments[1];
+		op->to = *(cu_ptr *)arguments[2];
+	}
+	return stream_push(s, op);
+}
+
+/* What the kernel may assume of a piece (ptx.h); a device would compute something else without a word. */
+static bool is_as_agreed(const struct hash_piece *p)
+{
+	bool good = p->at % 256 == 0 && p->bytes % 64 == 0 && p->bytes > 240;
+
+	if (!good)
+		sim_say("%s: a piece at %#" PRIx64 " of %" PRIu64 " bytes", HASH_KERNEL, p->at, p->bytes);
+	return good;
+}
+
+static cu_result hash_piece(const struct sim_device *d, const struct hash_piece *p, struct hash_result *out)
+{
+	XXH128_hash_t h;
+
+	if (!is_as_agreed(p))
+		return CU_E_MISALIGNED_ADDRESS;
+	if (!range_reach(d, p->at, p->bytes, false))
+		return CU_E_ILLEGAL_ADDRESS;
+	range_pin(p->at, p->bytes);
+	pthread_mutex_unlock(&sim.lock);
+	h = XXH3_128bits(range_cpu(p->at), p->bytes);
+	pthread_mutex_lock(&sim.lock);
+	range_unpin(p->at, p->bytes);
+	*out = (struct hash_result){.hi = h.high64, .lo = h.low64};
+	return CU_OK;
+}
+
+cu_result kernel_hash(struct cu_stream_object *s, const struct op *op)
+{
+	const struct sim_device *d = s->ctx->device;
+	size_t pieces_bytes = op->bytes * sizeof(struct hash_piece), results_bytes = op->bytes * sizeof(struct hash_result);
+	cu_result r = CU_OK;
+
+	if (!op->bytes)
+		return CU_OK;
+	if (!range_reach(d, op->from, pieces_bytes, false) || !range_reach(d, op->to, results_bytes, true))
+		return CU_E_ILLEGAL_ADDRESS;
+	range_pin(op->from, pieces_bytes);
+	range_pin(op->to, results_bytes);
+	for (size_t i = 0; i < op->bytes && !r; i++)
+		r = hash_piece(d, (const struct hash_piece *)range_cpu(op->from) + i,
+			(struct hash_result *)range_cpu(op->to) + i);
+	range_unpin(op->from, pieces_bytes);
+	range_unpin(op->to, results_bytes);
+	return r;
+}
