@@ -4,6 +4,7 @@
 #include "mrm/clock.h"
 #include "mrm/copies.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/copycheck.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/gpu.h"
 #include "mrm/gpu/memory.h"
@@ -13,7 +14,6 @@
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
-#include "shared/own.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -219,7 +219,8 @@ void kept_adopt(struct daemon *d)
 
 /* ---- checking ---- */
 
-#define CHECK_BATCH 16 /* chunks a job */
+#define HOST_BATCH 16   /* chunks a job */
+#define DEVICE_BATCH 64 /* more at once is what makes the kernel fast */
 
 struct check_job {
 	struct job job;
@@ -228,35 +229,26 @@ struct check_job {
 	struct segment *copy;  /* held */
 	uint8_t tier;
 	uint32_t first, n;
-	struct hash128 want[CHECK_BATCH];
+	struct hash128 want[HOST_BATCH]; /* of chunks in host memory */
 	int result;
 	struct fault why;
 };
 
-static int check_chunk(struct check_job *j, uint32_t chunk, uint8_t **buffer)
+static void note_damage(struct check_job *j, uint32_t chunk)
 {
-	struct layout_chunk k = layout_chunk(j->layout, chunk);
-	const uint8_t *bytes = segment_chunk(j->copy, j->layout, chunk);
-	if (!bytes) {
-		if (!*buffer && !(*buffer = malloc(IMAGE_CHUNK_BYTES)))
-			return fault_set(&j->why, TRIMS_E_NO_MEMORY, "no memory to check with"), -ENOMEM;
-		int e = gpu_memory_read(j->copy->device, k.extent, k.offset, *buffer, k.bytes, &j->why);
-		if (e)
-			return e;
-		bytes = *buffer;
-	}
-	return hash_equal(chunk_hash(bytes, k.bytes), j->want[chunk - j->first]) ? 0 : -EBADMSG;
+	j->result = -EBADMSG;
+	fault_set(&j->why, TRIMS_E_MISMATCH, "%s: chunk %u was not what it had been when the daemon came back",
+		holding_label(j->image), chunk);
 }
 
 static void run_check(struct job *job, void *worker)
 {
 	struct check_job *j = container_of(job, struct check_job, job);
-	OWN_MEM uint8_t *buffer = NULL;
 	for (uint32_t i = 0; i < j->n && !j->result; i++) {
-		j->result = check_chunk(j, j->first + i, &buffer);
-		if (j->result == -EBADMSG)
-			fault_set(&j->why, TRIMS_E_MISMATCH, "%s: chunk %u was not what it had been when the daemon came back",
-				holding_label(j->image), j->first + i);
+		struct layout_chunk k = layout_chunk(j->layout, j->first + i);
+		const uint8_t *bytes = segment_chunk(j->copy, j->layout, j->first + i);
+		if (!hash_equal(chunk_hash(bytes, k.bytes), j->want[i]))
+			note_damage(j, j->first + i);
 	}
 }
 
@@ -287,18 +279,49 @@ static void batch_good(struct check_job *j)
 	log_info("keep", "%s: checked", holding_label(j->image));
 }
 
-static void check_done(struct job *job)
+static void check_end(struct check_job *j, bool withdrawn)
 {
-	struct check_job *j = container_of(job, struct check_job, job);
 	struct daemon *d = j->image->daemon;
-	if (!job->withdrawn && j->result)
+	if (!withdrawn && j->result)
 		damage_found(j);
-	else if (!job->withdrawn)
+	else if (!withdrawn)
 		batch_good(j);
 	copies_let_go(d, j->copy);
 	holding_put(&j->image);
 	free(j);
 	engine_pump(d);
+}
+
+static void host_checked(struct job *job)
+{
+	check_end(container_of(job, struct check_job, job), job->withdrawn);
+}
+
+static void device_checked(void *ctx, const struct copycheck_result *result)
+{
+	struct check_job *j = ctx;
+	j->result = result->error;
+	j->why = result->why;
+	if (!result->error && result->n_bad)
+		note_damage(j, result->bad[0]);
+	check_end(j, result->error == -ECANCELED);
+}
+
+static void check_host(struct check_job *j)
+{
+	for (uint32_t i = 0; i < j->n; i++) {
+		bool known = holding_chunk_hash(j->image, j->first + i, &j->want[i]);
+		ASSERT(known); /* its record had it */
+	}
+	j->job = (struct job){.run = run_check, .done = host_checked, .class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
+	pool_submit(j->image->daemon->write, &j->job);
+}
+
+static void check_device(struct check_job *j)
+{
+	const struct copycheck_options o = {.image = j->image, .tier = j->tier, .first = j->first, .n = j->n,
+		.class = CLASS_PREFETCH, .deadline = CACHE_NEVER, .done = device_checked, .ctx = j};
+	copycheck_start(j->image->daemon, &o);
 }
 
 static void check_next(struct holding *img, uint8_t tier, uint32_t first)
@@ -310,14 +333,12 @@ static void check_next(struct holding *img, uint8_t tier, uint32_t first)
 	j->copy = img->copies[tier];
 	j->tier = tier;
 	j->first = first;
-	j->n = MIN((uint32_t)CHECK_BATCH, j->layout->n_chunks - first);
-	for (uint32_t i = 0; i < j->n; i++) {
-		bool known = holding_chunk_hash(img, first + i, &j->want[i]);
-		ASSERT(known); /* its record had it */
-	}
+	j->n = MIN(j->copy->device ? (uint32_t)DEVICE_BATCH : (uint32_t)HOST_BATCH, j->layout->n_chunks - first);
 	copies_hold(j->copy);
-	j->job = (struct job){.run = run_check, .done = check_done, .class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	pool_submit(img->daemon->write, &j->job);
+	if (j->copy->device)
+		check_device(j);
+	else
+		check_host(j);
 }
 
 void kept_check(struct daemon *d)

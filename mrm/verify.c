@@ -5,9 +5,9 @@
 
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/copycheck.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/gpu.h"
-#include "mrm/gpu/readback.h"
 #include "mrm/holding.h"
 #include "mrm/report.h"
 #include "shared/check.h"
@@ -201,7 +201,7 @@ static bool still_wanted(void *ctx)
 	return is_wanted(ctx);
 }
 
-static void read_back(void *ctx, const struct readback_result *result)
+static void device_checked(void *ctx, const struct copycheck_result *result)
 {
 	struct verification *v = ctx;
 	if (result->error == -ECANCELED) {
@@ -209,18 +209,18 @@ static void read_back(void *ctx, const struct readback_result *result)
 		return;
 	}
 	if (result->error)
-		log_warn("verify", "%s on a device cannot be read back: %s", v->name, result->why.text);
+		log_warn("verify", "%s on a device cannot be checked: %s", v->name, result->why.text);
 	v->n_bad = result->n_bad;
-	for (uint32_t i = 0; i < MIN(v->n_bad, (uint32_t)READBACK_NAMED); i++)
+	for (uint32_t i = 0; i < MIN(v->n_bad, (uint32_t)COPYCHECK_NAMED); i++)
 		json_array_append_new(v->bad, json_integer(result->bad[i]));
 	copy_done(v, result->error ? "unreadable" : "ok");
 }
 
 static void verify_device(struct verification *v)
 {
-	const struct readback_options o = {.image = v->image, .tier = v->tier, .class = CLASS_PERSIST,
-		.deadline = CACHE_NEVER, .wanted = still_wanted, .done = read_back, .ctx = v};
-	readback_start(v->daemon, &o);
+	const struct copycheck_options o = {.image = v->image, .tier = v->tier, .n = v->n_chunks, .class = CLASS_PERSIST,
+		.deadline = CACHE_NEVER, .wanted = still_wanted, .done = device_checked, .ctx = v};
+	copycheck_start(v->daemon, &o);
 }
 
 /* ---- answers of the brain ---- */

@@ -3,6 +3,7 @@
 
 #include "mrm/engine.h"
 #include "mrm/gpu/gpu.h"
+#include "mrm/gpu/hash.h"
 #include "mrm/gpu/submit.h"
 #include "mrm/clock.h"
 #include "mrm/tiers.h"
@@ -30,6 +31,7 @@ struct devices {
 	uint64_t room[GPU_MAX_DEVICES]; /* what copies may take, by what is free */
 	bool known_lost[GPU_MAX_DEVICES];
 	struct gpu_calibration calibration[GPU_MAX_DEVICES];
+	struct gpu_hasher *hasher[GPU_MAX_DEVICES];
 	ev_timer timer;
 	bool looking;
 };
@@ -118,6 +120,9 @@ int devices_start(struct daemon *d, struct fault *why)
 	int e = gpu_new(&d->gpu, &o, why);
 	for (uint32_t i = 0; !e && i < gpu_count(d->gpu); i++) {
 		uint64_t free_bytes;
+		e = gpu_hasher_new(&d->devices->hasher[i], d->gpu, i, why);
+		if (e)
+			break;
 		if (gpu_free_bytes(d->gpu, i, &free_bytes, why)) {
 			gpu_give_up(d->gpu, i, why); /* the others go on */
 			continue;
@@ -161,6 +166,8 @@ void devices_stop(struct daemon *d)
 {
 	if (!d->devices)
 		return;
+	for (uint32_t i = 0; i < GPU_MAX_DEVICES; i++)
+		gpu_hasher_free(&d->devices->hasher[i]);
 	gpu_free(&d->gpu);
 	free(d->devices);
 	d->devices = NULL;
@@ -169,6 +176,11 @@ void devices_stop(struct daemon *d)
 uint64_t devices_capacity(const struct daemon *d, const struct config *c, uint32_t device)
 {
 	return c->gpu_bytes ? c->gpu_bytes : d->devices->room[device];
+}
+
+struct gpu_hasher *devices_hasher(const struct daemon *d, uint32_t device)
+{
+	return d->devices->hasher[device];
 }
 
 int devices_of_tier(const struct daemon *d, uint8_t tier)

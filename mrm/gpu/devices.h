@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 struct devices;
+struct gpu_hasher;
 
 /* Finds driver and devices and what they can hold.  Fails when the settings name what is not there. */
 int devices_start(struct daemon *d, struct fault *why);
@@ -28,6 +29,9 @@ static inline uint8_t devices_tier(const struct daemon *d, uint32_t device)
 int devices_of_tier(const struct daemon *d, uint8_t tier);
 /* After something on a device has failed: tells the brain and whoever waits when that device is lost. */
 void devices_check(struct daemon *d);
+
+/* Who hashes on the device. */
+struct gpu_hasher *devices_hasher(const struct daemon *d, uint32_t device);
 
 /* Rows for the doctor report. */
 void devices_doctor(struct daemon *d, void (*check)(json_t *checks, const char *name, const char *state, const char *fmt,

@@ -5,9 +5,9 @@
 
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/copycheck.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/gpu.h"
-#include "mrm/gpu/readback.h"
 #include "shared/check.h"
 #include "shared/list.h"
 #include "shared/log.h"
@@ -136,7 +136,7 @@ static void name_sessions(const struct record *r, char *text, size_t size)
 		snprintf(text + n, size - n, " and %" PRIu32 " more", r->n_past - PAST_MAX);
 }
 
-static void report_damage(struct integrity *i, const struct record *r, const struct readback_result *result)
+static void report_damage(struct integrity *i, const struct record *r, const struct copycheck_result *result)
 {
 	struct daemon *d = i->daemon;
 	struct holding *img = holding_by_model(d, r->model);
@@ -161,7 +161,7 @@ static void refuse(struct daemon *d, const struct cache_effect *fx, const struct
 }
 
 /* What waited for the check goes on: with the copy, with another one, or not at all. */
-static void let_go(struct integrity *i, struct list *waiting, const struct readback_result *result)
+static void let_go(struct integrity *i, struct list *waiting, const struct copycheck_result *result)
 {
 	struct daemon *d = i->daemon;
 	while (!list_empty(waiting)) {
@@ -180,7 +180,7 @@ static void let_go(struct integrity *i, struct list *waiting, const struct readb
 	}
 }
 
-static void checked(void *ctx, const struct readback_result *result)
+static void checked(void *ctx, const struct copycheck_result *result)
 {
 	struct check *k = ctx;
 	struct integrity *i = k->all;
@@ -219,9 +219,10 @@ static void begin_check(struct integrity *i, struct record *r, const struct cach
 	ASSERT(k);
 	*k = (struct check){.all = i, .copy = r->copy};
 	r->checking = true;
-	const struct readback_options o = {.image = holding_by_model(i->daemon, fx->model), .tier = fx->to,
+	struct holding *img = holding_by_model(i->daemon, fx->model);
+	const struct copycheck_options o = {.image = img, .tier = fx->to, .n = holding_layout(img)->n_chunks,
 		.class = CLASS_DEMAND, .deadline = CACHE_NEVER, .done = checked, .ctx = k};
-	readback_start(i->daemon, &o);
+	copycheck_start(i->daemon, &o);
 }
 
 /* What somebody else may have changed cannot be told from what is still to come. */

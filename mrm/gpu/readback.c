@@ -8,6 +8,7 @@
 #include "mrm/gpu/memory.h"
 #include "mrm/gpu/submit.h"
 #include "shared/check.h"
+#include "shared/metrics.h"
 #include "shared/own.h"
 
 #include <errno.h>
@@ -27,14 +28,14 @@ struct slot {
 
 struct readback {
 	struct daemon *daemon;
-	struct readback_options options;
+	struct copycheck_options options;
 	struct holding *image;  /* referenced */
 	struct segment *copy;   /* held */
 	const struct layout *layout;
 	struct gpu_flow *flow;
-	uint32_t next, n_out;
+	uint32_t next, stop, n_out; /* chunks */
 	bool over;              /* nothing more is begun */
-	struct readback_result result;
+	struct copycheck_result result;
 	struct job start;       /* tells a failure that was there before anything began */
 	struct slot slot[SLOTS];
 };
@@ -64,11 +65,9 @@ static void end(struct readback *r)
 
 static void stop_if_unwanted(struct readback *r)
 {
-	struct fault why;
-	if (r->over || (!r->daemon->stopping && (!r->options.wanted || r->options.wanted(r->options.ctx))))
+	if (r->over || copycheck_goes_on(r->daemon, &r->options, &r->result))
 		return;
-	fault_set(&why, TRIMS_E_CANCELLED, "nobody waits for it any more");
-	fail(r, -ECANCELED, &why);
+	r->over = true;
 	gpu_flow_cancel(r->flow);
 }
 
@@ -79,7 +78,7 @@ static void slot_free(struct slot *s)
 	struct readback *r = s->all;
 	r->n_out--;
 	stop_if_unwanted(r);
-	if (!r->over && r->next < r->layout->n_chunks)
+	if (!r->over && r->next < r->stop)
 		begin_chunk(s);
 	if (!r->n_out)
 		end(r);
@@ -94,15 +93,14 @@ static void run_hash(struct job *job, void *worker)
 static void hashed(struct job *job)
 {
 	struct slot *s = container_of(job, struct slot, hash);
-	struct readback_result *result = &s->all->result;
 	struct fault why;
 	if (job->withdrawn) {
 		fault_set(&why, TRIMS_E_STOPPING, "the daemon is stopping");
 		fail(s->all, -ECANCELED, &why);
-	} else if (!s->good) {
-		if (result->n_bad < READBACK_NAMED)
-			result->bad[result->n_bad] = s->number;
-		result->n_bad++;
+	} else {
+		metrics_add(M_device_chunks_read_back, 1);
+		if (!s->good)
+			copycheck_found(&s->all->result, s->number);
 	}
 	slot_free(s);
 }
@@ -136,11 +134,19 @@ static void begin_chunk(struct slot *s)
 	gpu_flow_submit(r->flow, &s->chunk);
 }
 
+static uint64_t bytes_of(const struct readback *r)
+{
+	uint64_t sum = 0;
+	for (uint32_t i = r->next; i < r->stop; i++)
+		sum += layout_chunk(r->layout, i).bytes;
+	return sum;
+}
+
 static void begin(struct readback *r)
 {
 	struct fault why;
 	struct gpu_flow_options o = {.device = gpu_memory_device(r->copy->device), .direction = GPU_D2H,
-		.class = r->options.class, .deadline = r->options.deadline, .bytes = r->layout->image_bytes,
+		.class = r->options.class, .deadline = r->options.deadline, .bytes = bytes_of(r),
 		.label = holding_label(r->image)};
 	int e = 0;
 	for (int i = 0; i < SLOTS; i++) {
@@ -156,7 +162,7 @@ static void begin(struct readback *r)
 		fail(r, e, &why);
 		return;
 	}
-	for (int i = 0; i < SLOTS && r->next < r->layout->n_chunks; i++)
+	for (int i = 0; i < SLOTS && r->next < r->stop; i++)
 		begin_chunk(&r->slot[i]);
 }
 
@@ -179,7 +185,7 @@ static void started(struct job *job)
 		end(r);
 }
 
-void readback_start(struct daemon *d, const struct readback_options *options)
+void readback_start(struct daemon *d, const struct copycheck_options *options)
 {
 	struct readback *r = calloc(1, sizeof *r);
 	ASSERT(r);
@@ -188,7 +194,9 @@ void readback_start(struct daemon *d, const struct readback_options *options)
 	r->image = holding_get(options->image);
 	r->copy = options->image->copies[options->tier];
 	r->layout = holding_layout(r->image);
-	r->result.n_chunks = r->layout->n_chunks;
+	r->next = options->first;
+	r->stop = options->first + options->n;
+	r->result.n_chunks = options->n;
 	copies_hold(r->copy);
 	r->start = (struct job){.run = run_start, .done = started, .class = options->class, .deadline = options->deadline};
 	pool_submit(d->misc, &r->start);

@@ -193,10 +193,15 @@ def memory_shared_by_ipc_handles_has_no_descriptors(t):
     t.equal(code_of(lambda: attached(daemon, exports=1)), 'UNSUPPORTED')
 
 
-@test
-def verify_reads_devices_back_and_drops_what_is_damaged(t):
+def checked_by(daemon):
+    """Chunks that the kernel and that read-back compared, and how often the first gave way to the second."""
+    return tuple(daemon.metric('trims_device_chunks_checked_total', by=by) for by in ('kernel', 'read-back')) + (
+        daemon.metric('trims_fallback_total', reason='no-hash-kernel'),)
+
+
+def verify_drops_what_is_damaged(t, faults=''):
     tensors = t.model('a', 21 << 20)
-    daemon = gpu_daemon(t)
+    daemon = gpu_daemon(t, faults=faults)
     client = attached(daemon)
     lease = client.open('a', 'gpu')
     rows = {row['tier']: row for row in daemon.json('verify', 'a')['copies']}
@@ -209,6 +214,29 @@ def verify_reads_devices_back_and_drops_what_is_damaged(t):
     t.equal(daemon.metric('trims_verify_failures_total', tier='gpu'), 1)
     lease.close()
     same(t, client.open('a', 'gpu'), tensors)
+    return daemon, 2 * rows['gpu']['chunks']
+
+
+@test
+def the_kernel_finds_damage_where_the_copy_is(t):
+    daemon, chunks = verify_drops_what_is_damaged(t)
+    t.equal(checked_by(daemon), (chunks, 0, 0))
+
+
+@test
+def without_the_kernel_copies_are_read_back(t):
+    daemon, chunks = verify_drops_what_is_damaged(t, 'cuModuleLoadData:*=801')
+    t.equal(checked_by(daemon), (0, chunks, 2))
+    (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'no-hash-kernel']
+    assert row['state'] == 'degraded' and 'cuModuleLoadData' in row['detail'], row
+
+
+@test
+def a_kernel_that_fails_once_costs_one_check_the_long_way(t):
+    for fault in ('cuLaunchKernel:1=2', 'cuModuleGetFunction:1=500'):
+        daemon, chunks = verify_drops_what_is_damaged(t, fault)
+        t.equal(checked_by(daemon), (chunks // 2, chunks // 2, 1), fault)
+        daemon.stop()
 
 
 def as_user(daemon, uid):
@@ -306,7 +334,8 @@ def host_memory_that_cannot_be_registered_is_copied_through_buffers(t):
 
 OPENING = ['cuMemCreate', 'cuMemAddressReserve', 'cuMemMap', 'cuMemSetAccess', 'cuMemExportToShareableHandle', 'cuMemRelease',
            'cuMemsetD8Async', 'cuStreamSynchronize', 'cuMemHostRegister', 'cuMemcpyHtoDAsync', 'cuEventRecord', 'cuEventQuery',
-           'cuMemcpyDtoHAsync', 'cuMemHostAlloc', 'cuCtxSetCurrent', 'cuEventSynchronize', 'cuEventElapsedTime']
+           'cuMemcpyDtoHAsync', 'cuMemHostAlloc', 'cuCtxSetCurrent', 'cuEventSynchronize', 'cuEventElapsedTime', 'cuModuleLoadData', 'cuModuleGetFunction',
+           'cuLaunchKernel', 'cuMemHostGetDevicePointer', 'cuStreamCreate']
 CLOSING = ['cuMemUnmap', 'cuMemAddressFree', 'cuMemHostUnregister']
 
 
