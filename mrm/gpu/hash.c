@@ -43,13 +43,13 @@ int gpu_hasher_new(struct gpu_hasher **out, struct gpu *g, uint32_t device, stru
 static void unload(struct gpu_hasher *h)
 {
 	const struct cuda *cu = h->gpu->cu;
-	if (gpu_enter_to_undo(h->gpu, h->device)) {
+	if (gpu_enter_again(h->gpu, h->device)) {
 		if (h->stream)
-			GPU_UNDO(cu->stream_destroy(h->stream));
+			GPU_AGAIN(cu->stream_destroy(h->stream));
 		if (h->exchange)
-			GPU_UNDO(cu->mem_free_host(h->exchange));
+			GPU_AGAIN(cu->mem_free_host(h->exchange));
 		if (h->module)
-			GPU_UNDO(cu->module_unload(h->module));
+			GPU_AGAIN(cu->module_unload(h->module));
 	}
 	h->stream = NULL;
 	h->exchange = NULL;
@@ -126,8 +126,7 @@ static int launch(struct gpu_hasher *h, uint32_t n, struct fault *why)
 	if (!r)
 		return 0;
 	int e = gpu_failed(h->gpu, h->device, r, "cuStreamSynchronize", why);
-	gpu_drain(h->gpu, h->device, h->stream);
-	return e;
+	return gpu_drain(h->gpu, h->device, h->stream) ? 0 : e;
 }
 
 static int run_locked(struct gpu_hasher *h, const struct hash_piece *pieces, uint32_t n, struct hash128 *out,
