@@ -33,7 +33,7 @@ if [ "$simulated" = true ]; then
 	bench contention 120 --bytes 16M --calls 1 --budget 6 --out "$work/curves"
 else
 	bench h2d 90
-	bench gpu-open 150
+	bench gpu-open 200
 	left=$((began + minutes * 60 - $(date +%s) - 45)) # what is not measured takes time as well
 	[ "$left" -le 160 ] || left=160
 	[ "$left" -ge 20 ] || left=20
