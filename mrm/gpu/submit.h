@@ -57,7 +57,8 @@ void gpu_flow_free(struct gpu_flow **f);
 void gpu_flow_submit(struct gpu_flow *f, struct gpu_chunk *chunk);
 /* From the next piece on. */
 void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadline);
-/* Its chunks come home, those of which nothing is with the engine at once, withdrawn; no further one is taken. */
+/* Its chunks come home, those of which nothing is with the engine at the next piece's edge, withdrawn; no further one is
+ * taken. */
 void gpu_flow_cancel(struct gpu_flow *f);
 
 /* How long it waited for the engine so far, by who had it. */

@@ -161,14 +161,13 @@ START_TEST(a_prefetch_that_somebody_waits_for_overtakes_others)
 }
 END_TEST
 
-START_TEST(a_cancelled_flow_comes_home_though_the_engine_stands_still)
+START_TEST(a_cancelled_flow_comes_home_at_the_next_edge)
 {
 	struct gpu_flow *prefetch = blocked_prefetch();
 	gpu_flow_cancel(prefetch);
-	until_home(CHUNKS - 2); /* two pieces may be with the engine */
-	ck_assert_int_eq(n_withdrawn, n_home);
 	release_all();
 	until_home(CHUNKS);
+	ck_assert_int_ge(n_withdrawn, CHUNKS - 2); /* two pieces may have been with the engine */
 	gpu_flow_free(&prefetch);
 }
 END_TEST
@@ -196,7 +195,7 @@ static void copies(Suite *s)
 	tcase_add_test(t, bytes_arrive_and_can_be_read_back);
 	tcase_add_test(t, a_demand_overtakes_what_the_engine_has_not_been_given);
 	tcase_add_test(t, a_prefetch_that_somebody_waits_for_overtakes_others);
-	tcase_add_test(t, a_cancelled_flow_comes_home_though_the_engine_stands_still);
+	tcase_add_test(t, a_cancelled_flow_comes_home_at_the_next_edge);
 	tcase_add_test(t, a_copy_that_fails_fails_its_chunk_alone);
 	suite_add_tcase(s, t);
 }
