@@ -538,6 +538,8 @@ int conn_new(struct server *s, int fd)
 	}
 	if (s->n_conns + s->n_lingering >= cfg->max_conns)
 		return refuse(fd, "the daemon has max-conns connections");
+	if (fd >= s->first_spare)
+		return refuse(fd, "the daemon has no descriptor to spare for another connection");
 	struct account *a = server_account(s, peer.uid);
 	if (!server_is_exempt(peer.uid) && a->conns >= cfg->max_conns_uid) {
 		server_account_put(s, a);

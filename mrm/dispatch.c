@@ -247,7 +247,8 @@ void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
 		return;
 	uint32_t in_use = 0;
 	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, device, &in_use) < 0) {
-		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is there");
+		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, m->tier == TIER_REMOTE ? "no copy of a model of this name is there"
+			: "no copy of a model of this name is on that tier");
 	} else {
 		char text[96];
 		snprintf(text, sizeof text, in_use == 0 ? "evicted" :

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -19,6 +20,7 @@
 #define BACKLOG 512
 #define ACCEPTS_PER_TURN 64
 #define LOOK_S 0.005
+#define SPARE_FDS 64
 
 bool server_is_exempt(uid_t uid)
 {
@@ -177,6 +179,7 @@ int server_new(struct server **out, struct daemon *d, struct fault *why)
 	struct rlimit limit = {.rlim_cur = 1024};
 	getrlimit(RLIMIT_NOFILE, &limit);
 	outbox_ledger_init(&s->ledger, limit.rlim_cur);
+	s->first_spare = (int)MIN(limit.rlim_cur - MIN(limit.rlim_cur / 4, (rlim_t)SPARE_FDS), (rlim_t)INT_MAX);
 	ev_timer_init(&s->look, on_look, LOOK_S, LOOK_S);
 	ev_io_init(&s->accept, on_accept, -1, EV_READ);
 	ev_timer_init(&s->pause, on_pause_over, 0, 0);

@@ -34,6 +34,7 @@ struct server {
 	struct list dead;      /* connections to free when the loop is back at its own level */
 	ev_prepare reap;
 	struct outbox_ledger ledger;
+	int first_spare;       /* descriptors from here on are not for connections: files and memory need some, too */
 	struct list held;      /* connections that get no more before they have read */
 	struct list lingering; /* ended ones whose peers have descriptors to read; they count towards limits */
 	ev_timer look;         /* while there are such; the kernel tells nobody when a peer reads */

@@ -225,6 +225,25 @@ def connections_are_bounded_in_all(t):
 
 
 @test
+def connections_leave_descriptors_for_the_models(t):
+    t.model('a')
+    daemon = t.daemon(wrapper=['prlimit', '--nofile=96:96'])
+    first, others = daemon.client(), []
+    while len(others) < 96:
+        try:
+            others.append(daemon.client())
+        except wire.Fault as fault:
+            t.equal(fault.code, 'TOO_MANY_CONNS')
+            break
+    assert 10 < len(others) < 90, len(others)
+    first.open('a').wait()
+    assert 'Too many open files' not in daemon.log()
+    for client in others:
+        client.close()
+    t.eventually(lambda: not code_of(daemon.client), 'there is room again')
+
+
+@test
 def a_client_that_never_reads_is_dropped_and_delays_nobody(t):
     t.model('a')
     daemon = t.daemon()
