@@ -32,7 +32,7 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 	for (uint32_t i = 0; i < devices; i++) {
 		tiers[3 + i] = (struct cache_tier_config){.kind = TIER_GPU, .device = i,
 			.capacity_bytes = devices_capacity(d, c, i)};
-		links[4 + i] = (struct cache_link_config){2, (uint8_t)(3 + i), DEVICE_LOADS, 10 * GIB};
+		links[4 + i] = (struct cache_link_config){2, (uint8_t)(3 + i), DEVICE_LOADS, devices_bytes_per_s(d, i)};
 	}
 	*out = (struct cache_config){
 		.tiers = tiers,

@@ -183,6 +183,11 @@ struct gpu_hasher *devices_hasher(const struct daemon *d, uint32_t device)
 	return d->devices->hasher[device];
 }
 
+uint64_t devices_bytes_per_s(const struct daemon *d, uint32_t device)
+{
+	return MAX(d->devices->calibration[device].bytes_per_s[GPU_H2D], (uint64_t)MIB);
+}
+
 int devices_of_tier(const struct daemon *d, uint8_t tier)
 {
 	return tier >= d->tier_gpu && tier - d->tier_gpu < (int)gpu_count(d->gpu) ? tier - d->tier_gpu : -1;

@@ -21,6 +21,8 @@ void devices_stop(struct daemon *d);
 
 /* What the device's tier may hold by now. */
 uint64_t devices_capacity(const struct daemon *d, const struct config *c, uint32_t device);
+/* What its link from the host does, as calibrated. */
+uint64_t devices_bytes_per_s(const struct daemon *d, uint32_t device);
 /* The brain's tier of a device, and the other way round (-1: a tier of another kind). */
 static inline uint8_t devices_tier(const struct daemon *d, uint32_t device)
 {
