@@ -147,6 +147,18 @@ def devices_evict_as_other_tiers_do(t):
 
 
 @test
+def a_bound_above_what_is_there_ends_in_evictions(t):
+    made = {name: t.model(name, 20 << 20) for name in 'abcd'}
+    daemon = gpu_daemon(t, '64M', gpu_bytes='200M')
+    client = attached(daemon)
+    for name, tensors in made.items():
+        lease = client.open(name, 'gpu')
+        same(t, lease, tensors)
+        lease.close()
+    assert daemon.metric('trims_evictions_total', tier='gpu', reason='room') >= 1
+
+
+@test
 def a_device_that_is_full_of_leases_says_so(t):
     for name in 'abc':
         t.model(name, 20 << 20)
