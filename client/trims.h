@@ -142,7 +142,7 @@ struct trims_open_options {
 	uint32_t tier;       /* enum trims_tier */
 	uint32_t flags;      /* enum trims_open_flags */
 	uint64_t timeout_ns; /* for the whole call; 0: none */
-	const char *device;  /* UUID ("GPU-..."), for TRIMS_TIER_GPU; NULL: any that this process sees */
+	const char *device;  /* UUID ("GPU-...", "MIG-..."), for TRIMS_TIER_GPU; NULL: any that this process sees */
 };
 
 /* Takes a lease on `name` or `name@revision`.  options NULL: the best tier, wait until every byte is there. */

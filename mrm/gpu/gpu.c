@@ -384,10 +384,16 @@ const struct gpu_facts *gpu_facts(const struct gpu *g, uint32_t device)
 	return &g->device[device].facts;
 }
 
+/* Without the prefix: of a part of a device nvidia-smi makes it "MIG-", and drivers give the number alone. */
+static const char *number_of(const char *uuid)
+{
+	return strncasecmp(uuid, "GPU-", 4) && strncasecmp(uuid, "MIG-", 4) ? uuid : uuid + 4;
+}
+
 int gpu_find(const struct gpu *g, const char *uuid)
 {
 	for (uint32_t i = 0; i < gpu_count(g); i++)
-		if (!strcasecmp(g->device[i].facts.uuid, uuid))
+		if (!strcasecmp(number_of(g->device[i].facts.uuid), number_of(uuid)))
 			return (int)i;
 	return -ENOENT;
 }

@@ -147,6 +147,14 @@ def devices_evict_as_other_tiers_do(t):
 
 
 @test
+def a_slice_of_a_device_may_be_named_as_nvidia_smi_does(t):
+    t.model('a', 3 << 20)
+    daemon = gpu_daemon(t)
+    lease = attached(daemon).open('a', 'gpu', device='MIG-' + UUIDS[0][4:].upper())
+    t.equal(lease.opened['device'], UUIDS[0])
+
+
+@test
 def a_bound_above_what_is_there_ends_in_evictions(t):
     made = {name: t.model(name, 20 << 20) for name in 'abcd'}
     daemon = gpu_daemon(t, '64M', gpu_bytes='200M')
