@@ -452,7 +452,7 @@ START_TEST(a_link_is_never_faster_than_it_is)
 
 	timed_start(&t, "set speed=1 overhead_us=100 duplex=0.5 pageable_gbps=0.5\ndevice gbps=1 bytes=64M\n");
 	ck_assert_double_ge(timed_copy(&t, 0), TIMED / 1e6);
-	ck_assert_double_ge(timed_copy(&t, 2), 1.8 * TIMED / 1e6); /* both directions share */
+	ck_assert_double_ge(timed_copy(&t, 2), 1.2 * TIMED / 1e6); /* both directions share, as long as both are under way */
 	ok(t.cu->event_record(t.start, NULL));
 	ok(t.cu->memcpy_htod(t.device, memset(pageable, 1, TIMED), TIMED));
 	ok(t.cu->event_record(t.end, NULL));

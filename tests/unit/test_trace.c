@@ -23,6 +23,7 @@ START_TEST(the_last_loads_are_kept)
 				ck_assert_ptr_null(found);
 		}
 	}
+	trace_fini(&t);
 }
 END_TEST
 
