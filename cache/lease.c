@@ -338,7 +338,7 @@ static int ask_check(const struct cache *c, const struct ask *ask, const struct 
 	if (k && k->state == COPY_FAILED)
 		return fault_set(why, k->fault->code, "%s (clients still hold what had arrived)", k->fault->text);
 	if (k && k->n_leases && !ask->regrant && (k->state == COPY_DRAINING || copy_is_doomed(k)))
-		return fault_set(why, TRIMS_E_BUSY, "%s is leaving the %s, but %u leases still hold it", label, where,
+		return fault_set(why, TRIMS_E_BUSY, "%s is leaving the %s; leases that still hold it: %u", label, where,
 			k->n_leases);
 	bool there = k && !copy_is_doomed(k) && (k->state == COPY_READY || k->state == COPY_LOADING);
 	if (ask->only_resident && !there)

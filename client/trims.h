@@ -271,7 +271,8 @@ TRIMS_API int trims_read(trims_model *model, uint32_t index, uint64_t offset, vo
  * the rule above.
  * A load that fails, or a daemon that dies, lets the stream go as well: when the stream has passed this point,
  * trims_wait_tensor() (or trims_wait()) with a timeout of 0 says whether the bytes are there; results computed without asking
- * are worth nothing.  Errors as of trims_wait(); GPU_ERROR: the driver refused. */
+ * are worth nothing.  A stream that waits may hold up others that share its hardware queue (CUDA_DEVICE_MAX_CONNECTIONS), and
+ * the wait must not be captured into a graph.  Errors as of trims_wait(); GPU_ERROR: the driver refused. */
 TRIMS_API int trims_wait_stream(trims_model *model, uint32_t index, void *cu_stream);
 
 /* A copy of that tensor that belongs to this model handle alone and may be written, for engines that change weights in

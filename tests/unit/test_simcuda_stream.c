@@ -486,7 +486,7 @@ START_TEST(devices_below_a_switch_share_its_uplink)
 	ok(cu->event_record(t.end, t.stream[0])); /* behind both */
 	ok(cu->event_synchronize(t.end));
 	ok(cu->event_elapsed_time(&ms, t.start, t.end));
-	ck_assert_double_ge(ms, 2 * TIMED / 1e6 - 0.1);
+	ck_assert_double_ge(ms, 1.2 * TIMED / 1e6); /* they share it while both are under way; the first may begin before the event */
 	ok(cu->event_record(t.start, t.stream[1]));
 	ok(cu->memcpy_dtod_async(d, t.device, TIMED, t.stream[1])); /* not over the switch */
 	ok(cu->event_record(t.end, t.stream[1]));

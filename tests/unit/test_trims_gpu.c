@@ -631,7 +631,7 @@ END_TEST
 
 START_TEST(a_forked_child_is_told_that_drivers_do_not_survive_it)
 {
-#ifdef __SANITIZE_THREAD__
+#ifdef UNIT_THREAD_SANITIZER
 	return; /* it knows nothing of close_range(), and takes the child's connection for one that is in use */
 #endif
 	trims_model *m = opened("m0", 0), *n = NULL;

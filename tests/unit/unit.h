@@ -13,6 +13,15 @@
 #include <stdlib.h>
 #include <time.h>
 
+/* gcc and clang say each in its own way that the thread sanitizer is in. */
+#if defined __SANITIZE_THREAD__
+#define UNIT_THREAD_SANITIZER 1
+#elif defined __has_feature
+#if __has_feature(thread_sanitizer)
+#define UNIT_THREAD_SANITIZER 1
+#endif
+#endif
+
 typedef void unit_add_fn(Suite *);
 
 /* The seed of this run, the same for all its tests. */
