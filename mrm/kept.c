@@ -279,12 +279,14 @@ static void batch_good(struct check_job *j)
 	log_info("keep", "%s: checked", holding_label(j->image));
 }
 
+/* A copy that is no longer its holding's was evicted meanwhile, and waits for this to let go of it. */
 static void check_end(struct check_job *j, bool withdrawn)
 {
 	struct daemon *d = j->image->daemon;
-	if (!withdrawn && j->result)
+	bool over = withdrawn || j->image->copies[j->tier] != j->copy;
+	if (!over && j->result)
 		damage_found(j);
-	else if (!withdrawn)
+	else if (!over)
 		batch_good(j);
 	copies_let_go(d, j->copy);
 	holding_put(&j->image);

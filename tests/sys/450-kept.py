@@ -121,6 +121,24 @@ def evicted_copies_are_let_go(t):
 
 
 @test
+def a_copy_may_be_evicted_while_it_is_checked(t):
+    tensors = t.model('a', 160 * MIB)
+    daemon = kept(t)
+    client = daemon.client()
+    client.open('a').wait()
+    until_kept(t, daemon, 1)
+    for _ in range(5):
+        daemon.kill()
+        daemon.start()
+        assert daemon.ctl('evict', 'a', '--tier', 'host').rc in (0, 1)
+        again = daemon.client().open('a')
+        again.wait()
+        t.equal(models.digests(again.tensors()), models.digests(tensors))
+        again.unmap()
+        until_kept(t, daemon, 1)
+
+
+@test
 def a_copy_that_was_damaged_meanwhile_is_not_served(t):
     """The seals stop everybody, so the damage is other memory under the same name."""
     tensors = t.model('a', 8 * MIB)
