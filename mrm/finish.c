@@ -265,14 +265,14 @@ static void identify(struct haul *t, struct hash128 digest)
 	cache_identified(t->daemon->cache, clock_now(), img->model, digest.hi, digest.lo);
 }
 
-static void make_ready(struct haul *t)
+static void make_ready(struct haul *t, const struct hash128 *hashes)
 {
 	struct holding *img = t->image;
 	struct segment *c = img->copies[t->to];
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
 	if (t->to != t->daemon->tier_disk) {
-		kept_put(img, t->to);
+		kept_put(img, t->to, hashes);
 		return;
 	}
 	segment_free(&img->copies[t->to]); /* later opens get a page of their own */
@@ -342,7 +342,7 @@ static void finished(struct job *job)
 	if (good) {
 		t->cancelled = t->failed = false;
 		t->image->digest = f->digest;
-		make_ready(t);
+		make_ready(t, f->hashes);
 	}
 	t->image->doubtful |= t->failed && t->way != WAY_HOST_GPU;
 	if (t->failed && t->way == WAY_HOST_DISK) {

@@ -89,19 +89,7 @@ static bool borrow_fds(const struct segment *s, int *fds)
 	return true;
 }
 
-static void collect(const struct holding *img, struct kept_copy *c)
-{
-	const struct layout *l = c->desc->layout;
-	c->hashes = calloc(MAX(l->n_chunks, 1u), sizeof *c->hashes);
-	c->fds = calloc(MAX(l->n_extents, 1u), sizeof *c->fds);
-	ASSERT(c->hashes && c->fds);
-	for (uint32_t i = 0; i < l->n_chunks; i++) {
-		bool known = holding_chunk_hash(img, i, &c->hashes[i]);
-		ASSERT(known); /* it is complete */
-	}
-}
-
-void kept_put(struct holding *img, uint8_t tier)
+void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes)
 {
 	struct daemon *d = img->daemon;
 	struct segment *s = img->copies[tier];
@@ -117,7 +105,11 @@ void kept_put(struct holding *img, uint8_t tier)
 		.digest = img->digest, .desc = image_desc_ref(holding_desc(img))};
 	if (device >= 0)
 		snprintf(j->copy.device, sizeof j->copy.device, "%s", gpu_facts(d->gpu, (uint32_t)device)->uuid);
-	collect(img, &j->copy);
+	const struct layout *l = j->copy.desc->layout;
+	j->copy.hashes = calloc(MAX(l->n_chunks, 1u), sizeof *j->copy.hashes);
+	j->copy.fds = calloc(MAX(l->n_extents, 1u), sizeof *j->copy.fds);
+	ASSERT(j->copy.hashes && j->copy.fds);
+	memcpy(j->copy.hashes, hashes, l->n_chunks * sizeof *hashes);
 	j->job = (struct job){.run = run_put, .done = put_done, .class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
 	if (borrow_fds(s, j->copy.fds)) {
 		pool_submit(d->misc, &j->job);

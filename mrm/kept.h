@@ -18,8 +18,8 @@ void kept_adopt(struct daemon *d);
 void kept_check(struct daemon *d);
 void kept_stop(struct daemon *d);
 
-/* The copy on that tier is complete: it is given away, by a worker. */
-void kept_put(struct holding *img, uint8_t tier);
+/* The copy on that tier is complete, and its chunks have these hashes: it is given away, by a worker. */
+void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes);
 /* The copy is about to be freed.  Any thread. */
 void kept_drop(struct daemon *d, const struct segment *s);
 /* Whether copies of that tier are given away; for the doctor report. */
