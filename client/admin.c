@@ -70,7 +70,8 @@ static int act(trims_conn *conn, struct msg *request, char *text, size_t text_si
 }
 
 #define ACTION(NAME, name_)                                                                                           \
-	int trims_##name_(trims_conn *conn, const char *name, uint32_t tier, char *text, size_t text_size)            \
+	int trims_##name_(trims_conn *conn, const char *name, uint32_t tier, const char *device, char *text,          \
+		size_t text_size)                                                                                     \
 	{                                                                                                             \
 		struct msg request;                                                                                   \
 		int r = check_name(name);                                                                             \
@@ -79,6 +80,8 @@ static int act(trims_conn *conn, struct msg *request, char *text, size_t text_si
 		msg_init(&request, MSG_##NAME, 0);                                                                    \
 		MSG_SET_STR(request.u.name_.model, name);                                                             \
 		request.u.name_.tier = tier;                                                                          \
+		if (device && MSG_SET_STR(request.u.name_.device, device) < 0)                                        \
+			return fail(TRIMS_E_BAD_REQUEST, "not a device's UUID: %.64s", device);                       \
 		return act(conn, &request, text, text_size);                                                          \
 	}
 ACTION(PREFETCH, prefetch)

@@ -76,10 +76,20 @@ static bool name_is_valid(struct conn *c, uint64_t request, const char *name)
 	return false;
 }
 
+static bool device_goes_with(struct conn *c, uint64_t request, uint32_t tier, const char *uuid)
+{
+	if (tier == TIER_GPU || !*uuid)
+		return true;
+	conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "a device goes with tier gpu only");
+	return false;
+}
+
 /* Of a request that is about devices, not about a lease: whoever may ask at all need see none of them. */
-static bool device_is_known(struct conn *c, uint64_t request, const char *uuid, uint32_t *device)
+static bool device_is_known(struct conn *c, uint64_t request, uint32_t tier, const char *uuid, uint32_t *device)
 {
 	const struct gpu *g = conn_daemon(c)->gpu;
+	if (!device_goes_with(c, request, tier, uuid))
+		return false;
 	int i = *uuid ? gpu_find(g, uuid) : -1;
 	*device = i >= 0 ? (uint32_t)i : CACHE_ANY_DEVICE;
 	if (!*uuid || i >= 0)
@@ -124,9 +134,7 @@ static bool lease_device(struct conn *c, uint64_t request, uint32_t tier, const 
 		conn_reply_fault(c, request, why.code, why.text);
 		return false;
 	}
-	if (tier != TIER_GPU && *uuid)
-		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "a device goes with tier gpu only");
-	return tier == TIER_GPU || !*uuid;
+	return device_goes_with(c, request, tier, uuid);
 }
 
 void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
@@ -205,14 +213,14 @@ void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *
 void dispatch_prefetch(struct conn *c, uint64_t request, const struct msg_prefetch *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (device_is_known(c, request, m->device, &req.device))
+	if (device_is_known(c, request, m->tier, m->device, &req.device))
 		ask_brain(c, request, m->model, m->tier, &req, cache_prefetch);
 }
 
 void dispatch_pin(struct conn *c, uint64_t request, const struct msg_pin *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (may_administer(c, request) && device_is_known(c, request, m->device, &req.device))
+	if (may_administer(c, request) && device_is_known(c, request, m->tier, m->device, &req.device))
 		ask_brain(c, request, m->model, m->tier, &req, cache_pin);
 }
 
@@ -229,7 +237,7 @@ void dispatch_unpin(struct conn *c, uint64_t request, const struct msg_unpin *m)
 	struct daemon *d = conn_daemon(c);
 	uint32_t device;
 	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
-		!device_is_known(c, request, m->device, &device))
+		!device_is_known(c, request, m->tier, m->device, &device))
 		return;
 	if (cache_unpin(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, device) < 0)
 		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no pinned model of this name");
@@ -243,7 +251,7 @@ void dispatch_evict(struct conn *c, uint64_t request, const struct msg_evict *m)
 	struct daemon *d = conn_daemon(c);
 	uint32_t device;
 	if (!may_administer(c, request) || !tier_is_valid(c, request, m->tier) || !name_is_valid(c, request, m->model) ||
-		!device_is_known(c, request, m->device, &device))
+		!device_is_known(c, request, m->tier, m->device, &device))
 		return;
 	uint32_t in_use = 0;
 	if (cache_evict(d->cache, clock_now(), m->model, (enum tier_kind)m->tier, device, &in_use) < 0) {

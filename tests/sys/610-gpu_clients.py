@@ -230,6 +230,40 @@ def tools_open_models_on_devices(t):
     assert '/nowhere' in got.err, got
 
 
+@test
+def tools_mean_one_device_or_all(t):
+    simulated_only('it takes two devices that nobody else uses')
+    t.model('a', 2 * MIB)
+    machine = Machine(t, devices=2)
+    one, two = machine.uuids()
+
+    def tell(*words):
+        got = machine.ctl(*words)
+        t.equal(got.rc, 0, got)
+        return got.out
+
+    def resident(uuid):
+        return machine.ctl('open', 'a', '--tier', 'gpu', '--device', uuid, '--resident').rc == 0
+
+    tell('prefetch', 'a', '--tier', 'gpu', '--device', two)
+    t.eventually(lambda: resident(two), 'it was fetched to the second device')
+    assert not resident(one), 'and to no other'
+    tell('pin', 'a', '--tier', 'gpu', '--device', one)
+    t.eventually(lambda: resident(one), 'it is pinned on the first')
+    t.equal(machine.ctl('unpin', 'a', '--tier', 'gpu', '--device', two).rc, 1, 'nothing is pinned there')
+    tell('evict', 'a', '--tier', 'gpu', '--device', two)
+    t.eventually(lambda: not resident(two), 'it left the second')
+    assert resident(one), 'and no other'
+    tell('unpin', 'a', '--tier', 'gpu', '--device', one)
+    tell('evict', 'a', '--tier', 'gpu')
+    t.eventually(lambda: not resident(one), 'it left every device')
+    for verb in ('prefetch', 'pin', 'unpin', 'evict'):
+        wrong = machine.ctl(verb, 'a', '--tier', 'host', '--device', one)
+        assert wrong.rc == 1 and 'tier gpu only' in wrong.err, wrong
+        nowhere = machine.ctl(verb, 'a', '--tier', 'gpu', '--device', one[:-4] + 'ffff')
+        assert nowhere.rc == 1 and 'no GPU of that UUID' in nowhere.err, nowhere
+
+
 # ---- deaths ----
 
 def loading(t, **options):

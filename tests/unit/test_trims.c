@@ -50,7 +50,7 @@ static void setup(void)
 /* Closes are not answered, but they are read in order: an answered request behind them proves them done. */
 static void settle(void)
 {
-	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, NULL, 0), 0);
 }
 
 static void teardown(void)
@@ -335,7 +335,7 @@ START_TEST(refusals_carry_code_scope_and_text)
 	ck_assert_str_eq(trims_code_name(TRIMS_E_NOT_FOUND), "NOT_FOUND");
 	ck_assert_str_eq(trims_scope_name(TRIMS_SCOPE_DAEMON), "daemon");
 	ck_assert_int_eq(trims_open(conn, "../etc/passwd", NULL, &m), -TRIMS_E_BAD_NAME);
-	ck_assert_int_eq(trims_pin(conn, "", 0, NULL, 0), -TRIMS_E_BAD_NAME);
+	ck_assert_int_eq(trims_pin(conn, "", 0, NULL, NULL, 0), -TRIMS_E_BAD_NAME);
 	ck_assert_int_eq(trims_query(conn, 2, "a//b", 0, NULL, NULL, NULL), -TRIMS_E_BAD_NAME);
 }
 END_TEST
@@ -423,14 +423,27 @@ START_TEST(requests_of_tools_are_answered)
 	free(json);
 	ck_assert_int_eq(trims_verify(conn, "m0", &json, &bytes), 0);
 	free(json);
-	ck_assert_int_eq(trims_prefetch(conn, "m0", 2, text, sizeof text), 0);
+	ck_assert_int_eq(trims_prefetch(conn, "m0", 2, NULL, text, sizeof text), 0);
 	ck_assert(strstr(text, "PREFETCH") && strstr(text, "model=\"m0\" tier=2"));
-	ck_assert_int_eq(trims_pin(conn, "m0", 0, text, sizeof text), 0);
+	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, text, sizeof text), 0);
 	ck_assert(strstr(text, "PIN") && !strstr(text, "UNPIN"));
-	ck_assert_int_eq(trims_unpin(conn, "m0", 0, text, sizeof text), 0);
+	ck_assert_int_eq(trims_unpin(conn, "m0", 0, NULL, text, sizeof text), 0);
 	ck_assert_ptr_nonnull(strstr(text, "UNPIN"));
-	ck_assert_int_eq(trims_evict(conn, "m0", 1, tiny, sizeof tiny), 0);
+	ck_assert_int_eq(trims_evict(conn, "m0", 1, NULL, tiny, sizeof tiny), 0);
 	ck_assert_str_eq(tiny, "EVI");
+	ck_assert_int_eq(trims_prefetch(conn, "m0", TRIMS_TIER_GPU, "GPU-1", text, sizeof text), 0);
+	ck_assert(strstr(text, "PREFETCH") && strstr(text, "tier=3 device=\"GPU-1\""));
+	ck_assert_int_eq(trims_pin(conn, "m0", TRIMS_TIER_GPU, "GPU-2", text, sizeof text), 0);
+	ck_assert(strstr(text, "PIN") && !strstr(text, "UNPIN") && strstr(text, "tier=3 device=\"GPU-2\""));
+	ck_assert_int_eq(trims_unpin(conn, "m0", TRIMS_TIER_GPU, "GPU-3", text, sizeof text), 0);
+	ck_assert(strstr(text, "UNPIN") && strstr(text, "tier=3 device=\"GPU-3\""));
+	ck_assert_int_eq(trims_evict(conn, "m0", TRIMS_TIER_GPU, "GPU-4", text, sizeof text), 0);
+	ck_assert(strstr(text, "EVICT") && strstr(text, "tier=3 device=\"GPU-4\""));
+	char far[100];
+	memset(far, 'x', sizeof far - 1);
+	far[sizeof far - 1] = 0;
+	ck_assert_int_eq(trims_evict(conn, "m0", TRIMS_TIER_GPU, far, NULL, 0), -TRIMS_E_BAD_REQUEST);
+	ck_assert_ptr_nonnull(strstr(trims_last_error()->text, "UUID: xxx"));
 }
 END_TEST
 
@@ -445,7 +458,7 @@ static void *open_and_close(void *arg)
 			return (void *)(intptr_t)__LINE__;
 		if (i % 2 && (trims_tensor(m, 0, &t) || (t.bytes && *(const uint8_t *)t.data != 0)))
 			return (void *)(intptr_t)__LINE__;
-		if (i % 16 == 0 && trims_pin(conn, "m0", 0, NULL, 0))
+		if (i % 16 == 0 && trims_pin(conn, "m0", 0, NULL, NULL, 0))
 			return (void *)(intptr_t)__LINE__;
 		trims_close(&m);
 		if (i % 7 == 0 && trims_open(conn, "none", NULL, &m) != -TRIMS_E_NOT_FOUND)

@@ -130,7 +130,7 @@ START_TEST(when_the_daemon_dies_calls_fail_and_mappings_stay)
 	trims_close(&untouched);
 	trims_close(&m);
 	ck_assert_int_eq(try_open("m0"), 0);
-	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0);
 	ck_assert_int_eq(fake.closes, 1); /* that of the new life alone */
 }
 END_TEST
@@ -252,8 +252,8 @@ START_TEST(a_late_lease_is_given_back)
 	for (int i = 0; i < 5; i++) {
 		ck_assert_int_eq(trims_open(conn, "m0", &o, &m), -TRIMS_E_TIMED_OUT);
 		ck_assert_int_eq(trims_last_error()->scope, TRIMS_SCOPE_REQUEST);
-		ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0); /* the late answer comes before this one's */
-		ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0);
+		ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0); /* the late answer comes before this one's */
+		ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0);
 		ck_assert_int_eq(fake.cancels, i + 1);
 		ck_assert_int_eq(fake.leases, 0);
 	}
@@ -294,7 +294,7 @@ START_TEST(a_leader_that_gives_up_hands_over_to_one_that_does_not)
 	fake.handle = pin_after_four_cancels;
 	for (int i = 0; i < 4; i++)
 		pthread_create(&thread[i], NULL, open_with_timeout, NULL);
-	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0);
 	for (int i = 0; i < 4; i++) {
 		pthread_join(thread[i], &r);
 		ck_assert_int_eq((int)(intptr_t)r, -TRIMS_E_TIMED_OUT);
@@ -309,7 +309,7 @@ START_TEST(requests_of_tools_time_out_when_asked_to)
 	ck_assert_int_eq(trims_connect(fake.path, &o, &c), 0);
 	fake.mute = true;
 	fake_kick(&fake);
-	ck_assert_int_eq(trims_pin(c, "m0", 0, NULL, 0), -TRIMS_E_TIMED_OUT);
+	ck_assert_int_eq(trims_pin(c, "m0", 0, NULL, NULL, 0), -TRIMS_E_TIMED_OUT);
 	trims_disconnect(&c);
 	fake.mute = false;
 	fake_kick(&fake);
@@ -336,8 +336,8 @@ START_TEST(leases_given_back_to_a_daemon_that_does_not_read_are_not_lost)
 	fake_kick(&fake);
 	for (int i = N / 4 + 1; i < N; i++)
 		trims_close(&m[i]);
-	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0);
-	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0);
 	ck_assert_int_eq(fake.leases, 0);
 }
 END_TEST
@@ -421,14 +421,14 @@ START_TEST(nonsense_ends_the_connection_and_nothing_else)
 				trims_last_error()->text);
 		fake.handle = fake_serve;
 		if (i == TWICE)
-			ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), -TRIMS_E_PROTOCOL);
+			ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), -TRIMS_E_PROTOCOL);
 		ck_assert_int_ne(trims_check(conn), 0);
 		ck_assert_int_eq(trims_reconnect(conn), 0);
 		ck_assert_int_eq(try_open("m0"), 0);
 		fake.handle = talk_nonsense;
 	}
 	fake.handle = fake_serve;
-	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0); /* the daemon has seen every old connection end */
+	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0); /* the daemon has seen every old connection end */
 	ck_assert_uint_eq(open_fds(), fds);
 }
 END_TEST
@@ -458,7 +458,7 @@ START_TEST(a_copy_this_library_cannot_use_is_given_back)
 	trims_model *m = opened("m0");
 	ck_assert_int_eq(trims_tensor(m, 0, &t), -TRIMS_E_PROTOCOL);
 	trims_close(&m);
-	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, NULL, 0), 0);
 	ck_assert_int_eq(fake.leases, 0);
 }
 END_TEST

@@ -40,7 +40,7 @@ static void setup_ipc(void)
 
 static void settle(void)
 {
-	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, NULL, 0), 0);
 }
 
 static cu_context current(void)

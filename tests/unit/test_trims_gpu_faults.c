@@ -244,7 +244,7 @@ START_TEST(an_answer_that_makes_no_sense_is_refused_and_given_back)
 			ck_assert_msg(r == -TRIMS_E_PROTOCOL, "nonsense %d: %s", nonsense, trims_last_error()->text);
 	}
 	fake.handle = fake_gpu_serve;
-	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, NULL, 0), 0);
 	ck_assert_int_eq(fake.leases, 0);
 	ck_assert_int_eq(trims_check(conn), 0);
 	trims_disconnect(&conn);
@@ -327,7 +327,7 @@ START_TEST(a_daemon_that_does_not_answer_is_not_waited_for)
 	fake.handle = mute_attach;
 	ck_assert_int_eq(trims_connect(fake.path, NULL, &conn), 0);
 	ck_assert_int_eq(trims_open(conn, "m0", &o, &m), -TRIMS_E_TIMED_OUT);
-	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, NULL, 0), 0);
 	ck_assert_int_eq(fake.cancels, 1);
 	trims_disconnect(&conn);
 	check_clean("silence");
@@ -351,7 +351,7 @@ START_TEST(a_model_on_a_gpu_that_nobody_asked_for_is_given_back)
 	fake.handle = open_unasked;
 	ck_assert_int_eq(trims_connect(fake.path, NULL, &conn), 0);
 	ck_assert_int_eq(trims_open(conn, "m0", NULL, &m), -TRIMS_E_PROTOCOL);
-	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, 0), 0);
+	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, NULL, 0), 0);
 	ck_assert_int_eq(fake.leases, 0);
 	trims_disconnect(&conn);
 }

@@ -64,7 +64,7 @@ static bool all_going(const struct inside *in, uint32_t pressure)
 
 static void evict(struct inside *in, const char *name)
 {
-	int r = trims_evict(in->conn, name, TRIMS_TIER_GPU, NULL, 0);
+	int r = trims_evict(in->conn, name, TRIMS_TIER_GPU, NULL, NULL, 0);
 	if (r && r != -TRIMS_E_NOT_FOUND)
 		die_trims("contention");
 }

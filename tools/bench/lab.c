@@ -228,7 +228,7 @@ static uint64_t used_bytes(trims_conn *conn, uint32_t tier)
 
 void lab_evict(trims_conn *conn, const char *name, uint32_t tier)
 {
-	int r = trims_evict(conn, name, tier, NULL, 0);
+	int r = trims_evict(conn, name, tier, NULL, NULL, 0);
 	if (r && r != -TRIMS_E_NOT_FOUND)
 		die_trims("evicting");
 	for (uint64_t end = bench_now_ns() + READY_MS * NS_PER_MS; used_bytes(conn, tier) > 0; poll(NULL, 0, 1))

@@ -162,7 +162,7 @@ int ctl_verify(struct ctl *c)
 
 /* ---- commands answered by a sentence ---- */
 
-typedef int sentence_fn(trims_conn *conn, const char *name, uint32_t tier, char *text, size_t text_size);
+typedef int sentence_fn(trims_conn *conn, const char *name, uint32_t tier, const char *device, char *text, size_t text_size);
 
 static int do_one(struct ctl *c, sentence_fn *fn)
 {
@@ -170,7 +170,7 @@ static int do_one(struct ctl *c, sentence_fn *fn)
 	int r = ctl_connect(c);
 	if (r != CTL_DONE)
 		return r;
-	if (fn(c->trims, c->args[0], c->tier, text, sizeof text))
+	if (fn(c->trims, c->args[0], c->tier, c->device, text, sizeof text))
 		return ctl_fail_trims(c);
 	if (c->given & OPT_json) {
 		json_t *done = json_pack("{s:s,s:s}", "result", "done", "text", text);
