@@ -124,6 +124,30 @@ START_TEST(a_stream_waits_for_an_event_of_another)
 }
 END_TEST
 
+/* What waits for a record must not miss it because an older one, on a slower stream, ends after it. */
+START_TEST(an_event_stands_for_its_last_record_whichever_ends_last)
+{
+	struct cuda *cu = sim_start();
+	struct gate *g = gate_new(cu);
+	cu_stream slow, fast;
+	cu_event e;
+
+	ok(cu->event_create(&e, CU_EVENT_NO_TIMING));
+	ok(cu->stream_create(&slow, CU_STREAM_NO_NULL_SYNC));
+	ok(cu->stream_create(&fast, CU_STREAM_NO_NULL_SYNC));
+	gate_close(cu, g, slow);
+	ok(cu->event_record(e, slow));
+	ok(cu->event_record(e, fast));
+	ok(cu->event_synchronize(e));
+	gate_open(g);
+	ok(cu->stream_synchronize(slow));
+	ok(cu->event_query(e));
+	ok(cu->stream_wait_event(slow, e, 0));
+	ok(cu->stream_synchronize(slow));
+	cuda_free(&cu);
+}
+END_TEST
+
 START_TEST(the_null_stream_is_a_fence_for_blocking_streams)
 {
 	struct cuda *cu = sim_start();
@@ -163,6 +187,58 @@ static void on_host(void *data)
 	t->inside = t->cu->mem_get_info(&left, &total);
 	atomic_fetch_add(&t->calls, 1);
 }
+
+/* An engine that waits for the next copy of the stream that had it: the order of the null stream comes before that, ... */
+START_TEST(an_engine_is_not_kept_for_a_stream_that_has_to_wait)
+{
+	struct cuda *cu = sim_start();
+	struct gate *g = gate_new(cu);
+	static char host[3 * 4096] __attribute__((aligned(4096)));
+	cu_stream s;
+	cu_ptr d;
+
+	ok(cu->mem_host_register(host, sizeof host, 0));
+	ok(cu->mem_alloc(&d, sizeof host));
+	ok(cu->stream_create(&s, 0));
+	gate_close(cu, g, s);
+	ok(cu->memcpy_htod_async(d, host, 4096, s));
+	ok(cu->memcpy_htod_async(d + 4096, host + 4096, 4096, NULL));
+	ok(cu->memcpy_htod_async(d + 8192, host + 8192, 4096, s));
+	gate_open(g);
+	ok(cu->stream_synchronize(NULL));
+	ok(cu->stream_synchronize(s));
+	cuda_free(&cu);
+}
+END_TEST
+
+/* ... and it may never come, since it fails before, and its context with it. */
+START_TEST(an_engine_is_not_kept_for_a_copy_that_fails)
+{
+	struct cuda *cu = sim_start();
+	struct gate *g;
+	static char host[4096] __attribute__((aligned(4096)));
+	cu_context own;
+	cu_stream s;
+	cu_ptr d, other;
+
+	ok(cu->mem_alloc(&other, sizeof host));
+	ok(cu->memcpy_htod(other, host, sizeof host));
+	ok(cu->ctx_create(&own, 0, 0));
+	g = gate_new(cu);
+	ok(cu->mem_host_register(host, sizeof host, 0));
+	ok(cu->mem_alloc(&d, sizeof host));
+	ok(cu->stream_create(&s, CU_STREAM_NO_NULL_SYNC));
+	ck_assert_int_eq(SIM_CONTROL(cu, simcuda_script, simcuda_script)("~cuMemcpyHtoDAsync:2=719"), 0);
+	gate_close(cu, g, s);
+	ok(cu->memcpy_htod_async(d, host, sizeof host, s));
+	ok(cu->memcpy_htod_async(d, host, sizeof host, s));
+	gate_open(g);
+	fails(cu->stream_synchronize(s), 719);
+	ok(cu->ctx_destroy(own));
+	ok(cu->memcpy_htod(other, host, sizeof host)); /* in the primary context, and by the same engine */
+	cuda_free(&cu);
+}
+END_TEST
 
 START_TEST(host_functions_run_in_order_and_must_not_call)
 {
@@ -533,7 +609,9 @@ static void streams(Suite *s)
 {
 	UNIT_CASE(s, "streams", a_stream_works_behind_its_callers_back_and_in_order,
 		a_copy_of_unregistered_memory_waits_for_itself, a_stream_waits_for_an_event_of_another,
-		the_null_stream_is_a_fence_for_blocking_streams, host_functions_run_in_order_and_must_not_call,
+		an_event_stands_for_its_last_record_whichever_ends_last, the_null_stream_is_a_fence_for_blocking_streams,
+		an_engine_is_not_kept_for_a_stream_that_has_to_wait, an_engine_is_not_kept_for_a_copy_that_fails,
+		host_functions_run_in_order_and_must_not_call,
 		a_batch_copies_all_or_says_which_not);
 }
 

@@ -1,7 +1,8 @@
 /* link.c - how fast bytes move.  A copy takes a copy engine of its device for as long as it lasts; engines know no
- * priority: the stream that has one keeps it while its next operation wants it, then the longest waiting one is served.
- * On the way a copy shares each link with the others that run in the same direction, and with those in the opposite one
- * where the coupling factor says so.  Keeps: with `speed unlimited` nothing sleeps, and order is the same. */
+ * priority: the stream that has one keeps it while its next operation wants it and can go on at once, then the longest
+ * waiting one is served.  On the way a copy shares each link with the others that run in the same direction, and with
+ * those in the opposite one where the coupling factor says so.  Keeps: with `speed unlimited` nothing sleeps, and order is
+ * the same. */
 #include "tools/simcuda/sim.h"
 #include "tools/simcuda/simcuda.h"
 
@@ -139,6 +140,24 @@ static bool my_turn(const struct engine *e, const struct cu_stream_object *s)
 	return list_first(&e->waiting, struct cu_stream_object, turn) == s;
 }
 
+static void leave_others(const struct cu_stream_object *s, const struct engine *but)
+{
+	for (unsigned i = 0; i < sim.topology.n_devices; i++)
+		for (int k = 0; k < ENGINES; k++) {
+			struct engine *e = &sim.devices[i].engines[k];
+
+			if (e == but || e->kept_for != s)
+				continue;
+			e->kept_for = NULL;
+			pthread_cond_broadcast(&sim.done);
+		}
+}
+
+void link_leave(const struct cu_stream_object *s)
+{
+	leave_others(s, NULL);
+}
+
 static bool take(struct engine *e, struct cu_stream_object *s)
 {
 	list_add_tail(&s->turn, &e->waiting);
@@ -219,6 +238,7 @@ void link_copy(struct cu_stream_object *s, const struct op *op)
 	struct engine *e = link_engine(op);
 	struct path p;
 
+	leave_others(s, e);
 	if (e && !take(e, s))
 		return;
 	find_path(&p, op);

@@ -170,8 +170,10 @@ static cu_result dispatch(struct cu_stream_object *s, struct op *op)
 		call_host(op);
 		return CU_OK;
 	case OP_RECORD:
-		op->event->done = op->record;
-		op->event->at_ns = sim_now();
+		if (op->record > op->event->done) { /* a later record may have been faster, on another stream */
+			op->event->done = op->record;
+			op->event->at_ns = sim_now();
+		}
 		return CU_OK;
 	case OP_WAIT_EVENT:
 		while (!context_state(s->ctx) && op->event->done < op->record)

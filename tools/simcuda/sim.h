@@ -254,6 +254,8 @@ void kernel_end_modules(struct cu_context_object *ctx);
 void link_init(void);
 /* Moves bytes at the speed of the links between them; with the lock, free meanwhile. */
 void link_copy(struct cu_stream_object *s, const struct op *op);
+/* The stream's next operation is not to be the copy at once for which an engine may be kept. */
+void link_leave(const struct cu_stream_object *s);
 /* Which engine the operation will want; NULL: none. */
 struct engine *link_engine(const struct op *op);
 

@@ -126,12 +126,16 @@ static void serve_one(struct cu_stream_object *s, struct op *op)
 {
 	cu_result r = CU_OK;
 
-	while (!context_state(s->ctx) && is_fenced(s, op))
+	while (!context_state(s->ctx) && is_fenced(s, op)) {
+		link_leave(s);
 		sim_wait();
+	}
 	if (!context_state(s->ctx))
 		r = op_run(s, op);
 	if (r)
 		context_fail(s->ctx, r);
+	if (context_state(s->ctx))
+		link_leave(s);
 	list_del(&op->node);
 	op_free(op);
 	pthread_cond_broadcast(&sim.done);
