@@ -135,12 +135,13 @@ static void sources(struct daemon *d)
 
 void gauges_update(struct daemon *d)
 {
+	/* First: it is what marks the others as simulated. */
+	metrics_set(gpu_is_simulated(d->gpu) ? M_gpu_simulated : M_gpu_devices, gpu_count(d->gpu));
 	for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
 		kind(d, &kinds[i]);
 	brain(d);
 	disk(d);
 	sources(d);
-	metrics_set(gpu_is_simulated(d->gpu) ? M_gpu_simulated : M_gpu_devices, gpu_count(d->gpu));
 	source_fallbacks(d);
 	metrics_set(M_clients, d->server ? d->server->n_conns : 0);
 	metrics_set(M_leases, d->server ? d->server->n_leases : 0);

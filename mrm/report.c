@@ -89,8 +89,10 @@ static json_t *model_row(struct daemon *d, uint64_t model)
 		struct cache_tier_view tv;
 		cache_tier(d->cache, (uint8_t)t, &tv);
 		json_t *row = tier_row(&v.copies[t]);
-		if (tv.kind == TIER_GPU)
+		if (tv.kind == TIER_GPU) {
 			json_object_set_new(row, "device", json_string(gpu_facts(d->gpu, tv.device)->uuid));
+			json_object_set_new(row, "simulated", json_boolean(gpu_is_simulated(d->gpu)));
+		}
 		json_object_set_new(tiers, tier_key(d, &tv, key), row);
 	}
 	const struct image_desc *desc = holding_desc(img);

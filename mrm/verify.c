@@ -80,8 +80,10 @@ static void record(struct verification *v, const char *result)
 	json_t *row = json_pack("{s:s, s:i, s:I, s:o, s:s}", "tier", tier_kind_name(tier.kind), "chunks",
 		(int)v->n_chunks, "bytes", (json_int_t)(v->layout ? v->layout->image_bytes : 0), "bad",
 		v->bad ? json_incref(v->bad) : json_array(), "result", result);
-	if (tier.kind == TIER_GPU)
+	if (tier.kind == TIER_GPU) {
 		json_object_set_new(row, "device", json_string(gpu_facts(v->daemon->gpu, tier.device)->uuid));
+		json_object_set_new(row, "simulated", json_boolean(gpu_is_simulated(v->daemon->gpu)));
+	}
 	json_array_append_new(v->copies, row);
 	json_decref(v->bad);
 	v->bad = NULL;

@@ -119,7 +119,7 @@ struct metric_view {
 	enum metric_kind kind;
 	enum metric_unit unit;
 	const char *field, *name, *help;
-	char labels[256];        /* a="b",c="d", or empty */
+	char labels[256];        /* a="b",c="d", or empty; has simulated="yes" when the value has to do with simulated devices */
 	uint64_t value;          /* not for histograms */
 	const uint64_t *buckets; /* histograms: METRICS_BUCKETS + 1 counts, not cumulative */
 	uint64_t count, sum_ns;

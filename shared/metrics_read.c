@@ -128,23 +128,34 @@ static const struct row rows[] = {
 #undef HISTOGRAM
 };
 
+static void append_escaped(const char *value, char *out, size_t size, size_t *used)
+{
+	for (; *value && *used + 3 < size; value++) {
+		if (*value == '"' || *value == '\\')
+			out[(*used)++] = '\\';
+		out[(*used)++] = (unsigned char)*value < 0x20 ? ' ' : *value;
+	}
+	out[*used] = 0;
+}
+
 /* Puts the segment's version where a label value is "@" and its revision where it is "#", escaped as the text format
- * wants. */
+ * wants, and the mark of simulated devices where there is a "%". */
 static void expand_labels(const char *labels, const struct metrics_snapshot *s, char *out, size_t size)
 {
 	size_t used = 0;
+	out[0] = 0;
 	for (; *labels && used + 3 < size; labels++) {
-		if (*labels != '@' && *labels != '#') {
+		if (*labels == '@')
+			append_escaped(s->version, out, size, &used);
+		else if (*labels == '#')
+			append_escaped(s->revision, out, size, &used);
+		else if (*labels != '%')
 			out[used++] = *labels;
-			continue;
-		}
-		for (const char *v = *labels == '@' ? s->version : s->revision; *v && used + 3 < size; v++) {
-			if (*v == '"' || *v == '\\')
-				out[used++] = '\\';
-			out[used++] = (unsigned char)*v < 0x20 ? ' ' : *v;
-		}
+		else if (s->values[M_gpu_simulated])
+			used += (size_t)snprintf(out + used, size - used, ",simulated=\"yes\"");
+		ASSERT(used < size);
+		out[used] = 0;
 	}
-	out[used] = 0;
 }
 
 static void fill_histogram(struct metric_view *v, const uint64_t *slots)

@@ -264,6 +264,35 @@ def tools_mean_one_device_or_all(t):
         assert nowhere.rc == 1 and 'no GPU of that UUID' in nowhere.err, nowhere
 
 
+# What has a number and the word in it, and is neither a measurement nor anything like one.
+NO_FIGURES = re.compile(r'kind="real"|error="GPU_ERROR"|^gpu(-[a-z]+)? +=|^# |^  on GPU-')
+
+
+@test
+def every_figure_of_a_simulated_device_says_so(t):
+    simulated_only('real ones are none')
+    t.model('a', 9 * MIB)
+    machine = Machine(t)
+    often = ['--count', '2', '--interval', '10ms']
+    for command in (['open', 'a', '--tier', 'gpu'], ['pull', 'a', '--tier', 'gpu'], ['ls'], ['show', 'a'], ['verify', 'a'],
+                    ['trace', 'a'], ['links', *often], ['doctor'], ['top', *often], ['stat'], ['stat', '--prometheus']):
+        got = machine.ctl(*command)
+        t.equal(got.rc, 0, got)
+        lines = [line for line in got.out.splitlines() if re.search('gpu|^a ', line, re.I) and re.search(r'\d|ready', line) and
+                 not NO_FIGURES.search(line)]
+        assert lines and all('simulated' in line for line in lines), (command, lines)
+    for row in machine.ctl('stat', '--prometheus').out.splitlines():
+        assert 'simulated' in row or not row.startswith('trims_open_seconds'), row
+    for command in (['open', 'a', '--tier', 'gpu'], ['links'], ['stat']):
+        t.equal(machine.ctl(*command, '--json').json['simulated'], True, command)
+    for row in machine.ctl('top', *often, '--json').out.splitlines():
+        assert '"simulated":true' in row, row
+    t.equal([row['simulated'] for row in machine.ctl('verify', 'a', '--json').json['copies'] if row['tier'] == 'gpu'], [True])
+    t.equal(machine.ctl('ls', '--json').json['models'][0]['tiers']['gpu']['simulated'], True)
+    checks = [row['detail'] for row in machine.ctl('doctor', '--json').json['checks'] if row['name'].startswith('gpu')]
+    assert checks and all('simulated' in row for row in checks), checks
+
+
 # ---- deaths ----
 
 def loading(t, **options):

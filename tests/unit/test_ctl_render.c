@@ -102,6 +102,44 @@ START_TEST(tiers_and_links_are_listed)
 }
 END_TEST
 
+static void links_now(const json_t *report, FILE *out)
+{
+	render_links(report, NULL, 0, out);
+}
+
+/* Each line with a number in it. */
+START_TEST(no_line_about_a_simulated_device_is_without_the_word)
+{
+	static const struct {
+		void (*render)(const json_t *report, FILE *out);
+		const char *json;
+	} reports[] = {
+		{render_ls, "{\"models\":[{\"names\":[\"m\"],\"bytes\":7,\"tiers\":{\"gpu\":{\"state\":\"loading\",\"bytes\":200,"
+			"\"landed\":50,\"leases\":3,\"pins\":1,\"simulated\":true}}}]}"},
+		{render_ls, "{\"models\":[{\"names\":[\"m\"],\"bytes\":7,\"tiers\":{\"gpu0\":{\"state\":\"absent\"},"
+			"\"gpu1\":{\"state\":\"loading\",\"bytes\":200,\"landed\":50,\"simulated\":true}}}]}"},
+		{render_verify, "{\"copies\":[{\"tier\":\"gpu\",\"chunks\":3,\"bytes\":9,\"result\":\"ok\",\"simulated\":true}]}"},
+		{render_tiers, "{\"tiers\":[{\"tier\":\"gpu\",\"capacity\":9,\"simulated\":true}],"
+			"\"links\":[{\"from\":\"host\",\"to\":\"gpu\",\"bytes_per_s\":7,\"simulated\":true}]}"},
+		{render_trace, "{\"loads\":[{\"from\":\"host\",\"to\":\"gpu\",\"total_ns\":7,\"link\":{\"waits\":1},\"simulated\":true}]}"},
+		{links_now, "{\"simulated\":true,\"links\":[{\"device\":\"GPU-1\",\"direction\":\"h2d\",\"bytes_per_s\":7,"
+			"\"classes\":[{\"class\":\"demand\",\"bytes\":1}],\"simulated\":true}],\"transfers\":[{\"model\":\"m\","
+			"\"device\":\"GPU-1\",\"direction\":\"h2d\",\"class\":\"demand\",\"done\":1,\"bytes\":2}]}"},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(reports); i++) {
+		char *text = render(reports[i].render, reports[i].json);
+		unsigned n = 0;
+		for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+			if (strpbrk(line, "0123456789")) {
+				ck_assert_msg(strstr(line, "simulated") != NULL, "%zu: %s", i, line);
+				n++;
+			}
+		ck_assert_uint_gt(n, 0);
+		free(text);
+	}
+}
+END_TEST
+
 START_TEST(a_report_of_another_shape_is_no_crash)
 {
 	static void (*const renderers[])(const json_t *, FILE *) = {
@@ -136,6 +174,7 @@ static void reports(Suite *s)
 {
 	UNIT_CASE(s, "reports", ls_says_where_each_model_is, show_lists_files_and_tensors, trace_says_where_the_time_went,
 		doctor_shows_checks_and_configuration, verify_names_the_damaged_chunks, tiers_and_links_are_listed,
+		no_line_about_a_simulated_device_is_without_the_word,
 		a_report_of_another_shape_is_no_crash, pages_become_one_report);
 }
 

@@ -365,6 +365,29 @@ START_TEST(prometheus_text_has_each_family_once_and_cumulative_buckets)
 }
 END_TEST
 
+START_TEST(what_simulated_devices_are_part_of_says_so)
+{
+	static struct metrics_snapshot s;
+
+	s.values[M_load_host_gpu + 3] = 1;
+	char *text = prometheus(&s);
+	ck_assert_uint_eq(occurrences(text, "simulated="), 0);
+	ck_assert_uint_eq(occurrences(text, "\ntrims_load_seconds_count{from=\"host\",to=\"gpu\"} 1\n"), 1);
+	free(text);
+	s.values[M_gpu_simulated] = 2;
+	text = prometheus(&s);
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+		bool of_device = strstr(line, "=\"gpu\"") || strstr(line, "trims_open_seconds") ||
+			strstr(line, "trims_integrity") || strstr(line, "trims_device_chunks");
+		if (of_device && *line != '#')
+			ck_assert_msg(strstr(line, ",simulated=\"yes\"") != NULL, "%s", line);
+		else if (strstr(line, "=\"host\"}") || strstr(line, "=\"disk\"}"))
+			ck_assert_msg(strstr(line, "simulated") == NULL, "%s", line);
+	}
+	free(text);
+}
+END_TEST
+
 static void check_unique(void *ctx, const struct metric_view *v)
 {
 	char **seen = ctx;
@@ -437,6 +460,7 @@ static void segment(Suite *s)
 static void text(Suite *s)
 {
 	UNIT_CASE(s, "text", prometheus_text_has_each_family_once_and_cumulative_buckets,
+		what_simulated_devices_are_part_of_says_so,
 		published_names_are_unique_and_carry_their_units, quantiles_name_the_bucket_that_holds_them);
 }
 

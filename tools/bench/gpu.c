@@ -32,7 +32,9 @@ void gpu_open(const struct bench_options *o, struct gpu *out)
 	if (o->driver)
 		setenv("TRIMS_CUDA_DRIVER", o->driver, 1); /* libtrims in this process is to load the same */
 	GPU_MUST(out, device_get, &out->device, 0);
-	GPU_MUST(out, device_get_name, out->name, sizeof out->name, out->device);
+	/* A topology may call its devices anything; the name is all that lines of a CSV and titles of charts say of them. */
+	size_t mark = out->cu->simulated ? (size_t)snprintf(out->name, sizeof out->name, "simulated: ") : 0;
+	GPU_MUST(out, device_get_name, out->name + mark, (int)(sizeof out->name - mark), out->device);
 	GPU_MUST(out, device_get_uuid, &uuid, out->device);
 	cuda_uuid_text(&uuid, out->uuid);
 	GPU_MUST(out, primary_ctx_retain, &out->ctx, out->device);

@@ -52,10 +52,17 @@ static const char *tier_name(uint32_t tier)
 
 struct meter {
 	uint64_t started_ns, drawn_ns, first_bytes;
+	const char *mark; /* behind what could be taken for a measurement */
 	bool bar, drawn;
 };
 
-static void draw_bar(const struct trims_progress *p, uint64_t rate, double share)
+static const char *mark_of(trims_model *model)
+{
+	struct trims_info info = {.size = sizeof info};
+	return trims_info(model, &info) == 0 && info.simulated ? " (simulated)" : "";
+}
+
+static void draw_bar(const struct trims_progress *p, uint64_t rate, double share, const char *mark)
 {
 	char landed[TEXT_NUMBER], whole[TEXT_NUMBER], speed[TEXT_NUMBER], left[TEXT_NUMBER] = "-";
 	char bar[BAR_WIDTH + 1];
@@ -65,8 +72,8 @@ static void draw_bar(const struct trims_progress *p, uint64_t rate, double share
 	bar[BAR_WIDTH] = 0;
 	if (rate)
 		text_ns(left, (p->image_bytes - p->landed_bytes) / rate * NS_PER_S);
-	fprintf(stderr, "\r\033[K[%s] %3.0f%%  %s of %s  %s  %s left", bar, 100 * share,
-		text_bytes(landed, p->landed_bytes), text_bytes(whole, p->image_bytes), text_rate(speed, rate), left);
+	fprintf(stderr, "\r\033[K[%s] %3.0f%%  %s of %s  %s  %s left%s", bar, 100 * share,
+		text_bytes(landed, p->landed_bytes), text_bytes(whole, p->image_bytes), text_rate(speed, rate), left, mark);
 }
 
 static void draw(struct meter *m, const struct trims_progress *p)
@@ -78,11 +85,11 @@ static void draw(struct meter *m, const struct trims_progress *p)
 	uint64_t rate = (uint64_t)((double)(p->landed_bytes - m->first_bytes) * 1e9 / (double)spent);
 	double share = p->image_bytes ? MIN((double)p->landed_bytes / (double)p->image_bytes, 1.0) : 1.0;
 	if (m->bar) {
-		draw_bar(p, rate, share);
+		draw_bar(p, rate, share, m->mark);
 	} else {
 		char landed[TEXT_NUMBER], whole[TEXT_NUMBER], speed[TEXT_NUMBER];
-		fprintf(stderr, "%.0f%%  %s of %s  %s\n", 100 * share, text_bytes(landed, p->landed_bytes),
-			text_bytes(whole, p->image_bytes), text_rate(speed, rate));
+		fprintf(stderr, "%.0f%%  %s of %s  %s%s\n", 100 * share, text_bytes(landed, p->landed_bytes),
+			text_bytes(whole, p->image_bytes), text_rate(speed, rate), m->mark);
 	}
 	m->drawn_ns = now;
 	m->drawn = true;
@@ -103,7 +110,7 @@ static int fail_or_again(struct ctl *c)
 static int wait_and_draw(struct ctl *c, trims_model *model)
 {
 	struct trims_progress p;
-	struct meter m = {.started_ns = monotonic_ns(), .bar = isatty(STDERR_FILENO)};
+	struct meter m = {.started_ns = monotonic_ns(), .mark = mark_of(model), .bar = isatty(STDERR_FILENO)};
 	m.drawn_ns = m.started_ns;
 	if (trims_progress(model, &p) == 0)
 		m.first_bytes = p.landed_bytes;
@@ -152,11 +159,11 @@ static void say_open(const struct ctl *c, trims_model *model, uint64_t ns)
 		return;
 	}
 	text_put_clean(stdout, c->args[0]);
-	printf(": %s on %s, %" PRIu32 " tensors, %s in %s, digest %s\n", text_bytes(bytes, info.image_bytes),
-		tier_name(info.tier), tensors, info.hit ? "was there, opened" : "loaded", text_ns(time, ns), digest);
+	printf(": %s on %s%s, %" PRIu32 " tensors, %s in %s, digest %s\n", text_bytes(bytes, info.image_bytes),
+		tier_name(info.tier), mark_of(model), tensors, info.hit ? "was there, opened" : "loaded", text_ns(time, ns), digest);
 	if (info.tier == TRIMS_TIER_GPU)
-		printf("  on %s%s, shared by %s%s%s\n", info.device, info.simulated ? " (simulated)" : "",
-			export_name(info.export_kind), *info.note ? "; " : "", info.note);
+		printf("  on %s%s, shared by %s%s%s\n", info.device, mark_of(model), export_name(info.export_kind),
+			*info.note ? "; " : "", info.note);
 }
 
 int ctl_pull(struct ctl *c)

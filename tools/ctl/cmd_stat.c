@@ -32,7 +32,8 @@ static void print_stat_json(const struct metrics_snapshot *s)
 {
 	json_t *metrics = json_object();
 	metrics_visit(s, add_json, metrics);
-	json_t *whole = json_pack("{s:b,s:i,s:s,s:s,s:I,s:I,s:o}", "alive", s->alive, "pid", (int)s->pid, "version",
+	json_t *whole = json_pack("{s:b,s:b,s:i,s:s,s:s,s:I,s:I,s:o}", "alive", s->alive,
+		"simulated", s->values[M_gpu_simulated] > 0, "pid", (int)s->pid, "version",
 		s->version, "socket", s->socket_path, "started_unix_ns", (json_int_t)s->start_unix_ns,
 		"updated_unix_ns", (json_int_t)s->updated_unix_ns, "metrics", metrics);
 	if (whole)

@@ -99,12 +99,13 @@ static void print_traffic(const struct view *v, FILE *out)
 {
 	char a[TEXT_NUMBER], b[TEXT_NUMBER], c[TEXT_NUMBER], d[TEXT_NUMBER], e[TEXT_NUMBER];
 	const uint64_t *n = v->now.values;
-	fprintf(out, "\nopens/s  hit %.1f  miss %.1f  joined %.1f  refused %.1f    evictions/s %.1f\n",
+	fprintf(out, "\nopens/s  hit %.1f  miss %.1f  joined %.1f  refused %.1f    evictions/s %.1f%s\n",
 		per_s(v, M_requests_gpu_hit) + per_s(v, M_requests_host_hit) + per_s(v, M_requests_disk_hit),
 		per_s(v, M_requests_gpu_miss) + per_s(v, M_requests_host_miss) + per_s(v, M_requests_disk_miss),
 		per_s(v, M_requests_gpu_coalesced) + per_s(v, M_requests_host_coalesced) + per_s(v, M_requests_disk_coalesced),
 		per_s(v, M_requests_gpu_error) + per_s(v, M_requests_host_error) + per_s(v, M_requests_disk_error),
-		per_s(v, M_evictions_gpu_room) + per_s(v, M_evictions_host_room) + per_s(v, M_evictions_disk_room));
+		per_s(v, M_evictions_gpu_room) + per_s(v, M_evictions_host_room) + per_s(v, M_evictions_disk_room),
+		n[M_gpu_simulated] ? "    (with simulated devices)" : "");
 	fprintf(out, "landed   remote>host %s  remote>disk %s  disk>host %s  host>disk %s\n",
 		text_rate(a, (uint64_t)per_s(v, M_promotion_bytes_remote_host)),
 		text_rate(b, (uint64_t)per_s(v, M_promotion_bytes_remote_disk)),
@@ -171,7 +172,8 @@ static void print_view_json(const struct view *v)
 	struct json_view j = {json_object(), json_object(), v->seconds};
 	metrics_visit(&v->now, add_now, j.now);
 	metrics_visit(&v->change, add_rate, &j);
-	json_t *whole = json_pack("{s:b,s:i,s:f,s:o,s:o}", "alive", v->now.alive, "pid", (int)v->now.pid, "seconds",
+	json_t *whole = json_pack("{s:b,s:b,s:i,s:f,s:o,s:o}", "alive", v->now.alive, "simulated",
+		v->now.values[M_gpu_simulated] > 0, "pid", (int)v->now.pid, "seconds",
 		v->seconds, "values", j.now, "per_s", j.per_s);
 	if (whole)
 		json_dumpf(whole, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));

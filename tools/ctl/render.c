@@ -63,7 +63,7 @@ static const char *simulated_mark(const json_t *object)
 
 /* ---- ls ---- */
 
-/* "ready", "loading 42%", "ready 3 leases, pinned" */
+/* "ready", "loading 42%", "ready leases=3 pinned", "ready (simulated)" */
 static void describe_copy(const json_t *copy, char *out, size_t size)
 {
 	if (!json_is_object(copy)) {
@@ -79,7 +79,9 @@ static void describe_copy(const json_t *copy, char *out, size_t size)
 	if (leases && (size_t)n < size)
 		n += snprintf(out + n, size - (size_t)n, " leases=%" PRIu64, leases);
 	if (pins && (size_t)n < size)
-		snprintf(out + n, size - (size_t)n, " pinned");
+		n += snprintf(out + n, size - (size_t)n, " pinned");
+	if ((size_t)n < size)
+		snprintf(out + n, size - (size_t)n, "%s", simulated_mark(copy));
 }
 
 static void add_copy(struct grid *g, const json_t *model, const char *tier)
@@ -384,7 +386,7 @@ void render_verify(const json_t *report, FILE *out)
 	json_array_foreach(json_object_get(report, "copies"), i, copy) {
 		char bytes[TEXT_NUMBER], bad[256];
 		format_bad(json_object_get(copy, "bad"), bad, sizeof bad);
-		grid_add(g, "%s", text_of(copy, "tier"));
+		grid_add(g, "%s%s", text_of(copy, "tier"), simulated_mark(copy));
 		grid_add(g, "%" PRIu64, number_of(copy, "chunks"));
 		grid_add(g, "%s", bytes_of(bytes, copy, "bytes"));
 		grid_add(g, "%s%s", text_of(copy, "result"), bad);
@@ -489,17 +491,17 @@ static void add_classes(struct grid *g, const json_t *link)
 	}
 }
 
-static void show_transfers(const json_t *transfers, FILE *out)
+static void show_transfers(const json_t *report, FILE *out)
 {
 	struct grid *g = grid_new("lllrrrl");
-	const json_t *t;
+	const json_t *transfers = json_object_get(report, "transfers"), *t;
 	size_t i;
 	GRID_HEADER(g, "MODEL", "LINK", "CLASS", "DONE", "OF", "DUE", "WAITED FOR");
 	json_array_foreach(transfers, i, t) {
 		char text[TEXT_NUMBER], waited[256];
 		format_waited(json_object_get(t, "waited_ns"), waited, sizeof waited);
 		grid_add(g, "%s", text_of(t, "model"));
-		grid_add(g, "%s %s", text_of(t, "device"), text_of(t, "direction"));
+		grid_add(g, "%s %s%s", text_of(t, "device"), text_of(t, "direction"), simulated_mark(report));
 		grid_add(g, "%s%s", text_of(t, "class"), json_is_true(json_object_get(t, "late")) ? " (late)" : "");
 		grid_add(g, "%s", bytes_of(text, t, "done"));
 		grid_add(g, "%s", bytes_of(text, t, "bytes"));
@@ -531,5 +533,5 @@ void render_links(const json_t *report, const json_t *before, double seconds, FI
 	grid_print(g, out);
 	grid_free(&g);
 	if (json_array_size(json_object_get(report, "transfers")))
-		show_transfers(json_object_get(report, "transfers"), out);
+		show_transfers(report, out);
 }
