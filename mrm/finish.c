@@ -151,11 +151,8 @@ static int check_stored(struct finish *f)
 	OWN_MEM struct hash128 *hashes = calloc(MAX(n, 1u), sizeof *hashes);
 	ASSERT(hashes);
 	for (uint32_t i = 0; i < n; i++) {
-		struct disk_extent at;
-		int e = disk_image_chunk(f->stored, i, &at);
-		if (e)
-			return fault_errno(&f->why, TRIMS_E_DISK_ERROR, -e, "chunk %u of %s", i, f->desc->name), e;
-		hashes[i] = at.hash;
+		if (!disk_image_hash(f->stored, i, &hashes[i]))
+			return fault_errno(&f->why, TRIMS_E_DISK_ERROR, ENOENT, "chunk %u of %s", i, f->desc->name), -ENOENT;
 	}
 	return check_identity(f, image_digest(f->desc, hashes));
 }

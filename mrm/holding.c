@@ -178,11 +178,16 @@ bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash12
 		*out = img->hashes[chunk];
 		return true;
 	}
-	struct disk_extent at;
-	if (!img->stored || img->suspect || disk_image_chunk(img->stored, chunk, &at))
-		return false;
-	*out = at.hash;
-	return true;
+	return img->stored && !img->suspect && disk_image_hash(img->stored, chunk, out);
+}
+
+int holding_want_hash(const struct holding *img, uint32_t chunk, struct hash128 *out, struct fault *why)
+{
+	if (holding_chunk_hash(img, chunk, out))
+		return 0;
+	fault_set(why, TRIMS_E_INTERNAL, "%s: there is no checksum on record that chunk %u could be compared with",
+		holding_label(img), chunk);
+	return -ENODATA;
 }
 
 void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul, bool stored)

@@ -64,6 +64,8 @@ const struct image_desc *holding_desc(const struct holding *img);
 const struct layout *holding_layout(const struct holding *img);
 /* True when the chunk's hash is on record (from this run or from disk). */
 bool holding_chunk_hash(const struct holding *img, uint32_t chunk, struct hash128 *out);
+/* The same where there is nothing to be done without it: 0, or -ENODATA and a sentence. */
+int holding_want_hash(const struct holding *img, uint32_t chunk, struct hash128 *out, struct fault *why);
 /* As a haul found it, which has compared it with what is on record.  stored: it has put the chunk into the disk image, too, so
  * that being there is no other haul's word. */
 void holding_set_chunk_hash(struct holding *img, uint32_t chunk, struct hash128 hash, uint64_t haul, bool stored);

@@ -303,10 +303,9 @@ static void device_checked(void *ctx, const struct copycheck_result *result)
 
 static void check_host(struct check_job *j)
 {
-	for (uint32_t i = 0; i < j->n; i++) {
-		bool known = holding_chunk_hash(j->image, j->first + i, &j->want[i]);
-		ASSERT(known); /* its record had it */
-	}
+	for (uint32_t i = 0; i < j->n && !j->result; i++)
+		j->result = holding_want_hash(j->image, j->first + i, &j->want[i], &j->why);
+	/* One that cannot be checked is dropped, but by a job: who asks is in the middle of something. */
 	j->job = (struct job){.run = run_check, .done = host_checked, .class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
 	pool_submit(j->image->daemon->write, &j->job);
 }

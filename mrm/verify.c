@@ -227,13 +227,13 @@ static void verify_device(struct verification *v)
 
 /* ---- answers of the brain ---- */
 
-static struct hash128 *wanted_hashes(const struct holding *img)
+static struct hash128 *wanted_hashes(const struct holding *img, struct fault *why)
 {
 	uint32_t n = holding_layout(img)->n_chunks;
 	struct hash128 *want = calloc(MAX(n, 1u), sizeof *want);
 	ASSERT(want);
 	for (uint32_t i = 0; i < n; i++)
-		if (!holding_chunk_hash(img, i, &want[i])) {
+		if (holding_want_hash(img, i, &want[i], why)) {
 			free(want);
 			return NULL;
 		}
@@ -244,6 +244,7 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 {
 	struct verification *v = find(d, fx->owner);
 	struct holding *img = holding_by_model(d, fx->model);
+	struct fault why;
 	if (!v || !img || fx->state != COPY_READY) {
 		cache_close(d->cache, clock_now(), fx->owner, fx->lease);
 		if (v)
@@ -256,7 +257,7 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 	v->layout = holding_layout(img);
 	v->stored = v->tier == d->tier_disk ? img->stored : NULL;
 	v->host = holding_host(img);
-	v->want = v->tier == d->tier_host ? wanted_hashes(img) : NULL;
+	v->want = v->tier == d->tier_host ? wanted_hashes(img, &why) : NULL;
 	v->next = 0;
 	v->n_chunks = v->layout->n_chunks;
 	v->bad = json_array();
@@ -264,8 +265,12 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 		verify_device(v);
 		return;
 	}
-	ASSERT(v->stored || v->want);
-	step(v);
+	if (v->stored || v->want) {
+		step(v);
+		return;
+	}
+	log_warn("verify", "%s cannot be checked: %s", v->name, v->tier == d->tier_disk ? "its image is leaving" : why.text);
+	copy_done(v, "unreadable");
 }
 
 void verify_refused(struct daemon *d, const struct cache_effect *fx)

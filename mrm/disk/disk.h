@@ -97,6 +97,8 @@ struct disk_extent {
 
 /* (mem) Where a chunk is.  -ENOENT: not there (yet); -EINVAL: no such chunk.  In-place images give the hash only. */
 int disk_image_chunk(struct disk_image *img, uint32_t chunk, struct disk_extent *out);
+/* (mem) Its hash alone, which is known however the data fares.  False: the chunk is not there. */
+bool disk_image_hash(struct disk_image *img, uint32_t chunk, struct hash128 *out);
 /* Hashes a chunk's decoded bytes and compares.  -EBADMSG: damaged: counted and logged; do not show them to anyone. */
 int disk_image_check(struct disk_image *img, uint32_t chunk, const uint8_t *bytes, struct fault *why);
 /* As disk_image_check() when the caller has the hash or knows that the chunk would not decode (hash NULL). */

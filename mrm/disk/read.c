@@ -33,6 +33,18 @@ int disk_image_chunk(struct disk_image *img, uint32_t chunk, struct disk_extent 
 	return r;
 }
 
+bool disk_image_hash(struct disk_image *img, uint32_t chunk, struct hash128 *out)
+{
+	CHECK_OBJ(img, IMAGE_MAGIC);
+	ASSERT(chunk < img->n_chunks);
+	pthread_mutex_lock(&img->lock);
+	bool known = img->had[chunk];
+	if (known)
+		*out = img->chunks[chunk].hash;
+	pthread_mutex_unlock(&img->lock);
+	return known;
+}
+
 static int damaged(struct disk_image *img, const char *what, uint32_t i, struct fault *why)
 {
 	COUNT(img, damaged);

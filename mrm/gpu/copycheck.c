@@ -114,8 +114,9 @@ static void begin_batch(struct copycheck *c)
 	c->n = MIN((uint32_t)GPU_HASH_BATCH, c->options.first + c->options.n - c->first);
 	for (uint32_t i = 0; i < c->n; i++) {
 		struct layout_chunk k = layout_chunk(l, c->first + i);
-		bool known = holding_chunk_hash(c->image, c->first + i, &c->want[i]);
-		ASSERT(known);
+		c->result.error = holding_want_hash(c->image, c->first + i, &c->want[i], &c->result.why);
+		if (c->result.error)
+			c->n = 0; /* the job alone, which tells it */
 		c->pieces[i] = (struct hash_piece){.at = gpu_memory_address(c->copy->device, k.extent) + k.offset, .bytes = k.bytes};
 	}
 	c->job = (struct job){.run = run_batch, .done = hashed, .class = c->options.class, .deadline = c->options.deadline};

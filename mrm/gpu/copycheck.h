@@ -27,7 +27,7 @@ struct copycheck_options {
 	void *ctx;
 };
 
-/* All bytes of these chunks must have arrived, and their hashes be on record. */
+/* All bytes of these chunks must have arrived.  One whose hash is not on record ends the check with an error. */
 void copycheck_start(struct daemon *d, const struct copycheck_options *options);
 
 /* For those who look: whether the check is to go on; else the result says why not. */

@@ -124,10 +124,14 @@ static void read_chunk(struct job *job)
 static void begin_chunk(struct slot *s)
 {
 	struct readback *r = s->all;
+	struct fault why;
 	s->number = r->next++;
 	struct layout_chunk k = layout_chunk(r->layout, s->number);
-	bool known = holding_chunk_hash(r->image, s->number, &s->want);
-	ASSERT(known);
+	int e = holding_want_hash(r->image, s->number, &s->want, &why);
+	if (e) {
+		fail(r, e, &why);
+		return;
+	}
 	s->chunk = (struct gpu_chunk){.at = gpu_memory_address(r->copy->device, k.extent) + k.offset, .host = s->buffer,
 		.bytes = k.bytes, .job = {.done = read_chunk, .class = r->options.class, .deadline = r->options.deadline}};
 	r->n_out++;
@@ -162,7 +166,7 @@ static void begin(struct readback *r)
 		fail(r, e, &why);
 		return;
 	}
-	for (int i = 0; i < SLOTS && r->next < r->stop; i++)
+	for (int i = 0; i < SLOTS && r->next < r->stop && !r->over; i++)
 		begin_chunk(&r->slot[i]);
 }
 

@@ -82,6 +82,21 @@ def the_disk_tier_keeps_its_bound(t):
 
 
 @test
+def an_image_whose_data_is_gone_takes_nothing_else_along(t):
+    """Hashes of what is in memory are on record without it, so they go on to be checked and served."""
+    tensors = t.model('a', 10 * MIB)
+    daemon = t.daemon(sources=[remote.Server(t, t.models_dir).url])
+    serves(t, daemon, 'a', tensors)
+    settled(t, daemon)
+    (data,) = daemon.cache_dir.rglob('*.data')
+    data.unlink()
+    rows = {row['tier']: row['result'] for row in daemon.ctl('verify', 'a', '--json').json['copies']}
+    t.equal(rows, {'disk': 'corrupt', 'host': 'ok'})
+    t.equal({row['tier']: row['result'] for row in daemon.json('verify', 'a')['copies']}['host'], 'ok')
+    serves(t, daemon, 'a', tensors)
+
+
+@test
 def a_cache_directory_that_cannot_be_used_is_refused_with_a_sentence(t):
     (t.dir / 'file').write_text('not a directory')
     for path in (t.dir / 'file', t.dir / 'none' / 'below'):

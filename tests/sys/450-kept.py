@@ -8,6 +8,7 @@ import socket
 import struct
 
 import models
+import remote
 import wire
 from keeper import helpers, kept, until_kept
 from trimstest import BUILD, Skip, main, test
@@ -160,6 +161,24 @@ def a_copy_that_was_damaged_meanwhile_is_not_served(t):
     t.eventually(lambda: daemon.ctl('open', 'a').rc == 0, 'it is loaded again')
     again = daemon.client().open('a')
     t.equal(models.digests(again.tensors()), models.digests(tensors))
+
+
+@test
+def a_copy_taken_back_is_checked_though_its_image_on_disk_lost_its_data(t):
+    tensors = t.model('a', 20 * MIB)
+    daemon = kept(t, sources=[remote.Server(t, t.models_dir).url])
+    daemon.client().open('a').wait()
+    until_kept(t, daemon, 1)
+    t.eventually(lambda: daemon.metric('trims_transfers_active') == 0, 'it is on disk')
+    daemon.kill()
+    daemon.start()
+    t.equal(taken_back(daemon), 1)
+    (data,) = daemon.cache_dir.rglob('*.data')
+    data.unlink()
+    t.eventually(lambda: 'a: checked' in daemon.log(), 'it is checked')
+    t.equal({row['tier']: row['result'] for row in daemon.ctl('verify', 'a', '--json').json['copies']},
+            {'disk': 'corrupt', 'host': 'ok'})
+    t.equal(models.digests(daemon.client().open('a').tensors()), models.digests(tensors))
 
 
 @test
