@@ -9,7 +9,8 @@ from trimstest import BUILD, PATIENCE, Skip, main, run, test
 FILES = '''bin/trims-bench bin/trims-ctl bin/trims-faas sbin/mrm include/trims.h
 LIB/libtrims.a LIB/libtrims.so LIB/libtrims.so.0 LIB/libtrims.so.0.1.0 LIB/pkgconfig/trims.pc
 LIB/trims/libsimcuda.so libexec/trims/trims-bench-client libexec/trims/trims-bench-export
-libexec/trims/trims-make-image share/man/man1/trims-bench.1 share/man/man1/trims-ctl.1 share/man/man1/trims-faas.1 share/man/man3/trims.3 share/man/man8/mrm.8
+libexec/trims/trims-make-image
+share/man/man1/trims-bench.1 share/man/man1/trims-ctl.1 share/man/man1/trims-faas.1 share/man/man3/trims.3 share/man/man8/mrm.8
 lib/systemd/system/mrm.service lib/systemd/system/mrm.socket lib/sysusers.d/trims.conf etc/trims/mrm.conf'''.split()
 MAYBE = {'libexec/trims/trims-bench-client-static'}  # not with a sanitizer
 
