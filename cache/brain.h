@@ -130,6 +130,7 @@ struct model {
 	bool suspect;                  /* its source had changed when it was read: names are resolved before they serve */
 	int64_t rate;
 	int64_t gpu_rate;              /* of opens on GPU tiers alone: what earns a place there */
+	uint64_t plan;                 /* of the last load on a device: what comes back by itself is made by it */
 	struct copy *copies[];         /* per tier; NULL: ABSENT and unwanted */
 };
 
@@ -162,7 +163,10 @@ struct copy {
 	bool prefetched; /* came by prefetch and was not opened yet */
 	struct model *model;
 	struct load *load;
+	uint8_t reach;   /* enum copy_reach: of what there is of it, or is being brought */
 	uint64_t generation, bytes, landed_bytes, final_bytes;
+	uint64_t edition, plan;
+	struct cache_device_size size; /* on a device; else 0 */
 	uint64_t since, loaded_at, uses;
 	int64_t last_use;
 	uint32_t n_leases, n_readers;
@@ -205,6 +209,8 @@ struct load {
 	enum load_class class;
 	uint64_t deadline, age;
 	uint8_t keep;        /* enum keep bits: wanted besides waiters and leases */
+	uint64_t plan;       /* what it makes a copy on a device by; elsewhere the order it asks for */
+	struct cache_device_size size; /* on a device */
 	bool retried;        /* gave up one damaged source already */
 	bool waited_young;   /* counted in residency_waits */
 	bool condemned;      /* it fails, however its transfer ends */
@@ -258,6 +264,7 @@ struct ask {
 	uint64_t device_mask; /* 0: every device */
 	enum load_class class;
 	bool only_resident;
+	uint64_t plan;
 	bool regrant; /* waits for a draining copy's holders instead of being refused */
 };
 
@@ -296,9 +303,9 @@ struct owner {
 
 struct pending_effect {
 	enum effect_kind kind; /* FX_N: withdrawn */
-	uint8_t from, to, class, state;
-	bool hit, joined;
-	uint64_t request, owner, model, copy, transfer, follows, lease, deadline, name;
+	uint8_t from, to, class, state, reach;
+	bool hit, joined, grow;
+	uint64_t request, owner, model, copy, edition, plan, bytes, transfer, follows, lease, deadline, name;
 	void *text; /* owned: struct fault (REFUSE, POISON) or the name (RESOLVE) */
 };
 
@@ -424,7 +431,8 @@ uint64_t room_wake(const struct cache *c, const struct tier *t);
 /* load.c */
 /* Class, deadline, age. */
 bool load_before(const struct load *a, const struct load *b);
-struct load *load_get(struct cache *c, struct copy *k, bool *created); /* joins or creates */
+/* Joins, or creates; a copy that there is something of stays with the plan it has. */
+struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *created);
 void load_keep(struct cache *c, struct load *l, uint8_t keep);
 void load_unkeep(struct cache *c, struct load *l, uint8_t keep);
 void load_want(struct cache *c, struct load *l, struct want *w, enum load_class class, uint64_t deadline);
@@ -456,6 +464,10 @@ bool load_is_earned(const struct cache *c, const struct copy *k, int64_t rate);
 #define PROMOTE_PERIOD_NS NS_PER_S
 #define PROMOTE_LOOK 64 /* most recently used copies considered at a time */
 
+/* reach.c: how much of a copy is on its device */
+/* What the model takes on a device by a plan. */
+struct cache_device_size device_size(const struct cache *c, const struct model *m, uint64_t plan);
+
 /* route.c */
 struct route {
 	uint8_t from;  /* the tier next to the target */
@@ -483,7 +495,7 @@ void link_pump(struct cache *c, struct link *link);
 void link_dirty(struct cache *c, struct link *link);
 
 /* device.c: choosing a GPU, and losing one */
-uint8_t device_for(const struct cache *c, const struct model *m, uint64_t mask);
+uint8_t device_for(const struct cache *c, const struct model *m, uint64_t plan, uint64_t mask);
 /* Brings what is hot on GPUs back to one that has room.  CACHE_NEVER, or when to look again. */
 uint64_t device_promote(struct cache *c);
 

@@ -33,6 +33,14 @@ enum copy_state {
  * PERSIST: writing through to the disk tier, behind everything. */
 enum load_class { CLASS_DEMAND, CLASS_PREFETCH, CLASS_PERSIST, CLASS_N };
 
+/* How much of a copy is there.  Only on a device it is ever another than REACH_PLAN. */
+enum copy_reach {
+	REACH_PLAN, /* what its plan wants there; without a plan all of it */
+	REACH_ALL,  /* all of it, more than the plan wants */
+	REACH_HEAD, /* the beginning, in the plan's order; the tail made room for others */
+	REACH_N
+};
+
 #define CACHE_MAX_TIERS 16  /* remote + disk + host + devices */
 #define CACHE_ANY_DEVICE UINT32_MAX
 #define CACHE_NAME_MAX 255
@@ -55,6 +63,13 @@ struct cache_link_config {
 	uint8_t from, to;        /* tier indices */
 	uint32_t max_active;     /* transfers running at once, >= 1; the rest queue by class, deadline, age */
 	uint64_t bytes_per_s;    /* first guess, > 0; afterwards measured (exponential average) */
+};
+
+/* What a copy takes on a device.  head < plan <= all. */
+struct cache_device_size {
+	uint64_t head_bytes; /* the beginning that is worth keeping when the rest makes room; 0: none, it goes as a whole */
+	uint64_t plan_bytes; /* > 0 */
+	uint64_t all_bytes;  /* with what the plan leaves on the host; plan_bytes when it leaves nothing */
 };
 
 struct cache_config {
@@ -81,6 +96,10 @@ struct cache_config {
 	/* Called at every state change of a copy, for logs and traces; may be NULL.  Must not call into the cache. */
 	void (*on_edge)(void *ctx, uint64_t model, uint8_t tier, enum copy_state from, enum copy_state to,
 		const char *why);
+	/* What a model takes on a device by a plan (never asked for plan 0: that is info.gpu_bytes, and no head).  A pure
+	 * function: asked when a load is made, answered the same for as long as the model lives.  A plan that does not fit the
+	 * model is none: gpu_bytes of all.  May be NULL: so is every plan.  Must not call into the cache. */
+	void (*device_size)(void *ctx, const struct cache_model_info *info, uint64_t plan, struct cache_device_size *out);
 	void *ctx;
 };
 
@@ -108,14 +127,20 @@ struct cache_effect {
 	uint64_t request;    /* GRANT REFUSE ACCEPT: the caller's token */
 	uint64_t owner;      /* likewise: the owner given with it */
 	uint64_t model;      /* all but RESOLVE and REFUSE */
-	uint64_t copy;       /* ALLOC START RECLASS CANCEL FREE GRANT POISON: generation number, unique per copy's life */
+	uint64_t copy;       /* ALLOC START RECLASS CANCEL FREE TRIM GRANT POISON: generation number, unique per copy's life */
+	uint64_t edition;    /* ALLOC START TRIM GRANT: number of what is there of the copy, or will be; another one when it
+	                      * grew or lost its tail.  At first the generation; no two copies ever have the same. */
+	uint64_t plan;       /* ALLOC START FREE TRIM GRANT: what the copy was made by; START on other tiers: the order wanted */
+	uint64_t bytes;      /* ALLOC START FREE TRIM: what the copy takes on its tier, then */
+	enum copy_reach reach; /* ALLOC START TRIM GRANT: how much is there, then */
+	bool grow;           /* ALLOC START: the copy has memory already, and what it lacks is added */
 	uint64_t transfer;   /* START RECLASS CANCEL */
 	uint64_t follows;    /* START: the transfer that still fills the `from` copy, 0: that copy is READY or remote */
 	uint64_t lease;      /* GRANT */
 	uint64_t deadline;   /* START RECLASS */
 	enum load_class class;
 	enum copy_state state; /* GRANT: READY (a hit) or LOADING */
-	uint8_t from, to;    /* tier indices; ALLOC FREE GRANT POISON: only `to` */
+	uint8_t from, to;    /* tier indices; ALLOC FREE TRIM GRANT POISON: only `to` */
 	bool hit;            /* GRANT: the copy was READY when the request came in */
 	bool joined;         /* GRANT: a load was under way when the request came in */
 	uint64_t name;       /* RESOLVE: id of the name record, for the answer */
@@ -138,6 +163,8 @@ struct cache_open {
 	enum load_class class; /* DEMAND or PREFETCH */
 	uint64_t deadline;    /* absolute; CACHE_NEVER */
 	bool only_resident;   /* refuse with NOT_FOUND instead of loading */
+	uint64_t plan;        /* what a copy on a device is made by, and the order of loads: any number of the caller's; 0: none.
+	                       * A copy that is there or under way, by whatever plan, is taken as it is. */
 };
 
 /* Each of these leads to exactly one GRANT/ACCEPT or REFUSE for the request, unless the owner goes first. */
@@ -151,10 +178,10 @@ int cache_unpin(struct cache *c, uint64_t now, const char *name, enum tier_kind 
  * -ENOENT: unknown model, or nothing there.  A pinned copy is evicted all the same, and unpinned. */
 int cache_evict(struct cache *c, uint64_t now, const char *name, enum tier_kind tier, uint32_t device, uint32_t *in_use);
 /* A lease on a copy that the owner still has from an earlier life of the daemon: exactly one GRANT or REFUSE follows.  GRANT
- * (a hit) when the copy of that generation is READY; else NO_LEASE (it is gone) or BUSY (it is there, but leaves or still
+ * (a hit) when the copy of that edition is READY; else NO_LEASE (it is gone) or BUSY (it is there, but leaves or still
  * arrives). */
 void cache_claim(struct cache *c, uint64_t now, uint64_t owner, uint64_t request, uint64_t model, uint8_t tier,
-	uint64_t generation);
+	uint64_t edition);
 /* Takes back a lease whose GRANT was not passed on, because its copy turned out damaged (say so first, by cache_corrupt()),
  * and asks again as the open it came from did, under the number `request`: exactly one more GRANT or REFUSE follows.  The
  * new copy is loaded when all who hold the damaged one have let go.  -ENOENT: not a lease of this owner. */
@@ -189,6 +216,9 @@ void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tie
 void cache_landed(struct cache *c, uint64_t now, uint64_t transfer, uint64_t landed_bytes);
 /* error NULL: every byte landed and matched.  CANCELLED answers a CANCEL; a transfer that finished first may answer NULL. */
 void cache_transfer_done(struct cache *c, uint64_t now, uint64_t transfer, const struct fault *error);
+/* Answers TRIM: what it takes now.  More than was to stay: the rest could not be given back, counts on, and nothing more is
+ * taken from this copy but all of it. */
+void cache_trimmed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy, uint64_t bytes);
 void cache_freed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy);
 /* The content digest became known.  With dedup, a model with equal digest takes the names over and this one drains. */
 void cache_identified(struct cache *c, uint64_t now, uint64_t model, uint64_t digest_hi, uint64_t digest_lo);
@@ -204,12 +234,19 @@ int cache_tier_lost(struct cache *c, uint64_t now, uint8_t tier, const struct fa
  * a model that belongs on no disk tier; not taken. */
 int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct cache_model_info *info,
 	uint64_t disk_bytes_used, bool complete, uint64_t last_use_age_ns, uint64_t *model);
+/* What there is of a copy on a device that was made by a plan. */
+struct cache_part {
+	uint64_t plan;
+	struct cache_device_size size;
+	enum copy_reach reach; /* not REACH_HEAD */
+};
+
 /* At start, before cache_adopt(): a complete copy in host or GPU memory outlived the last daemon.  It is READY under the
  * generation number it had; numbers given out later are higher than any adopted one.  *model as for cache_adopt().
  * -EINVAL: no such tier, its device is lost, or generation 0; -EEXIST: that tier has a copy of it already, or a copy has that
- * number; -ENOSPC: over the tier's capacity or max_names. */
+ * number; -ENOSPC: over the tier's capacity or max_names.  part NULL: made without a plan. */
 int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_info *info, uint8_t tier, uint64_t generation,
-	uint64_t last_use_age_ns, uint64_t *model);
+	uint64_t last_use_age_ns, const struct cache_part *part, uint64_t *model);
 /* Points one more name at a known model, as if resolved at time 0 (it is validated again when opened).
  * -ENOENT: no such model; -EINVAL: not a name; -EEXIST: it leads elsewhere; -ENOSPC: max_names. */
 int cache_adopt_name(struct cache *c, uint64_t now, const char *name, uint64_t model);
@@ -224,6 +261,10 @@ uint64_t cache_tick(struct cache *c, uint64_t now);
 struct cache_copy_view {
 	enum copy_state state;
 	uint64_t copy, bytes, landed_bytes, transfer; /* transfer 0: none fills it */
+	uint64_t edition, plan;
+	struct cache_device_size size; /* on a device; else all 0 */
+	enum copy_reach reach;
+	bool growing, trimming;        /* to REACH_ALL; a tail is on its way out */
 	uint32_t leases, readers, pins;
 	uint64_t since, last_use; /* since: in this state */
 	uint64_t uses;
@@ -249,6 +290,7 @@ struct cache_tier_view {
 	uint32_t device;
 	uint64_t capacity_bytes, used_bytes, pinned_bytes, leased_bytes, draining_bytes;
 	uint32_t copies;
+	uint32_t partial, heads; /* of these: READY, but not all of the image; without their tail */
 	bool lost; /* cache_tier_lost() */
 	uint64_t evicted[CACHE_EVICTED_N]; /* copies dropped so far, by reason */
 };
@@ -270,6 +312,9 @@ const char *tier_kind_name(enum tier_kind k);
 /* The model a lease is on; 0: not a lease of this owner. */
 uint64_t cache_lease_model(const struct cache *c, uint64_t owner, uint64_t lease);
 uint32_t cache_owner_leases(const struct cache *c, uint64_t owner);
+/* Names every plan that the brain may still come back to (some more than once), so that the caller can drop the others.
+ * Effects that wait are covered by what they are about.  Walks everything. */
+void cache_each_plan(const struct cache *c, void (*fn)(void *ctx, uint64_t plan), void *ctx);
 
 /* Counters, monotone since cache_new(). */
 struct cache_stats {

@@ -405,7 +405,7 @@ int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct ca
 		return -ENOSPC;
 	*model = m->id;
 	struct copy *k = copy_get(c, m, disk);
-	k->generation = ++c->next_generation;
+	k->generation = k->edition = ++c->next_generation;
 	k->bytes = bytes;
 	k->landed_bytes = disk_bytes_used;
 	adopt_copy(c, k, complete, last_use_age_ns);
@@ -426,19 +426,33 @@ static bool generation_is_taken(const struct cache *c, uint64_t generation)
 	return false;
 }
 
+static bool part_ok(const struct tier *t, const struct cache_part *part)
+{
+	if (!part)
+		return true;
+	const struct cache_device_size *s = &part->size;
+	return t->kind == TIER_GPU && (part->reach == REACH_PLAN || part->reach == REACH_ALL) && s->plan_bytes &&
+		s->head_bytes < s->plan_bytes && s->plan_bytes <= s->all_bytes && s->all_bytes <= BYTES_LIMIT;
+}
+
 int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_info *info, uint8_t tier, uint64_t generation,
-	uint64_t last_use_age_ns, uint64_t *model)
+	uint64_t last_use_age_ns, const struct cache_part *part, uint64_t *model)
 {
 	brain_begin(c, now);
 	struct tier *t = tier < c->n_tiers ? &c->tiers[tier] : NULL;
 	struct print *p = print_get(c, info->fingerprint_hi, info->fingerprint_lo);
 	struct fault why;
 	bool is_new;
-	if (!t || (t->kind != TIER_HOST && t->kind != TIER_GPU) || t->lost || generation == 0)
+	if (!t || (t->kind != TIER_HOST && t->kind != TIER_GPU) || t->lost || generation == 0 || !part_ok(t, part))
 		return -EINVAL;
 	if ((p && p->model->copies[tier]) || generation_is_taken(c, generation))
 		return -EEXIST;
-	uint64_t bytes = t->kind == TIER_GPU && info->gpu_bytes ? info->gpu_bytes : info->image_bytes;
+	struct cache_device_size size = {.plan_bytes = info->gpu_bytes ? info->gpu_bytes : info->image_bytes};
+	if (part)
+		size = part->size;
+	else
+		size.all_bytes = size.plan_bytes;
+	uint64_t bytes = t->kind != TIER_GPU ? info->image_bytes : part && part->reach ? size.all_bytes : size.plan_bytes;
 	if (bytes > t->capacity_bytes || t->used_bytes + bytes > t->capacity_bytes)
 		return -ENOSPC;
 	struct model *m = model_of(c, info, &is_new, &why);
@@ -446,8 +460,14 @@ int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_inf
 		return -ENOSPC;
 	*model = m->id;
 	struct copy *k = copy_get(c, m, tier);
-	k->generation = generation;
-	k->bytes = k->landed_bytes = model_tier_bytes(c, m, tier);
+	k->generation = k->edition = generation;
+	k->bytes = k->landed_bytes = bytes;
+	if (t->kind == TIER_GPU)
+		k->size = size;
+	if (part) {
+		m->plan = k->plan = part->plan;
+		k->reach = (uint8_t)part->reach;
+	}
 	c->next_generation = MAX(c->next_generation, generation);
 	adopt_copy(c, k, true, last_use_age_ns);
 	k->loaded_at = now;

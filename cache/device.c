@@ -38,17 +38,17 @@ static uint64_t spare_bytes(const struct tier *t)
 	return t->capacity_bytes - MIN(taken, t->capacity_bytes);
 }
 
-static struct choice choice_of(const struct cache *c, const struct model *m, const struct tier *t)
+static struct choice choice_of(const struct model *m, const struct tier *t, uint64_t bytes)
 {
 	const struct copy *k = m->copies[t->index];
 	struct choice x = {.tier = t->index, .fitness = FIT_EVICTS, .rank = spare_bytes(t)};
-	if (t->lost || m->info.gpu_bytes > t->capacity_bytes || (k && k->n_leases && is_leaving(k))) {
+	if (t->lost || bytes > t->capacity_bytes || (k && k->n_leases && is_leaving(k))) {
 		x.fitness = FIT_NOT;
 	} else if (k && !is_leaving(k) && k->state == COPY_READY) {
 		x = (struct choice){t->index, FIT_THERE, UINT32_MAX - k->n_leases};
 	} else if (k && !is_leaving(k) && (k->state == COPY_LOADING || (k->state == COPY_RESERVED && k->load))) {
 		x.fitness = FIT_ARRIVES;
-	} else if (free_bytes(t) >= m->info.gpu_bytes) {
+	} else if (free_bytes(t) >= bytes) {
 		x.fitness = FIT_FREE;
 		x.rank = free_bytes(t);
 	} else if (k && k->load) {
@@ -57,14 +57,15 @@ static struct choice choice_of(const struct cache *c, const struct model *m, con
 	return x;
 }
 
-uint8_t device_for(const struct cache *c, const struct model *m, uint64_t mask)
+uint8_t device_for(const struct cache *c, const struct model *m, uint64_t plan, uint64_t mask)
 {
+	uint64_t bytes = device_size(c, m, plan).plan_bytes;
 	struct choice best = {.tier = CACHE_NO_TIER};
 	for (uint8_t i = 1; i < c->n_tiers; i++) {
 		const struct tier *t = &c->tiers[i];
 		if (t->kind != TIER_GPU || (mask && (t->device >= 64 || !(mask >> t->device & 1))))
 			continue;
-		struct choice x = choice_of(c, m, t);
+		struct choice x = choice_of(m, t, bytes);
 		if (best.tier == CACHE_NO_TIER || x.fitness > best.fitness || (x.fitness == best.fitness && x.rank > best.rank))
 			best = x;
 	}
@@ -110,14 +111,14 @@ uint64_t device_promote(struct cache *c)
 		if (k->state != COPY_READY || m->retired || is_on_a_gpu(c, m) || !load_is_earned(c, k, m->gpu_rate) ||
 			(best && best->model->gpu_rate >= m->gpu_rate))
 			continue;
-		struct tier *t = roomiest(c, host, m->info.gpu_bytes);
+		struct tier *t = roomiest(c, host, device_size(c, m, m->plan).plan_bytes);
 		if (t) {
 			best = k;
 			to = t;
 		}
 	}
 	if (best)
-		load_keep(c, load_get(c, copy_get(c, best->model, to->index), NULL), KEEP_PROMOTE);
+		load_keep(c, load_get(c, copy_get(c, best->model, to->index), best->model->plan, NULL), KEEP_PROMOTE);
 	return c->now + PROMOTE_PERIOD_NS;
 }
 

@@ -35,6 +35,10 @@ void effect_copy(struct cache *c, enum effect_kind kind, const struct copy *k)
 	struct pending_effect *fx = effect_add(c, kind);
 	fx->model = k->model->id;
 	fx->copy = k->generation;
+	fx->edition = k->edition;
+	fx->plan = k->plan;
+	fx->bytes = k->bytes;
+	fx->reach = k->reach;
 	fx->to = k->tier;
 	if (kind == FX_POISON)
 		fx->text = memory_copy(k->fault, sizeof(*k->fault));
@@ -88,6 +92,11 @@ static void effect_unfold(const struct pending_effect *fx, struct cache_effect *
 	out->owner = fx->owner;
 	out->model = fx->model;
 	out->copy = fx->copy;
+	out->edition = fx->edition;
+	out->plan = fx->plan;
+	out->bytes = fx->bytes;
+	out->reach = (enum copy_reach)fx->reach;
+	out->grow = fx->grow;
 	out->transfer = fx->transfer;
 	out->follows = fx->follows;
 	out->lease = fx->lease;

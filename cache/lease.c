@@ -79,6 +79,9 @@ static void lease_new(struct cache *c, const struct ask *ask, struct copy *k)
 	fx->owner = ask->owner;
 	fx->model = k->model->id;
 	fx->copy = k->generation;
+	fx->edition = k->edition;
+	fx->plan = k->plan;
+	fx->reach = k->reach;
 	fx->lease = lease->id;
 	fx->to = k->tier;
 	fx->state = k->state;
@@ -285,10 +288,10 @@ uint8_t tier_for(const struct cache *c, const struct model *m, const struct ask 
 {
 	if (ask->tier == TIER_REMOTE) { /* host memory, which any client can map; on a machine that keeps none, a device */
 		uint8_t host = cache_tier_index(c, TIER_HOST, 0);
-		return host != CACHE_NO_TIER ? host : device_for(c, m, ask->device_mask);
+		return host != CACHE_NO_TIER ? host : device_for(c, m, ask->plan, ask->device_mask);
 	}
 	if (ask->tier == TIER_GPU && ask->device == CACHE_ANY_DEVICE)
-		return device_for(c, m, ask->device_mask);
+		return device_for(c, m, ask->plan, ask->device_mask);
 	return cache_tier_index(c, ask->tier, ask->device);
 }
 
@@ -315,7 +318,7 @@ static void ask_wait(struct cache *c, const struct ask *ask, struct model *m, ui
 	bool created;
 	if (!r)
 		return;
-	struct load *l = load_get(c, copy_get(c, m, tier), &created);
+	struct load *l = load_get(c, copy_get(c, m, tier), ask->plan, &created);
 	if (ask->kind == ASK_OPEN)
 		++*(created ? &c->stats.opens_miss : &c->stats.opens_coalesced);
 	r->ask.joined = !created;
@@ -402,6 +405,7 @@ static void ask_event(struct cache *c, uint64_t now, enum ask_kind kind, const s
 		.device_mask = req->device_mask,
 		.class = kind == ASK_OPEN ? req->class : CLASS_PREFETCH,
 		.only_resident = req->only_resident,
+		.plan = req->plan,
 	};
 	brain_begin(c, now);
 	ask_on_name(c, &ask, req->name);
@@ -426,26 +430,26 @@ void cache_pin(struct cache *c, uint64_t now, const struct cache_open *req)
 /* ---- leases established again ---- */
 
 /* 0, or why the copy that somebody still has mapped is none to lease. */
-static int claim_check(const struct cache *c, const struct model *m, uint8_t tier, uint64_t generation, struct fault *why)
+static int claim_check(const struct cache *c, const struct model *m, uint8_t tier, uint64_t edition, struct fault *why)
 {
 	const struct copy *k = m && tier > 0 && tier < c->n_tiers ? m->copies[tier] : NULL;
-	if (!k || k->state == COPY_ABSENT || k->generation != generation)
-		return fault_set(why, TRIMS_E_NO_LEASE, "copy %llu%s%s is no longer kept here", (unsigned long long)generation,
+	if (!k || k->state == COPY_ABSENT || k->edition != edition)
+		return fault_set(why, TRIMS_E_NO_LEASE, "copy %llu%s%s is no longer kept here", (unsigned long long)edition,
 			m ? " of " : "", m ? model_label(m) : "");
 	if (k->state != COPY_READY)
-		return fault_set(why, TRIMS_E_BUSY, "copy %llu of %s is %s", (unsigned long long)generation, model_label(m),
+		return fault_set(why, TRIMS_E_BUSY, "copy %llu of %s is %s", (unsigned long long)edition, model_label(m),
 			k->state == COPY_LOADING || k->state == COPY_RESERVED ? "still arriving" : "leaving");
 	return 0;
 }
 
 void cache_claim(struct cache *c, uint64_t now, uint64_t owner, uint64_t request, uint64_t model, uint8_t tier,
-	uint64_t generation)
+	uint64_t edition)
 {
 	brain_begin(c, now);
 	struct model *m = model_get(c, model);
 	struct fault why;
 	struct ask ask = {.kind = ASK_OPEN, .owner = owner, .token = request, .deadline = CACHE_NEVER, .class = CLASS_DEMAND};
-	if (claim_check(c, m, tier, generation, &why) < 0) {
+	if (claim_check(c, m, tier, edition, &why) < 0) {
 		effect_refuse(c, &ask, &why);
 	} else {
 		ask.tier = c->tiers[tier].kind;

@@ -101,6 +101,10 @@ static struct pending_effect *transfer_effect(struct cache *c, enum effect_kind 
 	struct pending_effect *fx = effect_add(c, kind);
 	fx->model = t->load->copy->model->id;
 	fx->copy = t->load->copy->generation;
+	fx->edition = t->load->copy->edition;
+	fx->plan = t->load->plan;
+	fx->bytes = t->load->copy->bytes;
+	fx->reach = t->load->copy->reach;
 	fx->transfer = t->id;
 	fx->follows = t->leader ? t->leader->id : 0;
 	fx->deadline = t->load->deadline;

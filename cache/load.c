@@ -123,7 +123,17 @@ void load_unkeep(struct cache *c, struct load *l, uint8_t keep)
 
 /* ---- beginning and end ---- */
 
-struct load *load_get(struct cache *c, struct copy *k, bool *created)
+/* On a device it says what the copy will be; one that there is something of already is gone on with. */
+static void load_set_plan(struct cache *c, struct load *l, uint64_t plan)
+{
+	const struct copy *k = l->copy;
+	bool goes_on = k->state == COPY_RESERVED;
+	l->plan = goes_on && c->tiers[k->tier].kind == TIER_GPU ? k->plan : plan;
+	if (c->tiers[k->tier].kind == TIER_GPU)
+		l->size = goes_on ? k->size : device_size(c, k->model, plan);
+}
+
+struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *created)
 {
 	if (created)
 		*created = !k->load;
@@ -144,6 +154,7 @@ struct load *load_get(struct cache *c, struct copy *k, bool *created)
 	list_init(&l->accept_node);
 	list_init(&l->dead_node);
 	k->load = l;
+	load_set_plan(c, l, plan);
 	list_del(&k->empty_node);
 	if (k->state == COPY_DRAINING) {
 		l->phase = LOAD_DRAIN;
@@ -463,7 +474,7 @@ void load_plan(struct cache *c, struct load *l)
 		load_transfer(c, l, route.from);
 	} else {
 		l->phase = LOAD_SOURCE;
-		load_set_source(c, l, load_get(c, copy_get(c, l->copy->model, route.from), NULL));
+		load_set_source(c, l, load_get(c, copy_get(c, l->copy->model, route.from), l->plan, NULL));
 		copy_settle(c, l->copy);
 	}
 }
@@ -565,7 +576,7 @@ void load_persist(struct cache *c, struct model *m, uint8_t host)
 	struct copy *k = copy_get(c, m, disk);
 	if (k->load || k->state == COPY_READY || k->n_leases)
 		return;
-	load_keep(c, load_get(c, k, NULL), KEEP_PERSIST);
+	load_keep(c, load_get(c, k, 0, NULL), KEEP_PERSIST);
 }
 
 static bool promote_fits(const struct cache *c, const struct tier *host, const struct copy *k)
@@ -603,6 +614,6 @@ uint64_t load_promote(struct cache *c)
 			best = k;
 	}
 	if (best)
-		load_keep(c, load_get(c, copy_get(c, best->model, host), NULL), KEEP_PROMOTE);
+		load_keep(c, load_get(c, copy_get(c, best->model, host), best->model->plan, NULL), KEEP_PROMOTE);
 	return c->now + PROMOTE_PERIOD_NS;
 }

@@ -130,7 +130,7 @@ static void model_pass_pin(struct cache *c, struct model *m, uint8_t tier, struc
 	if (k->n_leases && (k->state == COPY_DRAINING || k->state == COPY_FAILED))
 		pin_failed(c, successor);
 	else if (k->state != COPY_READY)
-		load_keep(c, load_get(c, k, NULL), KEEP_PIN);
+		load_keep(c, load_get(c, k, m->plan, NULL), KEEP_PIN);
 }
 
 /* Requests that were not granted yet ask again, for the successor. */
@@ -309,11 +309,14 @@ static void copy_gone(struct cache *c, struct copy *k)
 	k->doom = DOOM_NONE;
 	k->has_memory = k->free_sent = k->filled = k->stale_rank = false;
 	k->generation = k->bytes = k->landed_bytes = k->final_bytes = k->loaded_at = k->uses = 0;
+	k->edition = k->plan = 0;
+	k->reach = REACH_PLAN;
+	k->size = (struct cache_device_size){0};
 	k->last_use = 0;
 	if (k->load)
 		load_copy_gone(c, k->load);
 	else if (reload)
-		load_keep(c, load_get(c, k, NULL), KEEP_PIN);
+		load_keep(c, load_get(c, k, k->model->plan, NULL), KEEP_PIN);
 	else if (!list_hooked(&k->empty_node))
 		list_add_tail(&k->empty_node, &c->empty_copies);
 }

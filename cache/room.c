@@ -7,7 +7,8 @@
 
 static uint64_t load_bytes(const struct cache *c, const struct load *l)
 {
-	return model_tier_bytes(c, l->copy->model, l->copy->tier);
+	const struct copy *k = l->copy;
+	return c->tiers[k->tier].kind == TIER_GPU ? l->size.plan_bytes : model_tier_bytes(c, k->model, k->tier);
 }
 
 void room_enter(struct cache *c, struct load *l)
@@ -74,7 +75,11 @@ static void room_admit(struct cache *c, struct load *l)
 	struct copy *k = l->copy;
 	list_del(&l->queue_node);
 	k->bytes = load_bytes(c, l);
-	k->generation = ++c->next_generation;
+	k->generation = k->edition = ++c->next_generation;
+	if (c->tiers[k->tier].kind == TIER_GPU) {
+		k->model->plan = k->plan = l->plan;
+		k->size = l->size;
+	}
 	copy_set(c, k, COPY_RESERVED, NULL);
 	load_admitted(c, l);
 	copy_settle(c, k);

@@ -176,7 +176,7 @@ static int adopt_copy(struct daemon *d, struct kept_copy *c, struct fault *why)
 	holding_info(img, &info);
 	uint64_t model = 0;
 	e = img->table.fd < 0 ? holding_build_table(c->desc->layout, &d->shm, &img->table, why) : 0;
-	if (!e && (e = cache_adopt_copy(d->cache, clock_now(), &info, tier, c->generation, 0, &model)))
+	if (!e && (e = cache_adopt_copy(d->cache, clock_now(), &info, tier, c->generation, 0, NULL, &model)))
 		fault_errno(why, TRIMS_E_NO_ROOM, -e, "its tier does not take it");
 	if (e) {
 		gpu_memory_free(&s->device);

@@ -112,7 +112,7 @@ static void keep(struct state *s, uint8_t arg)
 	struct cache_model_info info = {.fingerprint_hi = arg & 7, .image_bytes = 30 * (uint64_t)(arg & 7),
 		.disk_bytes = 30 * (uint64_t)(arg & 7)};
 	uint64_t model;
-	if (cache_adopt_copy(s->c, s->now, &info, 1 + (arg >> 3 & 3), arg >> 5, arg, &model) == 0)
+	if (cache_adopt_copy(s->c, s->now, &info, 1 + (arg >> 3 & 3), arg >> 5, arg, NULL, &model) == 0)
 		cache_adopt_name(s->c, s->now, names[arg & 7], model);
 }
 

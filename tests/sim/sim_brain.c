@@ -156,13 +156,13 @@ static void keep_some(struct sim *s)
 		uint64_t model, generation = 1 + sim_below(s, 100);
 		const struct sim_name *n = &s->names[sim_below(s, s->n_names)];
 		struct cache_model_info info = sim_info(n, s);
-		int r = cache_adopt_copy(s->c, s->now, &info, t, generation, sim_below(s, 9 * NS_PER_S), &model);
+		int r = cache_adopt_copy(s->c, s->now, &info, t, generation, sim_below(s, 9 * NS_PER_S), NULL, &model);
 		SIM_ASSERT(s, (r == -EINVAL) == (s->tiers[t].kind == TIER_DISK));
 		if (r < 0)
 			continue;
 		book_adopted(s, model, t);
 		SIM_ASSERT(s, s->copies[s->n_copies - 1].copy == generation);
-		SIM_ASSERT(s, cache_adopt_copy(s->c, s->now, &info, t, generation + 1, 0, &model) == -EEXIST);
+		SIM_ASSERT(s, cache_adopt_copy(s->c, s->now, &info, t, generation + 1, 0, NULL, &model) == -EEXIST);
 		if (sim_chance(s, 80))
 			cache_adopt_name(s->c, s->now, n->text, model);
 	}

@@ -75,7 +75,7 @@ static uint64_t keep(struct fixture *f, const char *name, uint8_t tier, uint64_t
 {
 	uint64_t model;
 	struct cache_model_info info = fix_info(f, name);
-	ck_assert_int_eq(cache_adopt_copy(f->c, f->now, &info, tier, generation, NS_PER_S, &model), 0);
+	ck_assert_int_eq(cache_adopt_copy(f->c, f->now, &info, tier, generation, NS_PER_S, NULL, &model), 0);
 	ck_assert_int_eq(cache_adopt_name(f->c, f->now, name, model), 0);
 	cache_verify(f->c);
 	return model;
@@ -121,16 +121,16 @@ START_TEST(what_cannot_be_kept_is_refused)
 	start_gpus(&f);
 	keep(&f, "a:100!", HOST, 70);
 	struct cache_model_info a = fix_info(&f, "a:100!"), b = fix_info(&f, "b:100!"), fat = fix_info(&f, "fat:501!");
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &a, HOST, 71, 0, &model), -EEXIST);
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, HOST, 70, 0, &model), -EEXIST);
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, HOST, 0, 0, &model), -EINVAL);
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, DISK, 5, 0, &model), -EINVAL);
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, REMOTE, 5, 0, &model), -EINVAL);
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, 200, 5, 0, &model), -EINVAL);
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &fat, GPU0, 5, 0, &model), -ENOSPC);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &a, HOST, 71, 0, NULL, &model), -EEXIST);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, HOST, 70, 0, NULL, &model), -EEXIST);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, HOST, 0, 0, NULL, &model), -EINVAL);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, DISK, 5, 0, NULL, &model), -EINVAL);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, REMOTE, 5, 0, NULL, &model), -EINVAL);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, 200, 5, 0, NULL, &model), -EINVAL);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &fat, GPU0, 5, 0, NULL, &model), -ENOSPC);
 	fault_set(&why, TRIMS_E_GPU_ERROR, "gone");
 	ck_assert_int_eq(cache_tier_lost(f.c, f.now, GPU0, &why), 0);
-	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, GPU0, 5, 0, &model), -EINVAL);
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &b, GPU0, 5, 0, NULL, &model), -EINVAL);
 	cache_verify(f.c);
 	fix_fini(&f);
 }
