@@ -248,13 +248,28 @@ static void load_refuse_waiters(struct cache *c, struct load *l, const struct fa
 	}
 }
 
+/* Trouble that a disk has is none of those who read behind it and can have the bytes from elsewhere: they look for another
+ * source, once per load. */
+static bool load_may_go_elsewhere(const struct cache *c, const struct load *l, struct load *d, const struct fault *why)
+{
+	bool local = why->code == TRIMS_E_DISK_FULL || why->code == TRIMS_E_DISK_ERROR || why->code == TRIMS_E_NO_ROOM;
+	if (!local || c->tiers[l->copy->tier].kind != TIER_DISK || d->retried || !c->link_at[0][d->copy->tier])
+		return false;
+	d->retried = true;
+	return true;
+}
+
 static void load_fail_dependents(struct cache *c, struct load *l, const struct fault *why)
 {
 	while (!list_empty(&l->dependents)) {
 		struct load *d = list_first(&l->dependents, struct load, source_node);
 		list_del(&d->source_node);
 		want_unhook(&d->source);
-		if (d->phase == LOAD_TRANSFER && transfer_is_running(d->transfer)) {
+		if (load_may_go_elsewhere(c, l, d, why)) {
+			if (d->phase == LOAD_SOURCE)
+				load_replan(c, d);
+			/* else its transfer is stranded when this one's ends */
+		} else if (d->phase == LOAD_TRANSFER && transfer_is_running(d->transfer)) {
 			if (!d->inherited)
 				d->inherited = memory_copy(why, sizeof(*why));
 			transfer_stop(c, d->transfer);

@@ -2,7 +2,11 @@
  *
  * Shortest paths over the links, where a path costs what its slowest hop costs (hops run cut-through) plus a little per
  * hop.  A path starts at the remote tier or at a copy that is READY or arriving; the tiers between get copies of their
- * own, where no link leads to the target directly.  A copy that itself is fed from the target is no source for it. */
+ * own, where no link leads to the target directly.  A copy that itself is fed from the target is no source for it.
+ *
+ * All links from the remote tier are one network to it.  While a model comes over one of them a second transfer of it over
+ * any costs twice, since the two share what there is (and whoever is on the other end sends everything twice); following
+ * the copy that arrives costs a hop. */
 #include "cache/brain.h"
 
 /* Follows the chain of who fills whom. */
@@ -30,6 +34,7 @@ struct search {
 	const struct copy *target; /* NULL: absent */
 	uint8_t to;
 	bool local_only, blocked, too_small;
+	bool is_coming; /* from the remote tier, to some other tier */
 	uint64_t cost[CACHE_MAX_TIERS];
 	uint8_t via[CACHE_MAX_TIERS];
 	bool is_source[CACHE_MAX_TIERS];
@@ -47,6 +52,16 @@ static uint64_t arrival_ns(const struct transfer *t)
 	uint64_t all = t->load->copy->model->info.image_bytes;
 	uint64_t own = move_ns(t->link, all - MIN(all, t->load->copy->landed_bytes));
 	return MAX(own, t->leader ? arrival_ns(t->leader) : 0) + ROUTE_HOP_NS;
+}
+
+static bool search_is_coming(const struct search *s)
+{
+	for (uint8_t t = 1; t < s->c->n_tiers; t++) {
+		const struct copy *k = s->m->copies[t];
+		if (t != s->to && k && k->load && k->load->transfer && k->load->transfer->link->from == 0)
+			return true;
+	}
+	return false;
 }
 
 /* What it takes until the bytes of a tier's copy are there; false: it is no source. */
@@ -104,7 +119,7 @@ static void search_run(struct search *s, bool relays)
 			const struct link *link = &s->c->links[i];
 			if (!may[link->to] || s->cost[link->from] == UINT64_MAX)
 				continue;
-			uint64_t hop = move_ns(link, s->m->info.image_bytes);
+			uint64_t hop = move_ns(link, s->m->info.image_bytes) << (link->from == 0 && s->is_coming);
 			uint64_t cost = MAX(hop, s->cost[link->from]) + ROUTE_HOP_NS;
 			if (cost < s->cost[link->to]) {
 				s->cost[link->to] = cost;
@@ -118,6 +133,7 @@ static void search_run(struct search *s, bool relays)
 int route_find(struct cache *c, const struct model *m, uint8_t to, bool local_only, struct route *out)
 {
 	struct search s = {.c = c, .m = m, .target = m->copies[to], .to = to, .local_only = local_only};
+	s.is_coming = search_is_coming(&s);
 	/* A direct link wins over any relay: rates are estimates, and a relay's second hop shares what the first one uses. */
 	search_run(&s, false);
 	if (s.cost[to] == UINT64_MAX)

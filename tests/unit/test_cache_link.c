@@ -203,6 +203,120 @@ START_TEST(a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the
 }
 END_TEST
 
+/* As the daemon's: from the remote tier a link each to host and disk. */
+static void start_double(struct fixture *f, uint64_t to_disk_per_s)
+{
+	static const struct cache_link_config links[] = {{REMOTE, HOST, 4, 1 << 20}, {REMOTE, DISK, 4, 0},
+		{DISK, HOST, 4, 1 << 22}, {HOST, DISK, 4, 1 << 21}};
+	fix_prepare(f);
+	memcpy(f->links, links, sizeof(links));
+	f->links[1].bytes_per_s = to_disk_per_s;
+	f->config.n_links = ARRAY_LEN(links);
+	f->tiers[DISK].capacity_bytes = f->tiers[HOST].capacity_bytes = 1 << 20;
+	fix_start(f);
+	f->hands &= ~HAND_TRANSFER;
+}
+
+static struct cache_open ask_disk(uint64_t request, const char *name)
+{
+	struct cache_open ask = fix_ask(request, name);
+	ask.tier = TIER_DISK;
+	return ask;
+}
+
+START_TEST(a_model_that_comes_from_remote_already_is_not_downloaded_twice)
+{
+	for (int host_first = 0; host_first < 2; host_first++) {
+		struct fixture f;
+		start_double(&f, 1 << 20);
+		f.hands &= ~HAND_ALLOC; /* both are on their way when the first is given its source */
+		struct cache_open disk = ask_disk(1, "a:100000"), host = fix_ask(2, "a:100000");
+		fix_open_as(&f, host_first ? host : disk);
+		fix_open_as(&f, host_first ? disk : host);
+		fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+		fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+		struct cache_effect first = fix_take(&f, FX_START), second = fix_take(&f, FX_START);
+		ck_assert_uint_eq(fix_held(&f, FX_START), 0);
+		ck_assert_int_eq(first.from, REMOTE);
+		ck_assert_int_eq(first.to, host_first ? HOST : DISK);
+		ck_assert_int_eq(second.from, first.to);
+		ck_assert_uint_eq(second.follows, first.transfer);
+		fix_answer_one(&f, &first, TRIMS_E_NONE);
+		fix_answer_one(&f, &second, TRIMS_E_NONE);
+		fix_run(&f);
+		ck_assert_state(&f, "a:100000", DISK, COPY_READY);
+		ck_assert_state(&f, "a:100000", HOST, COPY_READY);
+		fix_fini(&f);
+	}
+}
+END_TEST
+
+START_TEST(a_second_download_is_taken_when_following_would_take_more_than_twice_as_long)
+{
+	struct fixture f;
+	start_double(&f, 1 << 18);
+	fix_open_as(&f, ask_disk(1, "a:100000"));
+	ck_assert_granted(fix_open(&f, 2, "a:100000"), COPY_LOADING);
+	ck_assert_int_eq(fix_take(&f, FX_START).to, DISK);
+	struct cache_effect other = fix_take(&f, FX_START);
+	ck_assert_int_eq(other.from, REMOTE);
+	ck_assert_int_eq(other.to, HOST);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(trouble_of_a_disk_is_none_of_a_load_that_only_reads_behind)
+{
+	static const enum trims_code troubles[] = {TRIMS_E_DISK_FULL, TRIMS_E_DISK_ERROR};
+	for (size_t i = 0; i < ARRAY_LEN(troubles); i++) {
+		struct fixture f;
+		start_double(&f, 1 << 20);
+		fix_open_as(&f, ask_disk(1, "a:100000"));
+		ck_assert_granted(fix_open(&f, 2, "a:100000"), COPY_LOADING);
+		struct cache_effect lead = fix_take(&f, FX_START), behind = fix_take(&f, FX_START);
+		ck_assert_uint_eq(behind.follows, lead.transfer);
+		fix_answer_one(&f, &lead, troubles[i]);
+		fix_run(&f);
+		struct cache_effect poison = fix_take(&f, FX_POISON);
+		ck_assert_int_eq(poison.to, DISK);
+		ck_assert_int_eq(poison.error.code, troubles[i]);
+		ck_assert_uint_eq(fix_held(&f, FX_POISON), 0);
+		ck_assert_uint_eq(fix_take(&f, FX_CANCEL).transfer, behind.transfer);
+		fix_answer_one(&f, &behind, TRIMS_E_CANCELLED);
+		fix_run(&f);
+		struct cache_effect again = fix_take(&f, FX_START);
+		ck_assert_int_eq(again.from, REMOTE);
+		ck_assert_int_eq(again.to, HOST);
+		fix_answer_one(&f, &again, TRIMS_E_NONE);
+		fix_run(&f);
+		ck_assert_state(&f, "a:100000", HOST, COPY_READY);
+		ck_assert_uint_eq(fix_held(&f, FX_POISON), 0);
+		fix_fini(&f);
+	}
+}
+END_TEST
+
+START_TEST(trouble_of_the_source_is_told_to_those_who_read_behind)
+{
+	struct fixture f;
+	start_double(&f, 1 << 20);
+	fix_open_as(&f, ask_disk(1, "a:100000"));
+	fix_open(&f, 2, "a:100000");
+	struct cache_effect lead = fix_take(&f, FX_START), behind = fix_take(&f, FX_START);
+	fix_answer_one(&f, &lead, TRIMS_E_REFUSED);
+	fix_run(&f);
+	fix_take(&f, FX_CANCEL);
+	fix_answer_one(&f, &behind, TRIMS_E_CANCELLED);
+	fix_run(&f);
+	ck_assert_int_eq(fix_take(&f, FX_POISON).to, DISK);
+	struct cache_effect poison = fix_take(&f, FX_POISON);
+	ck_assert_int_eq(poison.to, HOST);
+	ck_assert_int_eq(poison.error.code, TRIMS_E_REFUSED);
+	ck_assert_uint_eq(fix_held(&f, FX_START), 0);
+	fix_fini(&f);
+}
+END_TEST
+
 static void start_narrow(struct fixture *f)
 {
 	fix_prepare(f);
@@ -346,7 +460,11 @@ static void ways(Suite *s)
 		a_full_host_refuses_the_gpu_load_that_needs_it, two_gpus_share_one_load_of_the_host,
 		any_device_is_the_one_where_it_is_or_the_emptiest, a_relay_is_taken_where_no_link_leads,
 		a_direct_link_is_taken_even_when_a_relay_seems_faster,
-		a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the_longer);
+		a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the_longer,
+		a_model_that_comes_from_remote_already_is_not_downloaded_twice,
+		a_second_download_is_taken_when_following_would_take_more_than_twice_as_long,
+		trouble_of_a_disk_is_none_of_a_load_that_only_reads_behind,
+		trouble_of_the_source_is_told_to_those_who_read_behind);
 }
 
 static void links(Suite *s)
