@@ -126,6 +126,13 @@ static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32
 	engine_pump(d);
 }
 
+static bool has_no_plan(struct conn *c, uint64_t request, const struct msg_fds *plan)
+{
+	if (plan->n)
+		conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon takes no provisioning plans");
+	return !plan->n;
+}
+
 /* Of a request for a lease: which devices its client can use. */
 static bool lease_device(struct conn *c, uint64_t request, uint32_t tier, const char *uuid, struct cache_open *req)
 {
@@ -145,7 +152,7 @@ void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
 		return;
 	}
 	struct cache_open req = {.class = (enum load_class)m->class, .only_resident = m->flags & 1};
-	if (!lease_device(c, request, m->tier, m->device, &req))
+	if (!has_no_plan(c, request, &m->plan) || !lease_device(c, request, m->tier, m->device, &req))
 		return;
 	if (!conn_may_lease(c, &why)) {
 		conn_reply_fault(c, request, why.code, why.text);
@@ -213,14 +220,15 @@ void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *
 void dispatch_prefetch(struct conn *c, uint64_t request, const struct msg_prefetch *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (device_is_known(c, request, m->tier, m->device, &req.device))
+	if (has_no_plan(c, request, &m->plan) && device_is_known(c, request, m->tier, m->device, &req.device))
 		ask_brain(c, request, m->model, m->tier, &req, cache_prefetch);
 }
 
 void dispatch_pin(struct conn *c, uint64_t request, const struct msg_pin *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (may_administer(c, request) && device_is_known(c, request, m->tier, m->device, &req.device))
+	if (has_no_plan(c, request, &m->plan) && may_administer(c, request) &&
+		device_is_known(c, request, m->tier, m->device, &req.device))
 		ask_brain(c, request, m->model, m->tier, &req, cache_pin);
 }
 

@@ -51,6 +51,7 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	m.u.opened.digest_lo = img->digest.lo;
 	m.u.opened.image_bytes = holding_layout(img)->image_bytes;
 	m.u.opened.slot = GPU_SLOT_NONE;
+	m.u.opened.model = fx->model;
 	struct msg_fds *fds = &m.u.opened.fds;
 	fds->fd[fds->n++] = img->table.fd;
 	fds->fd[fds->n++] = copy->page.fd;

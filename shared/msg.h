@@ -12,7 +12,7 @@
 
 #include <sys/types.h>
 
-#define MSG_VERSION 1 /* of the header and bodies below; what HELLO offers and WELCOME grants */
+#define MSG_VERSION 2 /* of the header and bodies below; what HELLO offers and WELCOME grants */
 #define MSG_HEADER_BYTES 16
 #define MSG_MAX_FDS 131 /* the widest F_FDS row */
 

@@ -2,7 +2,7 @@
  * thread alone, read and waited on by any number of client threads.
  *
  * Order of an update: watermarks (release), then `wake` + 1, then FUTEX_WAKE.  A reader that saw watermark[e] >= end of
- * a tensor may read those bytes.  `state` only moves LOADING -> READY or LOADING -> POISONED; after READY every
+ * a tensor may read those bytes.  On tier gpu a watermark is a piece's (gpu_handle.h), not an extent's.  `state` only moves LOADING -> READY or LOADING -> POISONED; after READY every
  * watermark equals its extent's bytes.  POISONED: the load failed, `error` says why, bytes under the watermarks stay
  * valid, nothing more will arrive. */
 #ifndef SHARED_PROGRESS_H
@@ -23,12 +23,12 @@ struct progress_page {
 	_Atomic uint32_t wake;  /* the futex word */
 	_Atomic uint32_t state; /* enum progress_state */
 	_Atomic uint32_t error; /* errors.def, set before POISONED */
-	uint32_t extents;
+	uint32_t extents;       /* watermarks: extents, or pieces of a copy on a device */
 	uint64_t copy;          /* generation number, as in OPENED */
 	uint64_t image_bytes;
 	_Atomic uint64_t landed; /* checked bytes in all, for progress bars; not in order */
 	_Atomic uint64_t digest_hi, digest_lo; /* set before READY */
-	_Atomic uint64_t watermark[PROGRESS_MAX_EXTENTS]; /* checked bytes from the extent's start, without a hole */
+	_Atomic uint64_t watermark[PROGRESS_MAX_EXTENTS]; /* checked bytes from its start, without a hole */
 	char error_text[512]; /* set before POISONED */
 };
 

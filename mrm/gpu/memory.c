@@ -17,7 +17,7 @@
 
 struct extent {
 	cu_ptr at;              /* 0: none */
-	uint64_t bytes;         /* of the allocation */
+	uint64_t bytes, used;   /* of the allocation; of those, what was asked for */
 	cu_mem_handle handle;
 	bool has_handle, mapped;
 	int fd;                 /* -1: none */
@@ -178,7 +178,7 @@ static int begin(struct gpu_memory **out, struct gpu *g, uint32_t device, enum g
 static struct extent *add_extent(struct gpu_memory *m, uint64_t bytes, int fd)
 {
 	struct extent *x = &m->extent[m->n++];
-	*x = (struct extent){.bytes = align_up(bytes, m->gpu->device[m->device].facts.granularity_bytes), .fd = fd};
+	*x = (struct extent){.used = bytes, .bytes = align_up(bytes, m->gpu->device[m->device].facts.granularity_bytes), .fd = fd};
 	atomic_fetch_add(&m->gpu->device[m->device].held_bytes, x->bytes);
 	return x;
 }
@@ -258,6 +258,12 @@ uint64_t gpu_memory_bytes(const struct gpu_memory *m, uint32_t extent)
 {
 	ASSERT(extent < m->n);
 	return m->extent[extent].bytes;
+}
+
+uint64_t gpu_memory_used(const struct gpu_memory *m, uint32_t extent)
+{
+	ASSERT(extent < m->n);
+	return m->extent[extent].used;
 }
 
 uint64_t gpu_memory_address(const struct gpu_memory *m, uint32_t extent)

@@ -29,6 +29,8 @@ uint64_t gpu_memory_generation(const struct gpu_memory *m);
 uint32_t gpu_memory_extents(const struct gpu_memory *m);
 /* Of the allocation: the extent's bytes rounded up. */
 uint64_t gpu_memory_bytes(const struct gpu_memory *m, uint32_t extent);
+/* Of those, the extent's. */
+uint64_t gpu_memory_used(const struct gpu_memory *m, uint32_t extent);
 /* Where it is on the device. */
 uint64_t gpu_memory_address(const struct gpu_memory *m, uint32_t extent);
 /* vmm-fd: borrowed; -1 of other kinds. */

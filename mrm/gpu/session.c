@@ -552,7 +552,9 @@ int session_records_new(struct shm_region *out, const struct gpu_memory *m, cons
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for handle records"), -ENOMEM;
 	for (uint32_t i = 0; i < n; i++) {
 		h[i].kind = gpu_memory_export(m);
+		h[i].extent = i;
 		h[i].bytes = gpu_memory_bytes(m, i);
+		h[i].used = gpu_memory_used(m, i);
 		h[i].generation = gpu_memory_generation(m);
 		gpu_memory_ipc(m, i, h[i].ipc);
 	}

@@ -23,7 +23,7 @@ def a_client_may_vanish_after_any_message(t):
     warm.close()
     t.eventually(lambda: daemon.metric('trims_leases') == 0, 'warm')
     before = len(daemon.fds())
-    steps = [('hello', {'version_min': 1, 'version_max': 1, 'program': 'x'}), ('open', {'model': 'a'}),
+    steps = [('hello', {'version_min': wire.VERSION, 'version_max': wire.VERSION, 'program': 'x'}), ('open', {'model': 'a'}),
              ('open', {'model': 'a', 'tier': 1}), ('open', {'model': 'none'}), ('query', {'report': 1}),
              ('file', {'lease': 1, 'path': 'config.json'}), ('cancel', {'target': 2}),
              ('prefetch', {'model': 'a'}), ('pin', {'model': 'a'}), ('unpin', {'model': 'a'}),

@@ -39,7 +39,7 @@ def ends(t, daemon, what, client):
 def datagrams_that_are_no_messages_end_the_connection(t):
     t.model('a')
     daemon = t.daemon()
-    hello = wire.encode('hello', 1, {'version_min': 1, 'version_max': 1, 'program': 'x'})
+    hello = wire.encode('hello', 1, {'version_min': wire.VERSION, 'version_max': wire.VERSION, 'program': 'x'})
     open_a = wire.encode('open', 2, {'model': 'a'})
     bad = {'one byte': b'x', 'half a header': open_a[:7], 'cut': open_a[:-1], 'too long': open_a + b'x',
            'unknown type': wire.HEADER.pack(1, 999, 0, 5), 'wrong version': b'\x63\0' + open_a[2:],

@@ -208,8 +208,8 @@ def memory_shared_by_ipc_handles_has_no_descriptors(t):
     t.equal(client.session['export'], 2)
     lease = client.call('open', model='a', tier=3)
     t.equal((lease['export'], len(lease['fd_list'])), (2, 3), 'table, page and records')
-    handles = os.pread(lease['fd_list'][2], 88, 0)
-    assert any(wire.HANDLE.unpack(handles)[4]), 'an empty handle'
+    handles = os.pread(lease['fd_list'][2], wire.HANDLE.size, 0)
+    assert any(wire.HANDLE.unpack(handles)[-1]), 'an empty handle'
     t.equal(code_of(lambda: attached(daemon, exports=1)), 'UNSUPPORTED')
 
 

@@ -13,7 +13,7 @@ import time
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared'
 HEADER = struct.Struct('<HHIQ')
-VERSION = 1
+VERSION = int(re.search(r'define MSG_VERSION (\d+)', (SHARED / 'msg.h').read_text())[1])
 TIERS = {'best': 0, 'disk': 1, 'host': 2, 'gpu': 3}
 MAX_FDS = 253
 
@@ -226,7 +226,7 @@ def canary_is_good(fd, seed, size):
 
 
 NO_SLOT = (1 << 32) - 1
-HANDLE = struct.Struct('<IIQQ64s')  # shared/gpu_handle.h
+HANDLE = struct.Struct('<IIQQQQ64s')  # shared/gpu_handle.h
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]

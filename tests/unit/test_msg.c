@@ -144,7 +144,7 @@ END_TEST
 
 START_TEST(the_bytes_are_those_of_the_specification)
 {
-	static const uint8_t close_9_lease_0102[] = {1, 0, 6, 0, 8, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0};
+	static const uint8_t close_9_lease_0102[] = {2, 0, 6, 0, 8, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0};
 	struct msg m;
 	struct wire w;
 	msg_init(&m, MSG_CLOSE, 9);
@@ -213,7 +213,7 @@ START_TEST(unknown_types_and_versions_are_refused)
 {
 	for (unsigned type = 0; type < 70000 && type <= UINT16_MAX; type++) {
 		enum msg_direction direction;
-		uint8_t bytes[MSG_HEADER_BYTES] = {1, 0, (uint8_t)type, (uint8_t)(type >> 8)};
+		uint8_t bytes[MSG_HEADER_BYTES] = {MSG_VERSION, 0, (uint8_t)type, (uint8_t)(type >> 8)};
 		struct msg m;
 		if (msg_direction(type, &direction) == 0)
 			continue;
