@@ -48,6 +48,7 @@ enum copy_reach {
 #define CACHE_NEVER UINT64_MAX /* a deadline that never comes */
 
 struct cache;
+struct cache_model_info;
 
 /* ---- configuration ---- */
 
