@@ -163,6 +163,7 @@ static void freed(struct job *job)
 	if (job->withdrawn)
 		run_free(job, NULL);
 	holding_drop_table(j->image);
+	devices_check(d);
 	cache_freed(d->cache, clock_now(), j->model, j->tier, j->generation);
 	catalog_changed(d);
 	copy_job_end(j);

@@ -23,6 +23,7 @@ struct gpu {
 	uint32_t n;
 	struct gpu_device device[GPU_MAX_DEVICES];
 	pthread_mutex_t lock;       /* of who is the first to see a device lost */
+	_Atomic uint64_t stuck_bytes; /* of host memory that stays registered, see gpu_pins_free() */
 	char absence[FAULT_TEXT_MAX];
 };
 

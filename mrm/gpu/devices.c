@@ -30,6 +30,7 @@ struct look {
 struct devices {
 	uint64_t room[GPU_MAX_DEVICES]; /* what copies may take, by what is free */
 	bool known_lost[GPU_MAX_DEVICES];
+	uint64_t known_stuck;           /* gpu_stuck_bytes() */
 	struct gpu_calibration calibration[GPU_MAX_DEVICES];
 	struct gpu_hasher *hasher[GPU_MAX_DEVICES];
 	ev_timer timer;
@@ -193,8 +194,20 @@ int devices_of_tier(const struct daemon *d, uint8_t tier)
 	return tier >= d->tier_gpu && tier - d->tier_gpu < (int)gpu_count(d->gpu) ? tier - d->tier_gpu : -1;
 }
 
+static void check_stuck(struct daemon *d)
+{
+	uint64_t stuck = gpu_stuck_bytes(d->gpu);
+	if (stuck == d->devices->known_stuck)
+		return;
+	d->devices->known_stuck = stuck;
+	daemon_degraded(d, "host-stays-registered", "%.1f MB of host memory that was freed stay pinned until the daemon is started "
+		"again: the driver does not let go of them, since no device works", (double)stuck / 1e6);
+	metrics_add(M_fallback_stays_registered, 1);
+}
+
 void devices_check(struct daemon *d)
 {
+	check_stuck(d);
 	for (uint32_t i = 0; i < gpu_count(d->gpu); i++) {
 		if (d->devices->known_lost[i] || !gpu_lost(d->gpu, i))
 			continue;

@@ -29,7 +29,8 @@ static inline uint8_t devices_tier(const struct daemon *d, uint32_t device)
 	return (uint8_t)(d->tier_gpu + device);
 }
 int devices_of_tier(const struct daemon *d, uint8_t tier);
-/* After something on a device has failed: tells the brain and whoever waits when that device is lost. */
+/* After something on a device has failed, or what devices read was freed: tells the brain and whoever waits when a device is lost,
+ * and names what stays behind. */
 void devices_check(struct daemon *d);
 
 /* Who hashes on the device. */

@@ -403,6 +403,11 @@ uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device)
 	return atomic_load_explicit(&g->device[device].held_bytes, memory_order_relaxed);
 }
 
+uint64_t gpu_stuck_bytes(const struct gpu *g)
+{
+	return g ? atomic_load_explicit(&g->stuck_bytes, memory_order_relaxed) : 0;
+}
+
 int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why)
 {
 	size_t free_bytes = 0, total = 0;

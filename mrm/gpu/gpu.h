@@ -57,6 +57,8 @@ const struct gpu_facts *gpu_facts(const struct gpu *g, uint32_t device);
 int gpu_find(const struct gpu *g, const char *uuid);
 /* What this daemon's copies take on the device. */
 uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device);
+/* Host memory that was freed and stays registered for want of a device that works. */
+uint64_t gpu_stuck_bytes(const struct gpu *g);
 /* What is free on the device now.  Any thread but the loop's. */
 int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why);
 

@@ -1,6 +1,7 @@
 /* pinned.c - see pinned.h.
  * Keeps: at most one piece of a copy is being worked on, by slices that make its pages side by side and then one
- * registration; n_out counts those jobs, and each of them holds the copy. */
+ * registration; n_out counts those jobs, and each of them holds the copy.  An address that the driver still takes for
+ * registered is never given to other memory: a copy from there would read the pages that were there before. */
 #include "mrm/gpu/pinned.h"
 
 #include "mrm/copies.h"
@@ -23,14 +24,14 @@ struct piece {
 	uint64_t offset, bytes;      /* in the extent */
 	enum gpu_pin state;
 	bool registered;
+	uint32_t by;                 /* the device whose context did it */
 };
 
 struct gpu_pins {
 	struct daemon *daemon;
 	struct holding *image;       /* whose host copy it is; jobs hold a reference, and take the layout from it */
 	struct segment *host;
-	uint32_t device;             /* whose context registers; the registration is every device's */
-	uint32_t readers;            /* hauls */
+	uint32_t readers, reading[GPU_MAX_DEVICES]; /* hauls, in all and by device */
 	uint32_t n, next;            /* pieces; the first that is not begun */
 	struct piece *piece;
 	uint32_t n_out;              /* jobs */
@@ -71,7 +72,7 @@ static void cut(struct gpu_pins *p, const struct layout *l)
 		}
 }
 
-static struct gpu_pins *pins_new(struct holding *img, uint32_t device)
+static struct gpu_pins *pins_new(struct holding *img)
 {
 	struct gpu_pins *p = calloc(1, sizeof *p);
 	ASSERT(p);
@@ -79,7 +80,6 @@ static struct gpu_pins *pins_new(struct holding *img, uint32_t device)
 	p->daemon = img->daemon;
 	p->image = img;
 	p->host = holding_host(img);
-	p->device = device;
 	/* At most one more piece per extent than its gigabytes, and three small ones. */
 	p->piece = calloc(l->n_extents + l->image_bytes / PIECE_BYTES + 4, sizeof *p->piece);
 	ASSERT(p->piece);
@@ -111,21 +111,38 @@ static void run_pages(struct job *job, void *worker)
 			metrics_add(M_fallback_no_hugepages, 1);
 }
 
+static uint8_t *address_of(const struct gpu_pins *p, const struct piece *piece)
+{
+	return (uint8_t *)p->host->extents[piece->extent].map + piece->offset;
+}
+
+/* Inside the context of a device.  One that went with its context is off, too. */
+static int take_off(struct gpu_pins *p, struct piece *piece, uint32_t device, struct fault *why)
+{
+	struct gpu *g = p->daemon->gpu;
+	cu_result r = GPU_AGAIN(g->cu->mem_host_unregister(address_of(p, piece)));
+	piece->registered = r && r != CU_E_HOST_MEMORY_NOT_REGISTERED;
+	return piece->registered ? gpu_failed(g, device, r, "cuMemHostUnregister", why) : 0;
+}
+
 static void run_register(struct job *job, void *worker)
 {
 	struct pin_job *j = container_of(job, struct pin_job, job);
 	struct gpu_pins *p = j->pins;
 	struct gpu *g = p->daemon->gpu;
-	uint8_t *at = (uint8_t *)p->host->extents[j->piece->extent].map + j->piece->offset;
-	j->result = gpu_enter(g, p->device, &j->why);
+	uint32_t device = j->piece->by;
+	j->result = gpu_enter(g, device, &j->why);
+	if (!j->result && j->piece->registered)
+		j->result = take_off(p, j->piece, device, &j->why);
 	if (j->result)
 		return;
-	cu_result r = g->cu->mem_host_register(at, j->piece->bytes, CU_REGISTER_PORTABLE);
+	cu_result r = g->cu->mem_host_register(address_of(p, j->piece), j->piece->bytes, CU_REGISTER_PORTABLE);
 	/* A copy that outlived an earlier daemon can only be read: few systems register that. */
-	if (r && gpu_facts(g, p->device)->register_read_only)
-		r = g->cu->mem_host_register(at, j->piece->bytes, CU_REGISTER_PORTABLE | CU_REGISTER_READ_ONLY);
+	if (r && gpu_facts(g, device)->register_read_only)
+		r = g->cu->mem_host_register(address_of(p, j->piece), j->piece->bytes,
+			CU_REGISTER_PORTABLE | CU_REGISTER_READ_ONLY);
 	if (r)
-		j->result = gpu_failed(g, p->device, r, "cuMemHostRegister", &j->why);
+		j->result = gpu_failed(g, device, r, "cuMemHostRegister", &j->why);
 	else
 		j->piece->registered = true;
 }
@@ -159,12 +176,34 @@ static void kick_readers(struct gpu_pins *p)
 			haul_advance(t);
 }
 
+/* Whose context registers the next piece; the registration is every device's.  One that reads, and works if any of them
+ * does. */
+static uint32_t registrar(const struct gpu_pins *p)
+{
+	uint32_t found = 0;
+	for (uint32_t i = 0; i < gpu_count(p->daemon->gpu); i++) {
+		if (!p->reading[i])
+			continue;
+		found = i;
+		if (!gpu_lost(p->daemon->gpu, i))
+			break;
+	}
+	return found;
+}
+
+static void begin_register(struct gpu_pins *p, struct piece *piece);
+
 static void registered(struct job *job)
 {
 	struct pin_job *j = container_of(job, struct pin_job, job);
 	struct gpu_pins *p = j->pins;
 	struct daemon *d = p->daemon;
 	bool good = !job->withdrawn && !j->result;
+	if (!good && !job->withdrawn && gpu_lost(d->gpu, j->piece->by) && p->readers && !gpu_lost(d->gpu, registrar(p))) {
+		begin_register(p, j->piece); /* it was the device, and another one reads, too */
+		job_ends(j);
+		return;
+	}
 	j->piece->state = good ? GPU_PIN_READY : GPU_PIN_REFUSED;
 	if (!good && !job->withdrawn) {
 		daemon_degraded(d, "host-not-registered", "%s", j->why.text);
@@ -182,6 +221,7 @@ static void begin_register(struct gpu_pins *p, struct piece *piece)
 	struct pin_job *j = calloc(1, sizeof *j);
 	ASSERT(j);
 	j->piece = piece;
+	piece->by = registrar(p);
 	submit(p, j, run_register, registered);
 }
 
@@ -199,6 +239,8 @@ static void pages_made(struct job *job)
 /* The next piece, when none is under way and somebody still reads. */
 static void advance(struct gpu_pins *p)
 {
+	while (p->next < p->n && p->piece[p->next].state != GPU_PIN_WAIT)
+		p->next++; /* of those that are made again */
 	if (p->next == p->n || p->n_slices || !p->readers)
 		return;
 	struct piece *piece = &p->piece[p->next++];
@@ -215,22 +257,38 @@ static void advance(struct gpu_pins *p)
 
 /* ---- what others see ---- */
 
+/* What a registration is worth to others when the context that made it has died is nowhere written: nobody reads now, so it is
+ * made again by a device that works. */
+static void renew(struct gpu_pins *p)
+{
+	for (uint32_t i = p->n; i-- > 0;) {
+		if (p->piece[i].state == GPU_PIN_WAIT || !gpu_lost(p->daemon->gpu, p->piece[i].by))
+			continue;
+		p->piece[i].state = GPU_PIN_WAIT;
+		p->next = MIN(p->next, i);
+	}
+}
+
 void gpu_pins_join(struct holding *img, uint32_t device)
 {
 	struct segment *host = holding_host(img);
 	if (!host->pins)
-		host->pins = pins_new(img, device);
+		host->pins = pins_new(img);
 	struct gpu_pins *p = host->pins;
+	if (!p->readers && !p->n_out)
+		renew(p);
 	p->readers++;
+	p->reading[device]++;
 	if (!p->n_out)
 		advance(p);
 }
 
-void gpu_pins_leave(struct holding *img)
+void gpu_pins_leave(struct holding *img, uint32_t device)
 {
 	struct gpu_pins *p = holding_host(img)->pins;
-	ASSERT(p->readers > 0);
+	ASSERT(p->readers > 0 && p->reading[device] > 0);
 	p->readers--;
+	p->reading[device]--;
 }
 
 enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk)
@@ -238,23 +296,33 @@ enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk)
 	return piece_of(host->pins, chunk)->state;
 }
 
+/* In the context that registered it, or, where that has died, in any that lives: the driver knows it by its address. */
+static void undo(struct gpu_pins *p, struct piece *piece)
+{
+	struct gpu *g = p->daemon->gpu;
+	struct fault why;
+	uint32_t device = piece->by;
+	for (uint32_t i = 0; i < gpu_count(g) && gpu_lost(g, device); i++)
+		device = i;
+	int e = gpu_enter_again(g, device) ? take_off(p, piece, device, &why) : gpu_enter(g, device, &why);
+	if (!e)
+		return;
+	log_error("gpu", "%" PRIu64 " bytes of host memory stay registered: %s", piece->bytes, why.text);
+	atomic_fetch_add_explicit(&g->stuck_bytes, piece->bytes, memory_order_relaxed);
+}
+
 void gpu_pins_free(struct segment *host)
 {
 	struct gpu_pins *p = host ? host->pins : NULL;
-	struct fault why;
 	if (!p)
 		return;
 	ASSERT(!p->n_out);
-	struct gpu *g = p->daemon->gpu;
-	bool entered = gpu_enter_again(g, p->device);
-	for (uint32_t i = 0; entered && i < p->n; i++) {
-		if (!p->piece[i].registered)
-			continue;
-		uint8_t *at = (uint8_t *)host->extents[p->piece[i].extent].map + p->piece[i].offset;
-		cu_result r = GPU_AGAIN(g->cu->mem_host_unregister(at)); /* memory must not be unmapped under a registration */
-		if (r && gpu_failed(g, p->device, r, "cuMemHostUnregister", &why))
-			log_error("gpu", "%" PRIu64 " bytes of host memory stay registered: %s", p->piece[i].bytes, why.text);
-	}
+	for (uint32_t i = 0; i < p->n; i++)
+		if (p->piece[i].registered)
+			undo(p, &p->piece[i]);
+	for (uint32_t i = 0; i < p->n; i++)
+		if (p->piece[i].registered)
+			host->extents[p->piece[i].extent].map = NULL; /* stays mapped: the pages are pinned, the address is taken */
 	free(p->piece);
 	free(p);
 	host->pins = NULL;

@@ -22,10 +22,12 @@ enum gpu_pin {
 /* Somebody reads the image's host copy for a device: pieces not registered yet are, in order, until gpu_pins_leave().  The
  * hauls that read it are advanced when a piece is ready. */
 void gpu_pins_join(struct holding *img, uint32_t device);
-void gpu_pins_leave(struct holding *img);
+void gpu_pins_leave(struct holding *img, uint32_t device);
 enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk);
 
-/* Takes off what is registered, once nobody holds the copy (copies_hold()).  Worker, or the main thread at the end. */
+/* Takes off what is registered, once nobody holds the copy (copies_hold()).  What the driver does not let go of, because no
+ * device works any more, stays mapped and pinned until the daemon ends: fallback host-stays-registered.  Worker, or the main
+ * thread at the end. */
 void gpu_pins_free(struct segment *host);
 
 /* How much is registered, for reports. */

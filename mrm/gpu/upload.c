@@ -114,7 +114,7 @@ void upload_end(struct haul *t)
 	if (u->flow && l)
 		gpu_flow_waits(u->flow, &l->link);
 	if (u->joined)
-		gpu_pins_leave(t->image);
+		gpu_pins_leave(t->image, u->device);
 	gpu_flow_free(&u->flow);
 	free(u);
 }

@@ -3,7 +3,8 @@
  * lose and mend), holds several models, and says what descriptors it has left.
  *
  *	gpu_puppet SOCKET
- *	open MODEL [nowait]   "ok K hit"         wait K         stream K     private K      close K
+ *	open MODEL [nowait|wait [UUID]]  "ok K hit"
+ *	wait K                stream K           private K      close K
  *	read K                "ok name=crc32 ..." of every tensor's bytes, as the device has them
  *	info K                "ok leased export stream-wait"
  *	connect reconnect disconnect check       as in trims.h; it begins connected
@@ -58,9 +59,9 @@ static uint32_t crc32_of(const uint8_t *p, uint64_t n)
 	return ~crc;
 }
 
-static void cmd_open(const char *name, const char *how)
+static void cmd_open(const char *name, const char *how, const char *device)
 {
-	struct trims_open_options o = {.size = sizeof o, .tier = TRIMS_TIER_GPU,
+	struct trims_open_options o = {.size = sizeof o, .tier = TRIMS_TIER_GPU, .device = *device ? device : NULL,
 		.flags = strcmp(how, "nowait") ? 0 : TRIMS_OPEN_NO_WAIT};
 	struct trims_info info = {.size = sizeof info};
 	int k = 0;
@@ -169,11 +170,11 @@ static bool of_model(const char *verb, trims_model **m)
 	return true;
 }
 
-static void command(const char *verb, const char *a, const char *b)
+static void command(const char *verb, const char *a, const char *b, const char *c)
 {
 	int k = atoi(a);
 	if (!strcmp(verb, "open"))
-		cmd_open(a, b);
+		cmd_open(a, b, c);
 	else if (!strcmp(verb, "fds"))
 		cmd_fds();
 	else if (!strcmp(verb, "lose"))
@@ -194,9 +195,9 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	while (fgets(line, sizeof line, stdin)) {
-		char verb[16] = "", a[512] = "", b[16] = "";
-		sscanf(line, "%15s %511s %15s", verb, a, b);
-		command(verb, a, b);
+		char verb[16] = "", a[512] = "", b[16] = "", c[64] = "";
+		sscanf(line, "%15s %511s %15s %63s", verb, a, b, c);
+		command(verb, a, b, c);
 		putchar('\n');
 		fflush(stdout);
 	}

@@ -2,6 +2,7 @@
 they are told (gpu_puppet.c).  What is held on the devices is looked up in simcuda's directory, not asked of the daemon."""
 import contextlib
 import fcntl
+import re
 import select
 import struct
 import threading
@@ -98,6 +99,10 @@ class Bench:
         self.t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='gpu') == 0, 'the device is empty')
         self.t.eventually(lambda: sum(self.held().values()) <= canaries * CANARY_BYTES,
                           f'the device is empty: {self.held()}')
+
+    def uuids(self, daemon):
+        """Of the devices, in the driver's order."""
+        return re.findall(r'(GPU-[0-9a-f-]{36}): simulated', daemon.log())
 
     def simcuda(self, daemon, *words):
         """What only a process that has the simulator loaded can do: lose, mend."""
