@@ -25,6 +25,8 @@ struct gpu {
 	pthread_mutex_t lock;       /* of who is the first to see a device lost */
 	_Atomic uint64_t stuck_bytes; /* of host memory that stays registered, see gpu_pins_free() */
 	char absence[FAULT_TEXT_MAX];
+	uint32_t n_left_out;
+	char left_out[GPU_MAX_DEVICES][FAULT_TEXT_MAX];
 };
 
 /* Makes the device's context current on this thread; fails, with the sentence, when the device is lost.  Costs nothing when

@@ -119,6 +119,10 @@ int devices_start(struct daemon *d, struct fault *why)
 	if (!d->devices)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the devices"), -ENOMEM;
 	int e = gpu_new(&d->gpu, &o, why);
+	for (uint32_t i = 0; !e && gpu_left_out(d->gpu, i); i++) {
+		daemon_degraded(d, "gpu-left-out", "%s%s", gpu_is_simulated(d->gpu) ? "simulated: " : "", gpu_left_out(d->gpu, i));
+		metrics_add(M_fallback_gpu_left_out, 1);
+	}
 	for (uint32_t i = 0; !e && i < gpu_count(d->gpu); i++) {
 		uint64_t free_bytes;
 		e = gpu_hasher_new(&d->devices->hasher[i], d->gpu, i, why);

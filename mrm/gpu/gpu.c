@@ -192,6 +192,19 @@ static int choose_export(struct gpu *g, uint32_t device, const char *wish, struc
 	return -ENOTSUP;
 }
 
+/* In these modes a context of the daemon's would keep every client out, or nobody may have one. */
+static int check_mode(const struct gpu *g, const struct gpu_device *dev, struct fault *why)
+{
+	int mode = attribute(g, dev->ordinal, CU_ATTR_COMPUTE_MODE);
+	if (mode != CU_MODE_PROHIBITED && mode != CU_MODE_EXCLUSIVE)
+		return 0;
+	fault_set(why, TRIMS_E_NO_TIER, "%s (%s) is in compute mode %s, in which %s use it; `nvidia-smi -i %s -c DEFAULT` changes that, "
+		"then restart the daemon", dev->facts.uuid, dev->facts.name,
+		mode == CU_MODE_EXCLUSIVE ? "EXCLUSIVE_PROCESS" : "PROHIBITED",
+		mode == CU_MODE_EXCLUSIVE ? "only one process may" : "no process may", dev->facts.uuid);
+	return -EBUSY;
+}
+
 static int open_device(struct gpu *g, int ordinal, const char *export, struct fault *why)
 {
 	struct gpu_device *dev = &g->device[g->n];
@@ -200,6 +213,7 @@ static int open_device(struct gpu *g, int ordinal, const char *export, struct fa
 	if (r)
 		return cuda_fault(g->cu, r, "cuDeviceGet", why);
 	int e = read_facts(g, dev, why);
+	e = e ? e : check_mode(g, dev, why);
 	if (e)
 		return e;
 	r = g->cu->primary_ctx_retain(&dev->context, dev->ordinal);
@@ -276,6 +290,8 @@ static int open_devices(struct gpu *g, const struct gpu_options *o, struct fault
 			continue;
 		log_warn("gpu", "device %d is left out: %s", i, why->text);
 		say_absence(g, why);
+		if (g->n_left_out < GPU_MAX_DEVICES)
+			snprintf(g->left_out[g->n_left_out++], sizeof g->left_out[0], "%s", why->text);
 		if (strcmp(o->export, "auto"))
 			return e;
 	}
@@ -361,6 +377,11 @@ uint32_t gpu_count(const struct gpu *g)
 const char *gpu_absence(const struct gpu *g)
 {
 	return g->absence;
+}
+
+const char *gpu_left_out(const struct gpu *g, uint32_t i)
+{
+	return i < g->n_left_out ? g->left_out[i] : NULL;
 }
 
 bool gpu_is_simulated(const struct gpu *g)

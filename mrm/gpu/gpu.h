@@ -49,6 +49,8 @@ void gpu_free(struct gpu **g);
 uint32_t gpu_count(const struct gpu *g);
 /* Why there is no device; "" when there is one. */
 const char *gpu_absence(const struct gpu *g);
+/* Why the i-th of the devices that are there and not used is not; NULL: there are no more. */
+const char *gpu_left_out(const struct gpu *g, uint32_t i);
 bool gpu_is_simulated(const struct gpu *g);
 uint32_t gpu_driver_version(const struct gpu *g); /* 13000 is 13.0; 0 without a driver */
 const char *gpu_driver_path(const struct gpu *g);

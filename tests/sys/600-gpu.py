@@ -433,6 +433,30 @@ def without_a_gpu_everything_else_works_and_doctor_says_why(t):
 
 
 @test
+def a_device_that_clients_could_not_use_beside_the_daemon_is_left_out(t):
+    tensors = t.model('a', 3 << 20)
+    for mode, word in ((3, 'EXCLUSIVE_PROCESS'), (2, 'PROHIBITED')):
+        daemon = gpu_daemon(t, '64M', '64M', faults=f'attr:COMPUTE_MODE={mode}@0')
+        (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu-left-out']
+        assert row['state'] == 'degraded' and word in row['detail'] and UUIDS[0] in row['detail'], row
+        t.equal(daemon.metric('trims_fallback_total', reason='gpu-left-out'), 1)
+        client = attached(daemon, *UUIDS)
+        t.equal(code_of(lambda client=client: client.open('a', 'gpu', device=UUIDS[0])), 'NO_TIER')
+        same(t, client.open('a', 'gpu'), tensors)
+        daemon.stop()
+        daemon = gpu_daemon(t, faults=f'attr:COMPUTE_MODE={mode}')
+        (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu']
+        assert row['state'] == 'off' and word in row['detail'], row
+        t.equal(code_of(lambda daemon=daemon: attached(daemon)), 'NO_TIER')
+        daemon.stop()
+    try:
+        gpu_daemon(t, faults='attr:COMPUTE_MODE=3', gpu_export='vmm-fd')
+        raise AssertionError('what was asked for by name cannot be had, and it starts')
+    except AssertionError as e:
+        assert 'EXCLUSIVE_PROCESS' in str(e), e
+
+
+@test
 def what_was_asked_for_by_name_has_to_be_there(t):
     for options, words in (({'cuda_driver': '/nonexistent/libcuda.so'}, 'nonexistent'), ({'gpu': 'maybe'}, 'none of'),
                            ({'gpu': f'sim:{t.dir}/nothing'}, 'cannot start')):

@@ -77,9 +77,12 @@ static cu_result take_share(struct cu_context_object *ctx)
 
 static cu_result create(struct sim_device *d, struct cu_context_object **out)
 {
-	struct cu_context_object *ctx = calloc(1, sizeof *ctx);
+	struct cu_context_object *ctx;
 	cu_result r;
 
+	if (device_attr(d, CU_ATTR_COMPUTE_MODE) == CU_MODE_PROHIBITED)
+		return CU_E_DEVICE_UNAVAILABLE;
+	ctx = calloc(1, sizeof *ctx);
 	if (!ctx)
 		return CU_E_OUT_OF_MEMORY;
 	ctx->device = d;
