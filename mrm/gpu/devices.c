@@ -23,7 +23,7 @@
 struct look {
 	struct job job;
 	struct daemon *daemon;
-	uint64_t free_bytes[GPU_MAX_DEVICES];
+	uint64_t room[GPU_MAX_DEVICES];
 	bool good[GPU_MAX_DEVICES];
 };
 
@@ -37,19 +37,25 @@ struct devices {
 	bool looking;
 };
 
-static uint64_t room_for(const struct gpu *g, uint32_t device, uint64_t free_bytes)
+/* What copies may take: nine tenths of what they have and what nobody has. */
+static int measure_room(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why)
 {
-	return align_down((gpu_held_bytes(g, device) + free_bytes) / 10 * 9, gpu_facts(g, device)->granularity_bytes);
+	uint64_t free_bytes, held;
+	int e = gpu_measure(g, device, &free_bytes, &held, why);
+	if (!e)
+		*out = align_down((held + free_bytes) / 10 * 9, gpu_facts(g, device)->granularity_bytes);
+	return e;
 }
 
-/* Nothing to be said about a device that cannot be asked: the next call that needs it says it. */
+/* Nothing to be said about a device that cannot be asked: the next call that needs it says it.  One whose memory is just moving
+ * is asked again the next time. */
 static void run_look(struct job *job, void *worker)
 {
 	struct look *l = container_of(job, struct look, job);
 	struct gpu *g = l->daemon->gpu;
 	struct fault why;
 	for (uint32_t i = 0; i < gpu_count(g); i++)
-		l->good[i] = !gpu_lost(g, i) && !gpu_free_bytes(g, i, &l->free_bytes[i], &why);
+		l->good[i] = !gpu_lost(g, i) && !measure_room(g, i, &l->room[i], &why);
 }
 
 static bool differs(uint64_t a, uint64_t b)
@@ -65,10 +71,9 @@ static void looked(struct job *job)
 	bool changed = false;
 	v->looking = false;
 	for (uint32_t i = 0; !job->withdrawn && i < gpu_count(d->gpu); i++) {
-		uint64_t room = l->good[i] ? room_for(d->gpu, i, l->free_bytes[i]) : v->room[i];
-		if (!differs(room, v->room[i]))
+		if (!l->good[i] || !differs(l->room[i], v->room[i]))
 			continue;
-		v->room[i] = room;
+		v->room[i] = l->room[i];
 		changed = true;
 	}
 	free(l);
@@ -124,15 +129,13 @@ int devices_start(struct daemon *d, struct fault *why)
 		metrics_add(M_fallback_gpu_left_out, 1);
 	}
 	for (uint32_t i = 0; !e && i < gpu_count(d->gpu); i++) {
-		uint64_t free_bytes;
 		e = gpu_hasher_new(&d->devices->hasher[i], d->gpu, i, why);
 		if (e)
 			break;
-		if (gpu_free_bytes(d->gpu, i, &free_bytes, why)) {
+		if (measure_room(d->gpu, i, &d->devices->room[i], why)) {
 			gpu_give_up(d->gpu, i, why); /* the others go on */
 			continue;
 		}
-		d->devices->room[i] = room_for(d->gpu, i, free_bytes);
 		gpu_calibrate(d->gpu, i, c->cache_dir, &d->devices->calibration[i]);
 		name_degraded(d, i);
 	}

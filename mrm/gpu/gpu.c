@@ -429,15 +429,21 @@ uint64_t gpu_stuck_bytes(const struct gpu *g)
 	return g ? atomic_load_explicit(&g->stuck_bytes, memory_order_relaxed) : 0;
 }
 
-int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why)
+int gpu_measure(struct gpu *g, uint32_t device, uint64_t *free_bytes, uint64_t *held_bytes, struct fault *why)
 {
-	size_t free_bytes = 0, total = 0;
+	struct gpu_device *dev = &g->device[device];
+	size_t left = 0, total = 0;
 	int e = gpu_enter_again(g, device) ? 0 : gpu_enter(g, device, why); /* the latter says why not */
 	if (e)
 		return e;
-	cu_result r = GPU_AGAIN(g->cu->mem_get_info(&free_bytes, &total));
+	uint64_t ended = atomic_load(&dev->moves_ended);
+	cu_result r = GPU_AGAIN(g->cu->mem_get_info(&left, &total));
 	if (r)
 		return gpu_failed(g, device, r, "cuMemGetInfo", why);
-	*out = free_bytes;
-	return 0;
+	*free_bytes = left;
+	*held_bytes = gpu_held_bytes(g, device);
+	if (atomic_load(&dev->moves_begun) == ended)
+		return 0;
+	fault_set(why, TRIMS_E_BUSY, "memory of %s came or went while it was measured", dev->facts.uuid);
+	return -EAGAIN;
 }

@@ -61,8 +61,9 @@ int gpu_find(const struct gpu *g, const char *uuid);
 uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device);
 /* Host memory that was freed and stays registered for want of a device that works. */
 uint64_t gpu_stuck_bytes(const struct gpu *g);
-/* What is free on the device now.  Any thread but the loop's. */
-int gpu_free_bytes(struct gpu *g, uint32_t device, uint64_t *out, struct fault *why);
+/* What is free on the device and what this daemon's copies take, at one moment.  -EAGAIN: some of these came or went
+ * meanwhile, and would count twice or not at all.  Any thread but the loop's. */
+int gpu_measure(struct gpu *g, uint32_t device, uint64_t *free_bytes, uint64_t *held_bytes, struct fault *why);
 
 /* A device that has failed for good (a sticky error) is lost until the daemon is started again: every later call for it
  * fails with the same sentence.  gpu_lost() is true from then on. */

@@ -157,6 +157,17 @@ static int clear(struct gpu_memory *m, struct fault *why)
 	return synced ? gpu_failed(m->gpu, m->device, synced, "cuStreamSynchronize", why) : 0;
 }
 
+/* Whoever measures meanwhile does not believe what he sees. */
+static void move_begins(struct gpu *g, uint32_t device)
+{
+	atomic_fetch_add(&g->device[device].moves_begun, 1);
+}
+
+static void move_ends(struct gpu *g, uint32_t device)
+{
+	atomic_fetch_add(&g->device[device].moves_ended, 1);
+}
+
 static int begin(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export, uint32_t n,
 	uint64_t generation, struct fault *why)
 {
@@ -187,6 +198,7 @@ int gpu_memory_new(struct gpu_memory **out, struct gpu *g, uint32_t device, enum
 	const uint64_t *extent_bytes, uint32_t n_extents, uint64_t generation, struct fault *why)
 {
 	struct gpu_memory *m = NULL;
+	move_begins(g, device);
 	int e = gpu_enter(g, device, why);
 	e = e ? e : begin(&m, g, device, export, n_extents, generation, why);
 	for (uint32_t i = 0; !e && i < n_extents; i++) {
@@ -198,6 +210,7 @@ int gpu_memory_new(struct gpu_memory **out, struct gpu *g, uint32_t device, enum
 		gpu_memory_free(&m);
 	else
 		*out = m;
+	move_ends(g, device);
 	return e;
 }
 
@@ -206,6 +219,7 @@ int gpu_memory_adopt(struct gpu_memory **out, struct gpu *g, uint32_t device, co
 {
 	struct gpu_memory *m = NULL;
 	uint32_t i = 0;
+	move_begins(g, device);
 	int e = gpu_enter(g, device, why);
 	e = e ? e : begin(&m, g, device, GPU_EXPORT_VMM_FD, n_extents, generation, why);
 	for (; !e && i < n_extents; i++)
@@ -216,6 +230,7 @@ int gpu_memory_adopt(struct gpu_memory **out, struct gpu *g, uint32_t device, co
 		gpu_memory_free(&m);
 	else
 		*out = m;
+	move_ends(g, device);
 	return e;
 }
 
@@ -225,9 +240,11 @@ void gpu_memory_free(struct gpu_memory **mp)
 	if (!m)
 		return;
 	CHECK_OBJ(m, MEMORY_MAGIC);
+	move_begins(m->gpu, m->device);
 	gpu_enter_again(m->gpu, m->device); /* of a lost device, descriptors and books are still to be settled */
 	while (m->n)
 		extent_free(m, &m->extent[--m->n]);
+	move_ends(m->gpu, m->device);
 	free(m->extent);
 	m->magic = 0;
 	free(m);

@@ -349,54 +349,6 @@ def host_memory_that_cannot_be_registered_is_copied_through_buffers(t):
     assert daemon.metric('trims_fallback_total', reason='host-not-registered') >= 1
 
 
-OPENING = ['cuMemCreate', 'cuMemAddressReserve', 'cuMemMap', 'cuMemSetAccess', 'cuMemExportToShareableHandle', 'cuMemRelease',
-           'cuMemsetD8Async', 'cuStreamSynchronize', 'cuMemHostRegister', 'cuMemcpyHtoDAsync', 'cuEventRecord', 'cuEventQuery',
-           'cuMemcpyDtoHAsync', 'cuMemHostAlloc', 'cuCtxSetCurrent', 'cuEventSynchronize', 'cuEventElapsedTime', 'cuModuleLoadData', 'cuModuleGetFunction',
-           'cuLaunchKernel', 'cuMemHostGetDevicePointer', 'cuStreamCreate']
-CLOSING = ['cuMemUnmap', 'cuMemAddressFree', 'cuMemHostUnregister']
-
-
-def one_fault(t, call, number, result):
-    tensors = models.make(t.models_dir / 'a', t.random, 21 << 20)
-    daemon = gpu_daemon(t, faults=f'{call}:{number}={result}')
-    try:
-        client = attached(daemon, exports=3)
-    except wire.Fault:  # the canary: that was the one
-        client = attached(daemon, exports=3)
-    code_of(lambda: client.open('a', 'gpu', wait=False).wait())
-    while client.leases:  # perhaps granted, then told that no more will come
-        client.leases.pop().close()
-    lease = client.open('a', 'gpu')
-    if client.session['export'] == 1:  # a descriptor could not be had at start: handles cannot be looked behind
-        same(t, lease, tensors)
-    lease.close()
-    daemon.ctl('verify', 'a')
-    emptied(t, daemon, 'a')
-    daemon.stop()
-
-
-def a_call_that_fails_once(t, calls):
-    """The first ones may be of the start, which copes or says why; every later one hits an open, an evict or a verify."""
-    for call in calls:
-        for number in range(1, 13):
-            try:
-                one_fault(t, call, number, 1)
-            except AssertionError as e:
-                if 'mrm ended' in str(e) and 'cannot start' in str(e):
-                    continue
-                raise AssertionError(f'{call}:{number}: {e}') from e
-
-
-@test
-def a_driver_call_that_fails_once_spoils_at_most_one_request(t):
-    a_call_that_fails_once(t, [OPENING[t.random.randrange(len(OPENING))] for _ in range(2)] + ['cuMemcpyHtoDAsync'])
-
-
-@test
-def giving_memory_back_is_tried_again(t):
-    a_call_that_fails_once(t, [t.random.choice(CLOSING)])
-
-
 @test
 def a_device_that_is_lost_is_said_to_be_and_others_go_on(t):
     tensors = t.model('a', 21 << 20)

@@ -258,6 +258,26 @@ def a_device_lost_in_any_call_or_copy_is_survived(t):
     assert bench.stood, 'nothing was lost'
 
 
+@test
+def memory_on_its_way_is_not_taken_for_more_room(t):
+    """What an allocation will take counts as held before the driver has it: counted as free, too, it would be there twice."""
+    bench = Bench(t)
+    folder = t.dir / 'counts'
+    folder.mkdir()
+    daemon = bench.daemon(SIMCUDA_COUNT=str(folder), SIMCUDA_FAULTS='cuMemCreate:3=stall')  # behind those of start and canary
+
+    t.at_end((bench.dir / 'release').touch)
+    client = bench.puppet(daemon)
+    client.send('open', 'b')
+    t.eventually(lambda: list(bench.dir.glob('stalled.*.cuMemCreate')), 'memory is on its way')
+    before = daemon.metric('trims_tier_capacity_bytes', tier='gpu')
+    looks = calls(folder)['cuMemGetInfo_v2']
+    t.eventually(lambda: calls(folder)['cuMemGetInfo_v2'] >= looks + 2, 'what is free is asked again')
+    t.equal(daemon.metric('trims_tier_capacity_bytes', tier='gpu'), before)
+    (bench.dir / 'release').touch()
+    bench.right('b', client('read', client.answer()[0]))
+
+
 def mapped_and_closed(daemon):
     """Addresses and inodes of models' host memory that the daemon has mapped and closed the descriptor of."""
     proc, held = f'/proc/{daemon.process.pid}', set()
