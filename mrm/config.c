@@ -52,8 +52,17 @@ static struct config_list *list_of(const struct config *c, const struct option_r
 	return (struct config_list *)((char *)c + r->offset);
 }
 
-static int parse_scaled(const char *text, const char *const *suffix, const uint64_t *factor, size_t n, uint64_t bare,
-	uint64_t *out)
+struct unit {
+	const char *suffix;
+	uint64_t factor;
+};
+
+/* Smallest first. */
+static const struct unit size_units[] = {{"K", KIB}, {"M", MIB}, {"G", GIB}, {"T", GIB << 10}};
+static const struct unit time_units[] = {{"us", NS_PER_US}, {"ms", NS_PER_MS}, {"s", NS_PER_S}, {"m", 60 * NS_PER_S},
+	{"h", 3600 * NS_PER_S}};
+
+static int parse_scaled(const char *text, const struct unit *units, size_t n, uint64_t bare, uint64_t *out)
 {
 	char *end;
 	errno = 0;
@@ -65,27 +74,23 @@ static int parse_scaled(const char *text, const char *const *suffix, const uint6
 	uint64_t f = bare;
 	if (*end) {
 		size_t i = 0;
-		while (i < n && strcmp(end, suffix[i]))
+		while (i < n && strcmp(end, units[i].suffix))
 			i++;
 		if (i == n)
 			return -EINVAL;
-		f = factor[i];
+		f = units[i].factor;
 	}
 	return mul_overflows(v, f, out) ? -ERANGE : 0;
 }
 
 int config_parse_size(const char *text, uint64_t *out)
 {
-	static const char *const suffix[] = {"K", "M", "G", "T"};
-	static const uint64_t factor[] = {KIB, MIB, GIB, GIB << 10};
-	return parse_scaled(text, suffix, factor, ARRAY_LEN(suffix), 1, out);
+	return parse_scaled(text, size_units, ARRAY_LEN(size_units), 1, out);
 }
 
 int config_parse_time(const char *text, uint64_t *out_ns)
 {
-	static const char *const suffix[] = {"us", "ms", "s", "m", "h"};
-	static const uint64_t factor[] = {NS_PER_US, NS_PER_MS, NS_PER_S, 60 * NS_PER_S, 3600 * NS_PER_S};
-	return parse_scaled(text, suffix, factor, ARRAY_LEN(suffix), NS_PER_S, out_ns);
+	return parse_scaled(text, time_units, ARRAY_LEN(time_units), NS_PER_S, out_ns);
 }
 
 static int parse_bool(const char *text, uint64_t *out)
@@ -125,23 +130,42 @@ static int set_text(const struct option_row *r, char **slot, const char *value, 
 	return *slot ? 0 : -ENOMEM;
 }
 
+/* A bound as people would type it: "300us", "1h", "64M".  What no unit divides is so large that a round number does. */
+static const char *format_bound(const struct option_row *r, uint64_t v, char buf[32])
+{
+	const struct unit *units = r->type == OPTION_TIME ? time_units : size_units;
+	size_t n = r->type == OPTION_TIME ? ARRAY_LEN(time_units) : r->type == OPTION_SIZE ? ARRAY_LEN(size_units) : 0;
+	size_t largest = n;
+	for (size_t i = 0; i < n; i++)
+		if (v && v % units[i].factor == 0)
+			largest = i;
+	if (largest == n && n && v / units[n - 1].factor)
+		largest = n - 1;
+	if (largest < n)
+		snprintf(buf, 32, "%" PRIu64 "%s", v / units[largest].factor, units[largest].suffix);
+	else
+		snprintf(buf, 32, "%" PRIu64, v);
+	return buf;
+}
+
 static int set_number(const struct option_row *r, uint64_t *slot, const char *value, struct fault *why)
 {
 	uint64_t v = 0;
 	int e = r->type == OPTION_TIME ? config_parse_time(value, &v)
 		: r->type == OPTION_BOOL ? parse_bool(value, &v)
 		: r->type == OPTION_SIZE ? config_parse_size(value, &v)
-					 : parse_scaled(value, NULL, NULL, 0, 1, &v);
-	if (e < 0) {
+					 : parse_scaled(value, NULL, 0, 1, &v);
+	if (e == -EINVAL) {
 		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: \"%s\" is not a %s", r->name, value,
 			r->type == OPTION_TIME ? "time (a number with us, ms, s, m or h)"
 			: r->type == OPTION_BOOL ? "yes or no"
 			: r->type == OPTION_SIZE ? "size (a number with K, M, G or T)" : "number");
 		return -EINVAL;
 	}
-	if (r->type != OPTION_BOOL && (v < r->lo || v > r->hi)) {
-		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: %s is outside %" PRIu64 " to %" PRIu64, r->name, value, r->lo,
-			r->hi);
+	if (r->type != OPTION_BOOL && (e || v < r->lo || v > r->hi)) {
+		char lo[32], hi[32];
+		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: %s is outside %s to %s", r->name, value, format_bound(r, r->lo, lo),
+			format_bound(r, r->hi, hi));
 		return -EINVAL;
 	}
 	*slot = v;
@@ -200,13 +224,18 @@ struct file_load {
 	FILE *file;
 	int line;
 	int error; /* the first */
+	int broken; /* errno of reading; 0: none */
 };
 
 static char *file_read(char *buf, int size, void *ctx)
 {
 	struct file_load *f = ctx;
-	if (f->error || !fgets(buf, size, f->file))
+	if (f->error)
 		return NULL;
+	if (!fgets(buf, size, f->file)) {
+		f->broken = ferror(f->file) ? errno : 0;
+		return NULL;
+	}
 	f->line++;
 	size_t len = strlen(buf);
 	if (len + 1 == (size_t)size && buf[len - 1] != '\n' && !feof(f->file)) {
@@ -244,12 +273,11 @@ static int load_file(struct config *c, const char *path, struct fault *why)
 		return -EINVAL;
 	}
 	int line = ini_parse_stream(file_read, &f, file_line, &f);
-	int e = ferror(f.file) ? EIO : 0;
 	fclose(f.file);
 	if (f.error)
 		return f.error;
-	if (e || line < 0) {
-		fault_errno(why, TRIMS_E_BAD_REQUEST, e ? e : ENOMEM, "%s", path);
+	if (f.broken || line < 0) {
+		fault_errno(why, TRIMS_E_BAD_REQUEST, f.broken ? f.broken : ENOMEM, "%s", path);
 		return -EINVAL;
 	}
 	if (line > 0) {

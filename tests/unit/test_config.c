@@ -148,6 +148,26 @@ START_TEST(times_have_suffixes_and_bounds)
 }
 END_TEST
 
+START_TEST(a_range_is_told_in_the_units_that_people_type)
+{
+	static const struct {
+		const char *option, *value, *said;
+	} rows[] = {{"--min-residency", "3601s", "min-residency: 3601s is outside 0 to 1h"},
+		{"--half-life", "999us", "half-life: 999us is outside 1ms to 1281023h"},
+		{"--link-target", "2s", "link-target: 2s is outside 20us to 1s"},
+		{"--retry-base", "99999999999999999999h", "retry-base: 99999999999999999999h is outside 1us to 1m"},
+		{"--max-file-bytes", "2G", "max-file-bytes: 2G is outside 1 to 1G"},
+		{"--host-bytes", "16777216T", "host-bytes: 16777216T is outside 0 to 4194303T"},
+		{"--read-depth", "1024", "read-depth: 1024 is outside 1 to 64"}};
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct config *c;
+		struct fault why = {0};
+		ck_assert_int_eq(LOAD(&c, &why, rows[i].option, rows[i].value), -EINVAL);
+		ck_assert_str_eq(why.text, rows[i].said);
+	}
+}
+END_TEST
+
 START_TEST(counts_texts_choices_and_answers_are_checked)
 {
 	must_refuse("read-depth", "0");
@@ -235,6 +255,8 @@ START_TEST(what_is_wrong_in_a_file_is_said_wherever_it_stands)
 	struct fault why;
 	ck_assert_int_eq(LOAD(&c, &why, "--config", "/tmp/there/is/no/such/file"), -EINVAL);
 	ck_assert_msg(strstr(why.text, "/tmp/there/is/no/such/file: ") != NULL, "%s", why.text);
+	ck_assert_int_eq(LOAD(&c, &why, "--config", "/proc"), -EINVAL);
+	ck_assert_str_eq(why.text, "/proc: Is a directory");
 	c = MUST_LOAD("--config", file("# a comment\n; another\n\n[mrm]\npolicy=lru\n  \n"));
 	ck_assert_str_eq(c->policy, "lru");
 	config_free(&c);
@@ -364,7 +386,7 @@ static void all(Suite *suite)
 	UNIT_CASE(suite, "layers", the_command_line_wins_then_the_environment_then_the_file,
 		a_list_is_replaced_by_the_layer_above_not_added_to);
 	UNIT_CASE(suite, "values", sizes_have_suffixes_and_bounds, times_have_suffixes_and_bounds,
-		counts_texts_choices_and_answers_are_checked, a_list_is_bounded,
+		a_range_is_told_in_the_units_that_people_type, counts_texts_choices_and_answers_are_checked, a_list_is_bounded,
 		unknown_words_are_refused_and_flags_are_actions, what_is_wrong_in_a_file_is_said_wherever_it_stands);
 	UNIT_CASE(suite, "printing", what_is_printed_gives_the_same_settings, a_line_that_is_too_long_is_refused_not_cut,
 		random_settings_survive_the_file, everything_is_visited_and_in_the_help);
