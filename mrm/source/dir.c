@@ -264,8 +264,8 @@ static int dir_resolve(struct source *s, struct source_worker *w, const char *na
 
 /* ---- reading ---- */
 
-static int pump(struct source_worker *w, const struct source_listing *l, int fd, uint64_t off, uint64_t end,
-	source_sink_fn sink, void *ctx, struct fault *why)
+static int pump(struct source_worker *w, const struct source_listing *l, const struct source_file *file, int fd,
+	uint64_t off, uint64_t end, source_sink_fn sink, void *ctx, struct fault *why)
 {
 	OWN_MEM uint8_t *buf = malloc((size_t)MIN(end - off, READ_BYTES));
 	if (!buf)
@@ -277,9 +277,9 @@ static int pump(struct source_worker *w, const struct source_listing *l, int fd,
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return explain_open(l->source, "", -errno, why);
+			return explain_open(l->source, file->locator, -errno, why);
 		if (!n)
-			return fail(why, TRIMS_E_CHANGED, "%s: a file became shorter while it was read", l->name);
+			return fail(why, TRIMS_E_CHANGED, "%s became shorter while it was read", file->locator);
 		int r = sink(ctx, buf, (size_t)n);
 		if (r)
 			return MIN(r, 0);
@@ -301,7 +301,7 @@ static int dir_stream(struct source_worker *w, const struct source_listing *l, c
 	if (!r)
 		r = check_stat(file, &st, why);
 	if (!r)
-		r = pump(w, l, fd, off, end, sink, ctx, why);
+		r = pump(w, l, file, fd, off, end, sink, ctx, why);
 	if (!r && fstat(fd, &st))
 		r = explain_open(l->source, file->locator, -errno, why);
 	if (!r)

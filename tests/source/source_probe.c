@@ -1,5 +1,5 @@
 /* source_probe.c - drives one source for test_source.py: commands as lines on stdin, one JSON object per line as answer.
- *   source_probe [--OPTION=NUMBER|--ca_file=PATH|--real-wait|--no-openat2]... URL
+ *   source_probe [--OPTION=NUMBER|--ca_file=PATH|--real-wait|--no-openat2|--no-pread]... URL
  *     resolve NAME [REVISION] | read FILE OFF BYTES | stream FILE OFF END STOP | describe | local FILE |
  *     together THREADS FILE BYTES | report | cancel | uncancel
  * `cancel` acts at once, while another command runs; all others run one after the other on a thread of their own.
@@ -298,12 +298,12 @@ static void *serve(void *ctx)
 }
 
 /* As on a kernel before 5.6, or under a container runtime's old filter. */
-static void forbid_openat2(void)
+static void fail_calls(unsigned call, int error)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat2, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = {ARRAY_LEN(code), code};
@@ -340,7 +340,9 @@ static bool take_option(struct source_options *o, const char *arg)
 	else if (!strcmp(arg, "--real-wait"))
 		o->wait = NULL;
 	else if (!strcmp(arg, "--no-openat2"))
-		forbid_openat2();
+		fail_calls(SYS_openat2, ENOSYS);
+	else if (!strcmp(arg, "--no-pread"))
+		fail_calls(SYS_pread64, EIO);
 	else
 		return false;
 	return true;

@@ -807,6 +807,14 @@ def a_directory_is_read_in_place_and_changes_are_seen(t):
 
 
 @test
+def a_disk_that_fails_is_named_with_the_file(t):
+    t.model('m', 5000)
+    p = Probe(t, f'dir:{t.models_dir}', '--no-pread')
+    p.found('m')
+    p.refuses(p.read(0, 0, 10), 'DISK_ERROR', f'{t.models_dir}/m/model.safetensors: Input/output error')
+
+
+@test
 def side_files_are_bounded_the_known_ones_first(t):
     t.model('m', 5000, files={f'a{i:02}.txt': b'x' * 100 for i in range(20)} |
             {'tokenizer.json': b'{}', '.hidden': b'', 'other.bin': b'', 'huge.txt': b'y' * 5000})
