@@ -69,6 +69,7 @@ static void holding_free(struct holding *img)
 	free_sides(img);
 	image_desc_free(&img->desc);
 	source_listing_free(&img->listing);
+	source_left_out_fini(&img->left_out);
 	shm_fini(&img->table);
 	trace_fini(&img->trace);
 	forget_hashes(img);

@@ -25,6 +25,7 @@ struct holding {
 	uint8_t **side_data;          /* [n_sides] rescued from a stored image that was dropped; NULL: none were */
 	struct source *source;        /* NULL: its source is not configured any more */
 	struct source_listing *listing; /* NULL: not looked at in this run */
+	struct source_left_out left_out; /* by the last look at the source; none when there was no look in this run */
 	bool referencing;             /* its checksums are on their way to disk */
 	struct disk_image *stored;    /* complete, partial, or in place (hashes only) */
 	struct disk_image *leaving;   /* to be dropped; only it has the side files until side_data has taken over */

@@ -139,6 +139,14 @@ static json_t *file_rows(const struct image_desc *desc)
 	return rows;
 }
 
+static json_t *left_out_rows(const struct source_left_out *o)
+{
+	json_t *rows = json_array();
+	for (uint32_t i = 0; i < MIN(o->n, (uint32_t)SOURCE_LEFT_OUT_NAMED); i++)
+		json_array_append_new(rows, json_pack("{s:s, s:s}", "path", o->named[i].path, "why", o->named[i].why));
+	return rows;
+}
+
 static json_t *tensor_row(const struct tensor *t)
 {
 	json_t *shape = json_array();
@@ -160,6 +168,8 @@ static void answer_show(struct conn *c, uint64_t request, struct holding *img, u
 		for (uint32_t i = 0; i < l->n_extents; i++)
 			json_array_append_new(extents, number(l->extent_bytes[i]));
 		json_object_set_new(page, "files", file_rows(desc));
+		json_object_set_new(page, "left_out", left_out_rows(&img->left_out));
+		json_object_set_new(page, "left_out_count", number(img->left_out.n));
 		json_object_set_new(page, "extents", extents);
 		json_object_set_new(page, "chunks", number(l->n_chunks));
 		json_object_set_new(page, "tensor_count", number(l->n_tensors));

@@ -149,6 +149,9 @@ static void answer(struct search *s, struct holding *img)
 	struct daemon *d = s->daemon;
 	uint64_t now = clock_now(), model = 0;
 	struct cache_model_info info;
+	source_left_out_fini(&img->left_out);
+	img->left_out = s->listing->left_out;
+	s->listing->left_out = (struct source_left_out){0};
 	if (!img->listing)
 		img->listing = STEAL(s->listing);
 	img->source = img->listing->source;

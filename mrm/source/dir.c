@@ -73,18 +73,28 @@ static int explain_open(struct source *s, const char *path, int r, struct fault 
 	}
 }
 
-/* O_NONBLOCK kept a fifo from holding us up; io_uring would take it for a wish not to wait for the disk. */
-static int open_regular(struct source *s, const char *path, int flags, int *out, struct stat *st, struct fault *why)
+/* O_NONBLOCK kept a fifo from holding us up; io_uring would take it for a wish not to wait for the disk.
+ * -EISDIR: a directory; -ENXIO: something else that is no file, a socket say, which cannot even be opened. */
+static int open_file(struct source *s, const char *path, int flags, int *out, struct stat *st, struct fault *why)
 {
 	OWN_FD int fd = open_beneath(s, path, O_RDONLY | flags);
-	if (fd < 0)
+	if (fd < 0 && fd != -ENXIO)
 		return explain_open(s, path, fd, why);
-	if (fstat(fd, st) || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+	if (fd >= 0 && (fstat(fd, st) || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0))
 		return explain_open(s, path, -errno, why);
-	if (!S_ISREG(st->st_mode))
-		return fail(why, TRIMS_E_NOT_FOUND, "%s/%s is no regular file", s->base, path);
+	if (fd < 0 || !S_ISREG(st->st_mode)) {
+		fault_set(why, TRIMS_E_NOT_FOUND, "%s/%s is no regular file", s->base, path);
+		return fd >= 0 && S_ISDIR(st->st_mode) ? -EISDIR : -ENXIO;
+	}
 	*out = steal_fd(&fd);
 	return 0;
+}
+
+/* What is there and no file is none. */
+static int open_regular(struct source *s, const char *path, int flags, int *out, struct stat *st, struct fault *why)
+{
+	int r = open_file(s, path, flags, out, st, why);
+	return r == -EISDIR || r == -ENXIO ? -ENOENT : r;
 }
 
 static void format_version(const struct stat *st, char out[96])
@@ -121,7 +131,7 @@ static int look(struct finder *f, const char *path, bool weight, struct source_f
 	OWN_FD int fd = -1;
 	struct stat st = {0};
 	char version[96];
-	int r = open_regular(f->source, path, 0, &fd, &st, why);
+	int r = (weight ? open_regular : open_file)(f->source, path, 0, &fd, &st, why);
 	if (r)
 		return r;
 	format_version(&st, version);
@@ -156,7 +166,7 @@ static int list_entries(struct source *s, const char *dir, DIR *d, struct names 
 {
 	struct dirent *e;
 	while (errno = 0, (e = readdir(d))) {
-		if (e->d_type != DT_REG && e->d_type != DT_LNK && e->d_type != DT_UNKNOWN)
+		if (e->d_type == DT_DIR || !strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
 			continue;
 		if (out->n == MAX_DIR_ENTRIES) {
 			degrade(s, DEGRADED_side_cut, "%s has more than %d files", dir, MAX_DIR_ENTRIES);

@@ -180,26 +180,37 @@ static bool is_wanted(const char *name, bool only_known)
 	return *name != '.' && strcmp(name, INDEX_NAME) && !is_weight_name(name) && !is_foreign_weight(name);
 }
 
-static bool over_bound(const struct source_listing *l, const struct source_file *file)
+/* True when it was over one, and is left out. */
+static bool over_bound(struct source_listing *l, const char *name, const struct source_file *file)
 {
 	const struct source_options *o = &l->source->o;
-	return file->bytes > o->max_side_file_bytes || l->side_bytes + file->bytes > o->max_side_total_bytes ||
-	       l->n_files - l->n_weights >= o->max_side_files;
+	unsigned long long bytes = file->bytes;
+	if (bytes > o->max_side_file_bytes)
+		listing_leave_out(l, name, "%llu bytes are more than the %llu that such a file may have", bytes,
+			(unsigned long long)o->max_side_file_bytes);
+	else if (l->n_files - l->n_weights >= o->max_side_files)
+		listing_leave_out(l, name, "%u such files travel already", o->max_side_files);
+	else if (l->side_bytes + bytes > o->max_side_total_bytes)
+		listing_leave_out(l, name, "its %llu bytes are too many beside those that travel already", bytes);
+	else
+		return false;
+	return true;
 }
 
-/* What looking at a side file gave: result r, and on success the file, which is taken over. */
-static int take_side(struct finder *f, struct source_listing *l, const char *name, int r, struct source_file *file,
-	struct fault *why)
+/* What looking at a side file gave: result r and *why, and on success the file, which is taken over.  listed: its name is
+ * one that the source gave. */
+static int take_side(struct finder *f, struct source_listing *l, const char *name, bool listed, int r,
+	struct source_file *file, struct fault *why)
 {
-	if (r == -EACCES && f->source->ops->in_place)
-		degrade(f->source, DEGRADED_side_cut, "%s: %s may not be read and does not travel with it", l->name, name);
-	if (r == -ENOENT || (r == -EACCES && f->source->ops->refused_is_absent))
+	if (r == -ENXIO || (r == -EACCES && f->source->ops->in_place))
+		listing_leave_out(l, name, "%s", why->text);
+	else if (r == -ENOENT && listed)
+		listing_leave_out(l, name, "it leads nowhere");
+	if (r == -ENOENT || r == -ENXIO || r == -EISDIR || (r == -EACCES && f->source->ops->refused_is_absent))
 		return 0;
 	if (r)
 		return r;
-	if (over_bound(l, file)) {
-		degrade(f->source, DEGRADED_side_cut, "%s: %s (%llu bytes) does not travel with it", l->name, name,
-			(unsigned long long)file->bytes);
+	if (over_bound(l, name, file)) {
 		file_fini(file);
 		return 0;
 	}
@@ -210,7 +221,7 @@ static int add_side(struct finder *f, struct source_listing *l, const char *dir,
 {
 	struct source_file file;
 	int r = look_at(f, dir, name, false, &file, why);
-	return take_side(f, l, name, r, &file, why);
+	return take_side(f, l, name, true, r, &file, why);
 }
 
 /* A source that cannot list is asked for every known name: side by side, or a slow network's round trips add up. */
@@ -265,9 +276,9 @@ static int add_known_sides(struct finder *f, struct source_listing *l, const cha
 			file_fini(&a->at[i].file);
 		if (r)
 			continue;
-		if (a->at[i].result && why)
+		if (a->at[i].result)
 			*why = a->at[i].why;
-		r = take_side(f, l, known[i], a->at[i].result, &a->at[i].file, why);
+		r = take_side(f, l, known[i], false, a->at[i].result, &a->at[i].file, why);
 	}
 	return r;
 }

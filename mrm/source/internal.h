@@ -123,6 +123,9 @@ char *read_secret_file(const char *path);
 int listing_new(struct source_listing **out, struct source *s, const char *name);
 /* Takes *file's strings over (also on failure).  Weights must be added before side files. */
 int listing_add(struct source_listing *l, struct source_file *file, bool weight, struct fault *why);
+/* A side file does not travel: counts and logs `side-cut`, and notes it.  fmt: why not. */
+void listing_leave_out(struct source_listing *l, const char *path, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 void listing_seal(struct source_listing *l); /* sums and fingerprint */
 void file_fini(struct source_file *f);
 
@@ -132,9 +135,10 @@ struct finder {
 	struct source *source;
 	struct source_worker *worker;
 	/* Fills *out (path, locator, bytes, version, ...) for the file at path below the source's root; -ENOENT: no such
-	 * file.  weight: it is going to be read by ranges. */
+	 * file; of others than weights also -EISDIR: a directory, -ENXIO: neither that nor a regular file.
+	 * weight: it is going to be read by ranges. */
 	int (*look)(struct finder *f, const char *path, bool weight, struct source_file *out, struct fault *why);
-	/* Names of the regular files in directory dir, an array the caller frees; NULL: side_files.def is asked for. */
+	/* Names of what lies in directory dir, but for directories, an array the caller frees; NULL: side_files.def is asked for. */
 	int (*list)(struct finder *f, const char *dir, char ***names, uint32_t *n, struct fault *why);
 	void *ctx;
 };

@@ -4,6 +4,8 @@
 
 #include "shared/image.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <xxhash.h>
 
 void file_fini(struct source_file *f)
@@ -12,6 +14,15 @@ void file_fini(struct source_file *f)
 	free(f->locator);
 	free(f->version);
 	*f = (struct source_file){0};
+}
+
+void source_left_out_fini(struct source_left_out *o)
+{
+	for (size_t i = 0; i < ARRAY_LEN(o->named); i++) {
+		free(o->named[i].path);
+		free(o->named[i].why);
+	}
+	*o = (struct source_left_out){0};
 }
 
 int listing_new(struct source_listing **out, struct source *s, const char *name)
@@ -36,6 +47,7 @@ void source_listing_free(struct source_listing **l)
 	for (uint32_t i = 0; i < (*l)->n_files; i++)
 		file_fini(&(*l)->files[i]);
 	free((*l)->files);
+	source_left_out_fini(&(*l)->left_out);
 	free((*l)->name);
 	free((*l)->revision);
 	free(*l);
@@ -78,6 +90,22 @@ int listing_add(struct source_listing *l, struct source_file *file, bool weight,
 	int r = add(l, file, weight, why);
 	file_fini(file);
 	return r;
+}
+
+void listing_leave_out(struct source_listing *l, const char *path, const char *fmt, ...)
+{
+	struct source_left_out *o = &l->left_out;
+	char why[FAULT_TEXT_MAX];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(why, sizeof why, fmt, ap);
+	va_end(ap);
+	degrade(l->source, DEGRADED_side_cut, "%s: %s does not travel with it: %s", l->name, path, why);
+	if (o->n < ARRAY_LEN(o->named)) {
+		o->named[o->n].path = strdup(path);
+		o->named[o->n].why = strdup(why);
+	}
+	o->n++;
 }
 
 static void mix(XXH3_state_t *state, const void *data, uint64_t bytes)

@@ -103,6 +103,18 @@ struct source_file {
 	bool no_ranges;  /* only source_stream() from 0 (source_read() at offset 0 works, too, at the price of a connection) */
 };
 
+/* Side files that do not travel with the model although they lie beside its weights: over a bound, unreadable, no regular
+ * files.  Zero-initialised is none. */
+#define SOURCE_LEFT_OUT_NAMED 16
+struct source_left_out {
+	uint32_t n; /* in all; the first SOURCE_LEFT_OUT_NAMED are named */
+	struct {
+		char *path, *why; /* why: half a sentence, as in a log line */
+	} named[SOURCE_LEFT_OUT_NAMED];
+};
+
+void source_left_out_fini(struct source_left_out *o); /* leaves none */
+
 /* Immutable once resolved.  files[0 .. n_weights) are the weight files in image order, side files stand behind. */
 struct source_listing {
 	struct source *source;
@@ -112,6 +124,7 @@ struct source_listing {
 	uint32_t n_files, n_weights;
 	uint32_t index;  /* the side file that is the shards' index; UINT32_MAX: none */
 	uint64_t weight_bytes, side_bytes;
+	struct source_left_out left_out;
 	/* Over the source's identity, the files' paths, sizes, and SHA-256 where stated, else versions. */
 	uint64_t fingerprint_hi, fingerprint_lo;
 	bool in_place, no_ranges; /* no_ranges: of any weight file */

@@ -85,7 +85,12 @@ static void show_listing(json_t *out)
 	snprintf(fingerprint, sizeof fingerprint, "%016llx%016llx", (unsigned long long)listing->fingerprint_hi,
 		(unsigned long long)listing->fingerprint_lo);
 	json_object_set_new(out, "weights", weights);
+	json_t *left_out = json_object();
+	for (uint32_t i = 0; i < MIN(listing->left_out.n, (uint32_t)SOURCE_LEFT_OUT_NAMED); i++)
+		json_object_set_new(left_out, listing->left_out.named[i].path, json_string(listing->left_out.named[i].why));
 	json_object_set_new(out, "side", side);
+	json_object_set_new(out, "left_out", left_out);
+	json_object_set_new(out, "n_left_out", json_integer(listing->left_out.n));
 	json_object_set_new(out, "fingerprint", json_string(fingerprint));
 	json_object_set_new(out, "revision", listing->revision ? json_string(listing->revision) : json_null());
 	json_object_set_new(out, "no_ranges", json_boolean(listing->no_ranges));

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -824,6 +825,37 @@ def side_files_are_bounded_the_known_ones_first(t):
     assert report['counters']['degraded_side_cut'] > 0 and any('side-cut' in line for line in report['log'])
     p = Probe(t, f'dir:{t.models_dir}', max_side_total_bytes=250, max_side_file_bytes=4000)
     t.equal([f['path'] for f in p.found('m')['side']], ['config.json', 'tokenizer.json', 'a00.txt', 'a01.txt'])
+
+
+@test
+def side_files_that_are_left_out_are_named(t):
+    t.model('m', 5000, files={'huge.txt': b'y' * 5000, 'fine.txt': b'x', '.hidden': b''})
+    folder = t.models_dir / 'm'
+    (folder / 'nowhere.json').symlink_to('gone')
+    (folder / 'outside.json').symlink_to('/etc/passwd')
+    (folder / 'directory').mkdir()
+    (folder / 'link').symlink_to('directory')
+    os.mkfifo(folder / 'pipe.txt')
+    (folder / 'pipe.json').symlink_to('pipe.txt')
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(folder / 'socket.txt'))
+    p = Probe(t, f'dir:{t.models_dir}', max_side_file_bytes=4000)
+    out = p.found('m')
+    t.equal([f['path'] for f in out['side']], ['config.json', 'fine.txt'])
+    t.equal(sorted(out['left_out']), ['huge.txt', 'nowhere.json', 'outside.json', 'pipe.json', 'pipe.txt', 'socket.txt'])
+    t.equal(out['n_left_out'], 6)
+    for name, words in {'huge.txt': '5000 bytes are more than the 4000', 'nowhere.json': 'leads nowhere',
+                        'outside.json': 'outside', 'pipe.json': 'no regular file', 'pipe.txt': 'no regular file',
+                        'socket.txt': 'no regular file'}.items():
+        assert words in out['left_out'][name], (name, out['left_out'][name])
+    report = p.report()
+    t.equal(report['counters']['degraded_side_cut'], 6)
+    t.equal(len([line for line in report['log'] if 'side-cut' in line]), 1, 'lines')
+    t.equal(p.ask('local', 0)['sha256'], sha((folder / 'model.safetensors').read_bytes()))
+    for i in range(100):
+        os.mkfifo(folder / f'{i}.pipe')
+    out = p.found('m')
+    t.equal((len(out['left_out']), out['n_left_out']), (16, 106))
 
 
 @test

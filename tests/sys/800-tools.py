@@ -1,5 +1,6 @@
 """trims-ctl: its subcommands, its exit codes, its JSON."""
 import json
+import os
 import re
 import signal
 import subprocess
@@ -67,6 +68,22 @@ def pull_leaves_the_model_and_trace_tells_of_it(t):
     t.equal(daemon.client().open('a').opened['hit'], 1)
     assert daemon.json('trace', 'a')
     assert 'a' in json.dumps(daemon.json('ls'))
+
+
+@test
+def show_names_the_files_that_do_not_travel(t):
+    t.model('a', files={'big.json': b' ' * 5000})
+    daemon = t.daemon(max_file_bytes='4K')
+    os.mkfifo(t.models_dir / 'a/pipe.json')
+    t.equal(daemon.ctl('open', 'a').rc, 0)
+    shown = daemon.json('show', 'a')
+    t.equal(({row['path'] for row in shown['left_out']}, shown['left_out_count']), ({'big.json', 'pipe.json'}, 2))
+    text = daemon.ctl('show', 'a').out
+    assert re.search(r'^big.json +5000 bytes are more than the 4096', text, re.M), text
+    assert re.search(r'^pipe.json +.*no regular file$', text, re.M), text
+    t.equal(daemon.metric('trims_fallback_total', reason='side-cut'), 2)
+    assert 'degraded side-cut' in daemon.log(), daemon.log()
+    t.equal(daemon.ctl('file', 'a', 'big.json').rc, 1)
 
 
 @test

@@ -45,12 +45,14 @@ START_TEST(show_lists_files_and_tensors)
 		"{\"names\":[\"m\"],\"source\":\"dir:/m\",\"digest\":null,\"bytes\":2048,\"extents\":[2048],\"chunks\":1,"
 		"\"compression\":0.5,\"tiers\":{\"host\":{\"state\":\"ready\",\"bytes\":2048}},"
 		"\"files\":[{\"path\":\"config.json\",\"bytes\":10,\"sha256\":null,\"kind\":\"side\"}],"
+		"\"left_out\":[{\"path\":\"big.json\",\"why\":\"too large\"}],\"left_out_count\":3,"
 		"\"tensors\":[{\"name\":\"w\",\"dtype\":\"BF16\",\"shape\":[2,512],\"bytes\":2048,\"extent\":0,\"offset\":256}]}");
 	ck_assert_ptr_nonnull(strstr(text, "digest  -\n"));
 	ck_assert_ptr_nonnull(strstr(text, "bytes   2.0K (2048)\n"));
 	ck_assert_ptr_nonnull(strstr(text, "image   1 extents, 1 chunks\n"));
 	ck_assert_ptr_nonnull(strstr(text, "host    ready, 2.0K\n"));
 	ck_assert_ptr_nonnull(strstr(text, "config.json     10  side  -\n"));
+	ck_assert_ptr_nonnull(strstr(text, "LEFT OUT    WHY\nbig.json    too large\nand 2 more\n"));
 	ck_assert_ptr_nonnull(strstr(text, "w       BF16   [2,512]   2.0K       0     256\n"));
 	free(text);
 }

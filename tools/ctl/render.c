@@ -211,6 +211,23 @@ static void show_files(const json_t *files, FILE *out)
 	grid_free(&g);
 }
 
+static void show_left_out(const json_t *report, FILE *out)
+{
+	struct grid *g = grid_new("ll");
+	const json_t *rows = json_object_get(report, "left_out"), *row;
+	size_t i;
+	GRID_HEADER(g, "LEFT OUT", "WHY");
+	json_array_foreach(rows, i, row) {
+		grid_add(g, "%s", text_of(row, "path"));
+		grid_add(g, "%s", text_of(row, "why"));
+	}
+	if (number_of(report, "left_out_count") > json_array_size(rows))
+		grid_add(g, "and %" PRIu64 " more", number_of(report, "left_out_count") - json_array_size(rows));
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
 /* "[1024,768]" */
 static void format_shape(const json_t *shape, char *out, size_t size)
 {
@@ -250,6 +267,8 @@ void render_show(const json_t *report, FILE *out)
 	show_head(report, out);
 	if (json_array_size(json_object_get(report, "files")))
 		show_files(json_object_get(report, "files"), out);
+	if (json_array_size(json_object_get(report, "left_out")))
+		show_left_out(report, out);
 	if (json_array_size(json_object_get(report, "tensors")))
 		show_tensors(json_object_get(report, "tensors"), out);
 }
