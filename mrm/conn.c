@@ -191,13 +191,16 @@ void conn_free(struct conn **c)
 	*c = NULL;
 }
 
+/* Whoever may connect can have itself dropped thousands of times a second. */
+static struct log_limit drops = {.period_ns = 10 * NS_PER_S, .most = 20};
+
 static void drop(struct conn *c, enum metric counter, const char *why)
 {
 	if (c->ending)
 		return;
 	metrics_add(counter, 1);
-	log_info("conn", "#%" PRIu64 " %s (uid %u, pid %d) dropped: %s", c->id, c->program, (unsigned)c->peer.uid,
-		(int)c->peer.pid, why);
+	log_limited(&drops, clock_now(), LOG_INFO, "conn", "#%" PRIu64 " %s (uid %u, pid %d) dropped: %s", c->id, c->program,
+		(unsigned)c->peer.uid, (int)c->peer.pid, why);
 	conn_end_now(c);
 }
 

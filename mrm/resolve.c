@@ -39,6 +39,9 @@ static void search_free(struct search *s)
 	free(s);
 }
 
+/* A client may ask for what fails as often as it likes. */
+static struct log_limit failures = {.period_ns = 10 * NS_PER_S, .most = 50};
+
 /* Every source is asked until one has it.  A source that fails does not hide the next ones, but when nobody has the
  * model its failure is the answer: "not found" would be a guess. */
 static void ask_sources(struct search *s, void *worker)
@@ -60,7 +63,7 @@ static void ask_sources(struct search *s, void *worker)
 		}
 		if (e == -ENOENT)
 			continue;
-		log_warn("source", "%s at %s: %s", s->name, source_url(d->sources[i]), why.text);
+		log_limited(&failures, clock_now(), LOG_WARN, "source", "%s at %s: %s", s->name, source_url(d->sources[i]), why.text);
 		if (s->result == -ENOENT) {
 			s->result = e;
 			s->why = why;

@@ -18,6 +18,7 @@
 
 static _Atomic int threshold = LOG_INFO;
 static pthread_mutex_t ring_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t limit_lock = PTHREAD_MUTEX_INITIALIZER; /* of every struct log_limit */
 static char ring[RING_LINES][LINE_MAX_BYTES];
 static unsigned ring_next;
 
@@ -57,15 +58,12 @@ static int prefix(char *buf, size_t size, enum log_level level, const char *topi
 		ts.tv_nsec / 1000000, levels[level].name, topic);
 }
 
-void log_line(enum log_level level, const char *topic, const char *fmt, ...)
+static void put_line(enum log_level level, const char *topic, const char *fmt, va_list ap)
 {
 	char line[LINE_MAX_BYTES];
 	int saved = errno;
 	int used = prefix(line, sizeof line - 1, level, topic);
-	va_list ap;
-	va_start(ap, fmt);
 	int more = vsnprintf(line + used, sizeof line - 1 - (size_t)used, fmt, ap);
-	va_end(ap);
 	size_t len = MIN((size_t)used + (size_t)MAX(more, 0), sizeof line - 2);
 	for (size_t i = 0; i < len; i++)
 		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
@@ -80,6 +78,37 @@ void log_line(enum log_level level, const char *topic, const char *fmt, ...)
 		(void)ignored;
 	}
 	errno = saved;
+}
+
+void log_line(enum log_level level, const char *topic, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	put_line(level, topic, fmt, ap);
+	va_end(ap);
+}
+
+void log_limited(struct log_limit *limit, uint64_t now, enum log_level level, const char *topic, const char *fmt, ...)
+{
+	uint32_t left_out = 0;
+	pthread_mutex_lock(&limit_lock);
+	if (limit->n == 0 || now - limit->began_ns >= limit->period_ns) {
+		left_out = limit->n > limit->most ? limit->n - limit->most : 0;
+		limit->began_ns = now;
+		limit->n = 0;
+	}
+	limit->n += limit->n < UINT32_MAX;
+	bool beyond = limit->n > limit->most, first = limit->n == limit->most + 1;
+	pthread_mutex_unlock(&limit_lock);
+	if (left_out)
+		log_line(level, topic, "%u lines like the next one were left out", left_out);
+	if (first)
+		log_line(level, topic, "too many lines like the last one: more are left out, for at most %llu s",
+			(unsigned long long)(limit->period_ns / NS_PER_S));
+	va_list ap;
+	va_start(ap, fmt);
+	put_line(beyond ? LOG_DEBUG : level, topic, fmt, ap);
+	va_end(ap);
 }
 
 void log_dump_ring(int fd)

@@ -5,6 +5,7 @@
 #define SHARED_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
@@ -14,6 +15,19 @@ bool log_wants(enum log_level level);
 /* Accepts "error", "warn", "info", "debug"; -EINVAL otherwise. */
 int log_level_parse(const char *text, enum log_level *out);
 void log_line(enum log_level level, const char *topic, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* What one kind of line may take of the log when somebody outside can cause it as often as he likes: `most` lines in each
+ * period.  Set the first two, all else 0; it lives as long as the process. */
+struct log_limit {
+	uint64_t period_ns;
+	uint32_t most;
+	uint32_t n; /* lines in the period that began then, the ones left out as well */
+	uint64_t began_ns;
+};
+
+/* As log_line(), within a limit: what is beyond it has level debug, so the ring keeps it.  The first line that is left out is
+ * replaced by a line that says so, the first of a later period is preceded by how many were.  now: monotonic ns. */
+void log_limited(struct log_limit *limit, uint64_t now, enum log_level level, const char *topic, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
 /* Writes the last lines of every level, oldest first; async-signal-unsafe, for the panic hook. */
 void log_dump_ring(int fd);
 

@@ -11,6 +11,7 @@
  * wrong is read back, and made anew if somebody has written to it. */
 #include "mrm/gpu/session.h"
 
+#include "mrm/clock.h"
 #include "mrm/conn.h"
 #include "mrm/gpu/canary.h"
 #include "shared/check.h"
@@ -272,12 +273,15 @@ static void drop(struct session *s)
 	session_free(conn_session(s->conn));
 }
 
+/* A client may try again as often as it likes. */
+static struct log_limit refusals = {.period_ns = 10 * NS_PER_S, .most = 20};
+
 static void refuse(struct session *s, const char *why)
 {
 	size_t len = strlen(s->refusals);
 	snprintf(s->refusals + len, sizeof s->refusals - len, "%s%s: %s", len ? "; " : "", gpu_export_name(s->export), why);
-	log_info("gpu", "%s (user %u) cannot import %s memory: %s", conn_program(s->conn), (unsigned)conn_uid(s->conn),
-		gpu_export_name(s->export), why);
+	log_limited(&refusals, clock_now(), LOG_INFO, "gpu", "%s (user %u) cannot import %s memory: %s", conn_program(s->conn),
+		(unsigned)conn_uid(s->conn), gpu_export_name(s->export), why);
 }
 
 static int make_page(struct session *s)

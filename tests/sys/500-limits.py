@@ -1,8 +1,10 @@
 """What a client may say and take is bounded; who breaks the protocol loses the connection and nobody else notices."""
 import os
+import re
 import shutil
 import signal
 import struct
+import time
 
 import remote
 import trimstest
@@ -241,6 +243,23 @@ def connections_leave_descriptors_for_the_models(t):
     for client in others:
         client.close()
     t.eventually(lambda: not code_of(daemon.client), 'there is room again')
+
+
+@test
+def a_client_that_is_dropped_again_and_again_does_not_fill_the_log(t):
+    t.model('a')
+    daemon, began = t.daemon(), time.monotonic()
+    for _ in range(300):
+        client = daemon.client(hello=False)
+        client.send_raw(b'x')
+        ends(t, daemon, 'one byte', client)
+        client.close()
+    t.equal(daemon.metric('trims_connections_dropped_total', reason='protocol'), 300)
+    lines = re.findall(r'dropped: a malformed message', daemon.log())
+    most = 20 * (2 + (time.monotonic() - began) // 10)  # twenty in ten seconds
+    assert 20 <= len(lines) <= most, (len(lines), most)
+    assert len(lines) == 300 or 'more are left out' in daemon.log(), daemon.log()
+    unharmed(t, daemon)
 
 
 @test
