@@ -1,0 +1,58 @@
+/* run.h - what the commands of trims-run share: the command line, exit codes, and a model that is ready to be run.
+ * Thread: main.  Owns: main() owns the struct run; a session owns what it opened. */
+#ifndef TOOLS_RUN_RUN_H
+#define TOOLS_RUN_RUN_H
+
+#include "tools/run/exec.h"
+
+enum run_exit { RUN_DONE = 0, RUN_REFUSED = 1, RUN_USAGE = 2, RUN_UNREACHABLE = 3 };
+
+enum {
+#define OPTION(name, argument, help) OPT_bit_##name,
+#include "tools/run/options.def"
+#undef OPTION
+};
+enum run_option {
+#define OPTION(name, argument, help) OPT_##name = 1 << OPT_bit_##name,
+#include "tools/run/options.def"
+#undef OPTION
+};
+
+struct run {
+	unsigned given; /* enum run_option bits */
+	const char *socket, *model, *plan, *file, *input, *output;
+	const char *device; /* as given: "cpu", "cuda:0" */
+	enum mode mode;
+	uint32_t batch, tokens, repeat, generate, threads; /* tokens 0: not given */
+	uint64_t seed;
+	uint64_t started_ns, main_ns; /* when this process was asked for, and when main() began */
+};
+
+#define COMMAND(name, fewest, most, arguments, options, help) int run_##name(struct run *r);
+#include "tools/run/commands.def"
+#undef COMMAND
+
+/* One sentence on stderr; with --json also {"error": ...} on stdout.  Returns the exit code that fits. */
+int run_fail(const struct run *r, const struct fault *why);
+/* As above for a command line that makes no sense. */
+int run_usage(const struct run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void run_print_json(const json_t *value);
+
+/* ---- session.c ---- */
+
+/* A model with everything that runs it. */
+struct session {
+	const struct backend_ops *ops;
+	struct backend *backend;
+	struct weights *weights;
+	struct net *net;
+	char uuid[64]; /* of the GPU; empty: the CPU's memory */
+	uint64_t build_ns; /* from configuration to layers */
+};
+
+/* Opens model and net, with no backend yet; then the backend, and binds the two.  Bytes are on their way in between. */
+int session_open(struct session *s, const struct run *r, struct fault *why);
+int session_bind(struct session *s, const struct run *r, struct fault *why);
+void session_close(struct session *s);
+
+#endif

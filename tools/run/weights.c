@@ -1,0 +1,313 @@
+/* weights.c - the modes: where a layer's bytes come from, and who waits for them when.
+ * Keeps: a mode does what its row says or fails with a sentence; none turns into another. */
+#include "tools/run/weights.h"
+
+#include "client/trims.h"
+#include "shared/image.h"
+#include "tools/run/clock.h"
+#include "tools/run/private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct bound {
+	enum place place;
+	bool there; /* its bytes were waited for with success */
+	struct operand w[NET_MAX_WEIGHTS];
+};
+
+struct weights {
+	struct weights_options options;
+	struct backend *backend;
+	struct catalog catalog;
+	struct trims_conn *conn;
+	struct trims_model *model, *host; /* host: mode dha, the copy in host memory */
+	struct private *private;
+	const struct net *net;
+	struct bound *layers;
+	struct weights_times times;
+	bool waited;  /* mode resident: for all of it */
+	bool settled; /* a pass has come through, and everything it used was there */
+};
+
+const char *mode_name(unsigned mode)
+{
+	static const char *const names[] = {
+#define MODE(NAME, name, doc) #name,
+#include "tools/run/modes.def"
+#undef MODE
+	};
+	return mode < ARRAY_LEN(names) ? names[mode] : "?";
+}
+
+enum mode mode_find(const char *name)
+{
+	unsigned m = 0;
+	while (m < MODE_COUNT && strcmp(name, mode_name(m)) != 0)
+		m++;
+	return (enum mode)m;
+}
+
+static int fail_trims(struct fault *why)
+{
+	const struct trims_error *e = trims_last_error();
+	return fault_set(why, (enum trims_code)e->code, "%s", e->text);
+}
+
+/* ---- what the model says of itself ---- */
+
+static int catalog_find(const struct catalog *c, const char *name, const struct weight *want, struct weight *out)
+{
+	const struct weights *w = container_of(c, struct weights, catalog);
+	struct trims_tensor t;
+	if (trims_tensor_by_name(w->model, name, &t))
+		return -ENOENT;
+	*out = (struct weight){.tensor = t.index, .dtype = t.dtype, .rank = t.rank, .bytes = t.bytes};
+	for (uint32_t i = 0; i < MIN(t.rank, (uint32_t)NET_MAX_RANK); i++)
+		out->shape[i] = t.shape[i];
+	return 0;
+}
+
+static int catalog_file(const struct catalog *c, const char *path, const void **data, size_t *bytes)
+{
+	const struct weights *w = container_of(c, struct weights, catalog);
+	return trims_file(w->model, path, data, bytes) ? -ENOENT : 0;
+}
+
+const struct catalog *weights_catalog(const struct weights *w)
+{
+	return w->private ? private_catalog(w->private) : &w->catalog;
+}
+
+/* ---- opening ---- */
+
+static int open_tier(struct weights *w, uint32_t tier, struct trims_model **out, struct fault *why)
+{
+	struct trims_open_options options = {
+		.size = sizeof options,
+		.tier = tier,
+		.flags = TRIMS_OPEN_NO_WAIT,
+		.device = tier == TRIMS_TIER_GPU ? w->options.device : NULL,
+	};
+	return trims_open(w->conn, w->options.model, &options, out) ? fail_trims(why) : 0;
+}
+
+static int open_shared(struct weights *w, struct fault *why)
+{
+	struct trims_connect_options options = {.size = sizeof options, .program = "trims-run"};
+	uint64_t began = clock_ns();
+	if (trims_connect(w->options.socket, &options, &w->conn))
+		return fail_trims(why);
+	uint64_t connected = clock_ns();
+	w->times.connect_ns = connected - began;
+	int r = open_tier(w, w->options.device ? TRIMS_TIER_GPU : TRIMS_TIER_HOST, &w->model, why);
+	if (!r && w->options.mode == MODE_DHA)
+		r = open_tier(w, TRIMS_TIER_HOST, &w->host, why);
+	w->times.open_ns = clock_ns() - connected;
+	return r;
+}
+
+static int check_mode(const struct weights_options *o, struct fault *why)
+{
+	if (o->mode == MODE_PT || o->mode == MODE_PT_DHA)
+		return fault_set(why, TRIMS_E_UNSUPPORTED, "mode %s: no daemon provisions plans over several links yet",
+			mode_name(o->mode));
+	if (o->mode == MODE_DHA && !o->device)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode dha wants a GPU: to the CPU all weights are in host memory");
+	if (o->mode == MODE_PRIVATE && !o->file)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode private wants --file: it reads the model itself");
+	if (o->plan && o->mode != MODE_DHA)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s has no use for a plan", mode_name(o->mode));
+	return 0;
+}
+
+static int open_private(struct weights *w, struct fault *why)
+{
+	uint64_t began = clock_ns();
+	int r = private_open(w->options.file, &w->private, why);
+	w->times.open_ns = clock_ns() - began;
+	return r;
+}
+
+int weights_open(const struct weights_options *options, struct weights **out, struct fault *why)
+{
+	int r = check_mode(options, why);
+	if (r)
+		return r;
+	struct weights *w = calloc(1, sizeof *w);
+	if (!w)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the weights' books");
+	w->options = *options;
+	w->catalog = (struct catalog){catalog_find, catalog_file};
+	r = options->mode == MODE_PRIVATE ? open_private(w, why) : open_shared(w, why);
+	if (r)
+		weights_free(&w);
+	else
+		*out = w;
+	return r;
+}
+
+void weights_free(struct weights **w)
+{
+	if (!*w)
+		return;
+	private_free(&(*w)->private);
+	trims_close(&(*w)->host);
+	trims_close(&(*w)->model);
+	trims_disconnect(&(*w)->conn);
+	free((*w)->layers);
+	free(*w);
+	*w = NULL;
+}
+
+/* ---- binding: each weight of each layer gets its address, whether its bytes are there or not ---- */
+
+static int find_data(struct weights *w, const struct weight *weight, enum place place, const void **out, struct fault *why)
+{
+	struct trims_tensor t;
+	if (w->private) {
+		*out = private_tensor(w->private, weight->tensor);
+		return 0;
+	}
+	if (trims_tensor(place == PLACE_HOST ? w->host : w->model, weight->tensor, &t))
+		return fail_trims(why);
+	if (t.bytes != weight->bytes)
+		return fault_set(why, TRIMS_E_CHANGED, "the model changed at its source while it was opened");
+	*out = t.data;
+	return place == PLACE_HOST ? w->backend->ops->host(w->backend, t.data, t.bytes, out, why) : 0;
+}
+
+/* Vectors have one row; of what has more dimensions than two, the rest are columns. */
+static void set_sizes(const struct weight *weight, struct operand *o)
+{
+	o->dtype = weight->dtype;
+	o->rows = weight->rank > 1 ? weight->shape[0] : 1;
+	o->columns = 1;
+	for (uint32_t i = weight->rank > 1; i < weight->rank; i++)
+		o->columns *= weight->shape[i];
+}
+
+static int bind_layer(struct weights *w, uint32_t i, struct fault *why)
+{
+	const struct layer *l = &w->net->layers[i];
+	for (unsigned role = 0; role < NET_MAX_WEIGHTS; role++) {
+		struct operand *o = &w->layers[i].w[role];
+		if (l->w[role].tensor == WEIGHT_NONE)
+			continue;
+		set_sizes(&l->w[role], o);
+		int r = find_data(w, &l->w[role], w->layers[i].place, &o->data, why);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* Without a plan the tables of which a pass reads a few rows are what is read in place. */
+static void place_tables(struct weights *w)
+{
+	for (uint32_t i = 0; i < w->net->n_layers; i++)
+		if (w->net->layers[i].op == OP_EMBED)
+			w->layers[i].place = PLACE_HOST;
+}
+
+int weights_bind(struct weights *w, struct backend *b, const struct net *net, struct fault *why)
+{
+	w->backend = b;
+	w->net = net;
+	w->layers = calloc(net->n_layers, sizeof *w->layers);
+	if (!w->layers)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u layers", net->n_layers);
+	if (w->options.mode == MODE_DHA)
+		place_tables(w);
+	uint64_t began = clock_ns();
+	int r = w->private ? private_load(w->private, b, why) : 0;
+	w->times.wait_ns += w->private ? clock_ns() - began : 0;
+	for (uint32_t i = 0; !r && i < net->n_layers; i++)
+		r = bind_layer(w, i, why);
+	return r;
+}
+
+/* ---- passes ---- */
+
+int weights_start(struct weights *w, struct fault *why)
+{
+	if (w->options.mode != MODE_RESIDENT || w->waited)
+		return 0;
+	uint64_t began = clock_ns();
+	int r = trims_wait(w->model, TRIMS_FOREVER) ? fail_trims(why) : 0;
+	w->times.wait_ns += clock_ns() - began;
+	w->waited = !r;
+	return r;
+}
+
+bool weights_all_there(const struct weights *w)
+{
+	return w->private || w->waited || w->settled;
+}
+
+const struct operand *weights_operands(const struct weights *w, uint32_t layer)
+{
+	return w->layers[layer].w;
+}
+
+/* Of a copy in host memory the CPU waits, whoever reads it. */
+static int wait_for(struct weights *w, enum place place, uint32_t tensor, struct fault *why)
+{
+	if (place == PLACE_HOST)
+		return trims_wait_tensor(w->host, tensor, TRIMS_FOREVER) ? fail_trims(why) : 0;
+	return w->backend->ops->wait(w->backend, w->model, tensor, why);
+}
+
+static int wait_layer(struct weights *w, uint32_t i, struct fault *why)
+{
+	const struct layer *l = &w->net->layers[i];
+	uint64_t began = clock_ns();
+	int r = 0;
+	for (unsigned role = 0; !r && role < NET_MAX_WEIGHTS; role++)
+		if (l->w[role].tensor != WEIGHT_NONE)
+			r = wait_for(w, w->layers[i].place, l->w[role].tensor, why);
+	w->times.wait_ns += clock_ns() - began;
+	w->layers[i].there = !r;
+	return r;
+}
+
+int weights_layer(struct weights *w, uint32_t layer, struct fault *why)
+{
+	return w->layers[layer].there || weights_all_there(w) ? 0 : wait_layer(w, layer, why);
+}
+
+int weights_settle(struct weights *w, struct fault *why)
+{
+	if (w->private || w->settled)
+		return 0;
+	for (uint32_t i = 0; i < w->net->n_layers; i++)
+		for (unsigned role = 0; role < NET_MAX_WEIGHTS; role++) {
+			uint32_t tensor = w->net->layers[i].w[role].tensor;
+			struct trims_model *m = w->layers[i].place == PLACE_HOST ? w->host : w->model;
+			if (tensor != WEIGHT_NONE && trims_wait_tensor(m, tensor, 0))
+				return fail_trims(why);
+		}
+	w->settled = true;
+	return 0;
+}
+
+const struct weights_times *weights_times(const struct weights *w)
+{
+	return &w->times;
+}
+
+enum place weights_place(const struct weights *w, uint32_t layer)
+{
+	return w->layers[layer].place;
+}
+
+struct weights_info weights_info(const struct weights *w)
+{
+	struct trims_info info = {.size = sizeof info};
+	if (w->private)
+		return (struct weights_info){.bytes = private_bytes(w->private)};
+	if (trims_info(w->model, &info))
+		return (struct weights_info){0};
+	return (struct weights_info){.bytes = info.image_bytes, .hit = info.hit, .simulated = info.simulated};
+}

@@ -1,0 +1,69 @@
+/* weights.h - where a net's weights are and when they are there: one seam behind which all modes are.
+ *
+ *	weights_open()       opens the model (or its file) so that names and shapes are known; bytes may be on their way
+ *	net_build(weights_catalog(w), ...)
+ *	weights_bind()       who computes what with them; mode private loads here
+ *	weights_start()      before the first layer of a pass; mode resident waits here
+ *	weights_layer()      before each layer: waits for its bytes, where the mode did not before
+ *	weights_settle()     after the pass: whether what was waited for came
+ *
+ * Thread: one.  Owns connection, leases, and the memory of mode private. */
+#ifndef TOOLS_RUN_WEIGHTS_H
+#define TOOLS_RUN_WEIGHTS_H
+
+#include "tools/run/backend.h"
+
+enum mode {
+#define MODE(NAME, name, doc) MODE_##NAME,
+#include "tools/run/modes.def"
+#undef MODE
+	MODE_COUNT
+};
+
+const char *mode_name(unsigned mode);
+/* MODE_COUNT: no such. */
+enum mode mode_find(const char *name);
+
+/* Where a layer's weights are read from while it runs. */
+enum place { PLACE_DEVICE, PLACE_HOST };
+
+struct weights_options {
+	enum mode mode;
+	const char *socket; /* NULL: libtrims' default */
+	const char *model;
+	const char *file;   /* mode private: a folder or a weight file */
+	const char *device; /* UUID of the GPU; NULL: the CPU computes from host memory */
+	const char *plan;   /* file; NULL: none */
+};
+
+/* What the way to the weights took. */
+struct weights_times {
+	uint64_t connect_ns, open_ns; /* private: 0, and reading the header */
+	uint64_t wait_ns;             /* for bytes; private: loading them */
+};
+
+struct weights;
+
+int weights_open(const struct weights_options *options, struct weights **out, struct fault *why);
+void weights_free(struct weights **w);
+const struct catalog *weights_catalog(const struct weights *w);
+/* Net and backend must outlive the weights. */
+int weights_bind(struct weights *w, struct backend *b, const struct net *net, struct fault *why);
+/* A layer's operands with their final addresses; their bytes may not be there yet. */
+const struct operand *weights_operands(const struct weights *w, uint32_t layer);
+int weights_start(struct weights *w, struct fault *why);
+/* Nothing has to be waited for any more. */
+bool weights_all_there(const struct weights *w);
+int weights_layer(struct weights *w, uint32_t layer, struct fault *why);
+int weights_settle(struct weights *w, struct fault *why);
+const struct weights_times *weights_times(const struct weights *w);
+enum place weights_place(const struct weights *w, uint32_t layer);
+
+/* What is known of the copy in use; private: hit and simulated are 0. */
+struct weights_info {
+	uint64_t bytes;
+	bool hit, simulated;
+};
+struct weights_info weights_info(const struct weights *w);
+
+#endif
