@@ -4,7 +4,7 @@
 #include "tests/unit/unit.h"
 #include "tools/bench/fit.h"
 #include "tools/bench/lab.h"
-#include "tools/bench/svg.h"
+#include "tools/svg.h"
 
 #include <fcntl.h>
 #include <lz4.h>
@@ -189,9 +189,35 @@ START_TEST(a_chart_without_points_can_be_drawn)
 }
 END_TEST
 
+START_TEST(the_parts_of_a_bar_lie_end_to_end_on_the_scale_of_their_panel)
+{
+	static const double lengths[][2] = {{1, 3}, {2, 0}, {0, 0}};
+	const struct svg_bar bars[] = {{"long", lengths[0]}, {"short", lengths[1]}, {"nothing", lengths[2]}};
+	const struct svg_panel panels[] = {{"one", bars, 2}, {"two", bars + 1, 2}, {"none", bars, 0}};
+	const char *const parts[] = {"first", "second"};
+	double x[8], w[8];
+	char *text;
+	size_t bytes, n = 0;
+	FILE *f = open_memstream(&text, &bytes);
+
+	ck_assert_ptr_nonnull(f);
+	svg_write_bars(f, "t", parts, 2, panels, 3);
+	fclose(f);
+	for (const char *at = text; n < 8 && (at = strstr(at, "<rect x=\"")); at++, n++)
+		ck_assert_int_eq(sscanf(at, "<rect x=\"%lf\" y=\"%*f\" width=\"%lf", &x[n], &w[n]), 2);
+	ck_assert_uint_eq(n, 8);
+	ck_assert(fabs(x[0] + w[0] - x[1]) < 0.11 && fabs(w[1] - 3 * w[0]) < 0.5); /* 1 and 3 of 4 */
+	ck_assert(fabs(w[2] - 2 * w[0]) < 0.5 && w[3] == 0);                          /* 2 of 4 */
+	ck_assert(fabs(w[4] - w[0] - w[1]) < 0.5 && w[6] == 0 && w[7] == 0);          /* the longest of its panel */
+	ck_assert_ptr_null(strstr(text, "nan"));
+	free(text);
+}
+END_TEST
+
 static void charts(Suite *s)
 {
-	UNIT_CASE(s, "charts", a_chart_has_every_line_and_stays_in_its_frame, a_chart_without_points_can_be_drawn);
+	UNIT_CASE(s, "charts", a_chart_has_every_line_and_stays_in_its_frame, a_chart_without_points_can_be_drawn,
+		the_parts_of_a_bar_lie_end_to_end_on_the_scale_of_their_panel);
 }
 
 static void models(Suite *s)

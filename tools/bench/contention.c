@@ -8,7 +8,7 @@
 
 #include "shared/check.h"
 #include "tools/bench/fit.h"
-#include "tools/bench/svg.h"
+#include "tools/svg.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -5,7 +5,7 @@
 #include "tools/bench/contention.h"
 
 #include "shared/check.h"
-#include "tools/bench/svg.h"
+#include "tools/svg.h"
 
 #include <inttypes.h>
 #include <string.h>

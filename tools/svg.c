@@ -1,5 +1,5 @@
 /* svg.c - see svg.h.  Coordinates are pixels from the top left corner; a chart has a frame, ticks with grid lines, and titles. */
-#include "tools/bench/svg.h"
+#include "tools/svg.h"
 
 #include "shared/base.h"
 
@@ -7,12 +7,15 @@
 
 #define CELL_W 420.0
 #define CELL_H 300.0
-#define LEFT 62.0
 #define RIGHT 14.0
 #define TOP 34.0
 #define BOTTOM 46.0
-#define HEAD 58.0 /* of the page: title and legend */
 #define MAX_TICKS 6
+#define LEGEND_STEP 84.0
+#define LEGEND_MAX 10
+#define BAR_H 16.0
+#define BAR_LEFT 150.0
+#define BAR_W 700.0
 
 /* Dark to light, told apart also without colour vision. */
 static const char *const colours[] = {"#00204d", "#31446b", "#666970", "#958f78", "#cbba69", "#d55e00", "#0072b2", "#009e73",
@@ -35,11 +38,40 @@ static void put_text(FILE *out, const char *text)
 		}
 }
 
-static void text_at(FILE *out, double x, double y, const char *how, const char *text)
+void svg_text(FILE *out, double x, double y, const char *how, const char *text)
 {
 	fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, how);
 	put_text(out, text);
 	fputs("</text>\n", out);
+}
+
+const char *svg_colour(size_t i)
+{
+	return colours[i % ARRAY_LEN(colours)];
+}
+
+void svg_begin(FILE *out, const char *title, double width, double height)
+{
+	fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\">\n"
+		"<style>text{font:12px sans-serif;fill:#222}.title{font-size:15px;font-weight:bold}.name{font-weight:bold}"
+		"polyline{fill:none;stroke-width:1.6}.grid{stroke:#ddd}.frame{fill:none;stroke:#222}"
+		".mark{stroke:#b00;stroke-dasharray:5 3}.marked{fill:#b00}</style>\n"
+		"<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height, width, height);
+	svg_text(out, SVG_LEFT, 22, "class=\"title\"", title);
+}
+
+void svg_end(FILE *out)
+{
+	fputs("</svg>\n", out);
+}
+
+void svg_legend(FILE *out, const char *const *names, size_t n)
+{
+	double x = SVG_LEFT;
+	for (size_t i = 0; i < n; i++, x += LEGEND_STEP) {
+		fprintf(out, "<path stroke=\"%s\" stroke-width=\"3\" d=\"M%.1f 42h18\"/>\n", svg_colour(i), x);
+		svg_text(out, x + 23, 46, "", names[i]);
+	}
 }
 
 static double place(const struct axis *a, double v)
@@ -102,35 +134,35 @@ static void draw_axes(FILE *out, const struct svg_chart *c, struct axis *x, stru
 		double p = place(x, at[i]);
 		fprintf(out, "<path class=\"grid\" d=\"M%.1f %.1fV%.1f\"/>\n", p, y->from, y->to);
 		snprintf(text, sizeof text, "%g", at[i]);
-		text_at(out, p, y->from + 16, "text-anchor=\"middle\"", text);
+		svg_text(out, p, y->from + 16, "text-anchor=\"middle\"", text);
 	}
 	n = ticks(y, at);
 	for (size_t i = 0; i < n; i++) {
 		double p = place(y, at[i]);
 		fprintf(out, "<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/>\n", x->from, p, x->to);
 		snprintf(text, sizeof text, "%g", at[i]);
-		text_at(out, x->from - 6, p + 4, "text-anchor=\"end\"", text);
+		svg_text(out, x->from - 6, p + 4, "text-anchor=\"end\"", text);
 	}
 	fprintf(out, "<rect class=\"frame\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n", x->from, y->to,
 		x->to - x->from, y->from - y->to);
-	text_at(out, (x->from + x->to) / 2, y->from + 34, "text-anchor=\"middle\"", c->x_title);
+	svg_text(out, (x->from + x->to) / 2, y->from + 34, "text-anchor=\"middle\"", c->x_title);
 	snprintf(text, sizeof text, "%.1f %.1f", x->from - 46, (y->from + y->to) / 2);
 	fprintf(out, "<g transform=\"translate(%s) rotate(-90)\">", text);
-	text_at(out, 0, 0, "text-anchor=\"middle\"", c->y_title);
+	svg_text(out, 0, 0, "text-anchor=\"middle\"", c->y_title);
 	fputs("</g>\n", out);
-	text_at(out, x->from, y->to - 10, "class=\"name\"", c->title);
+	svg_text(out, x->from, y->to - 10, "class=\"name\"", c->title);
 }
 
 static void draw_chart(FILE *out, const struct svg_chart *c, double left, double top)
 {
-	struct axis x = {.log = c->log_x, .from = left + LEFT, .to = left + CELL_W - RIGHT};
+	struct axis x = {.log = c->log_x, .from = left + SVG_LEFT, .to = left + CELL_W - RIGHT};
 	struct axis y = {.log = c->log_y, .from = top + CELL_H - BOTTOM, .to = top + TOP};
 	span(c, true, &x);
 	span(c, false, &y);
 	draw_axes(out, c, &x, &y);
 	for (size_t i = 0; i < c->n_lines; i++) {
 		const struct svg_line *l = &c->lines[i];
-		fprintf(out, "<polyline stroke=\"%s\" points=\"", colours[i % ARRAY_LEN(colours)]);
+		fprintf(out, "<polyline stroke=\"%s\" points=\"", svg_colour(i));
 		for (size_t k = 0; k < l->n; k++)
 			fprintf(out, "%s%.1f,%.1f", k ? " " : "", place(&x, l->x[k]), place(&y, l->y[k]));
 		fputs("\"/>\n", out);
@@ -138,33 +170,78 @@ static void draw_chart(FILE *out, const struct svg_chart *c, double left, double
 	if (c->mark_x > 0) {
 		double p = place(&x, c->mark_x);
 		fprintf(out, "<path class=\"mark\" d=\"M%.1f %.1fV%.1f\"/>\n", p, y.from, y.to);
-		text_at(out, p - 4, y.to + 12, "text-anchor=\"end\" class=\"marked\"", c->mark);
+		svg_text(out, p - 4, y.to + 12, "text-anchor=\"end\" class=\"marked\"", c->mark);
 	}
 }
 
 static void draw_legend(FILE *out, const struct svg_chart *c)
 {
-	double x = LEFT;
-	for (size_t i = 0; i < c->n_lines; i++, x += 84) {
-		fprintf(out, "<path stroke=\"%s\" stroke-width=\"3\" d=\"M%.1f 42h18\"/>\n", colours[i % ARRAY_LEN(colours)], x);
-		text_at(out, x + 23, 46, "", c->lines[i].name);
-	}
+	const char *names[LEGEND_MAX];
+	size_t n = MIN(c->n_lines, ARRAY_LEN(names));
+	for (size_t i = 0; i < n; i++)
+		names[i] = c->lines[i].name;
+	svg_legend(out, names, n);
 }
 
 void svg_write(FILE *out, const char *title, const struct svg_chart *charts, size_t n, size_t columns)
 {
 	size_t rows = (n + columns - 1) / columns;
-	double width = MAX(CELL_W * (double)columns, LEFT + 84 * 10.0), height = HEAD + CELL_H * (double)rows;
-	fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\">\n"
-		"<style>text{font:12px sans-serif;fill:#222}.title{font-size:15px;font-weight:bold}.name{font-weight:bold}"
-		"polyline{fill:none;stroke-width:1.6}.grid{stroke:#ddd}.frame{fill:none;stroke:#222}"
-		".mark{stroke:#b00;stroke-dasharray:5 3}.marked{fill:#b00}</style>\n"
-		"<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height, width, height);
-	text_at(out, LEFT, 22, "class=\"title\"", title);
+	double width = MAX(CELL_W * (double)columns, SVG_LEFT + LEGEND_STEP * LEGEND_MAX), height = SVG_HEAD + CELL_H * (double)rows;
+	svg_begin(out, title, width, height);
 	draw_legend(out, &charts[0]);
 	for (size_t i = 0; i < n; i++) {
 		size_t row = i / columns;
-		draw_chart(out, &charts[i], CELL_W * (double)(i % columns), HEAD + CELL_H * (double)row);
+		draw_chart(out, &charts[i], CELL_W * (double)(i % columns), SVG_HEAD + CELL_H * (double)row);
 	}
-	fputs("</svg>\n", out);
+	svg_end(out);
+}
+
+/* ---- bars ---- */
+
+static double length_of(const struct svg_bar *b, size_t n_parts)
+{
+	double sum = 0;
+	for (size_t p = 0; p < n_parts; p++)
+		sum += b->parts[p];
+	return sum;
+}
+
+static double panel_height(const struct svg_panel *p)
+{
+	return TOP + (double)p->n_bars * BAR_H * 1.25;
+}
+
+static void draw_panel(FILE *out, const struct svg_panel *p, size_t n_parts, double top)
+{
+	double longest = 0, y = top + TOP - 6;
+	char text[32];
+	for (size_t i = 0; i < p->n_bars; i++)
+		longest = fmax(longest, length_of(&p->bars[i], n_parts));
+	svg_text(out, SVG_LEFT, top + 20, "class=\"name\"", p->title);
+	for (size_t i = 0; i < p->n_bars; i++, y += BAR_H * 1.25) {
+		double x = BAR_LEFT + SVG_LEFT;
+		svg_text(out, x - 6, y + 12, "text-anchor=\"end\"", p->bars[i].name);
+		for (size_t k = 0; k < n_parts; k++) {
+			double w = longest > 0 ? p->bars[i].parts[k] / longest * BAR_W : 0;
+			fprintf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", x, y, w, BAR_H, svg_colour(k));
+			x += w;
+		}
+		snprintf(text, sizeof text, "%.4g", length_of(&p->bars[i], n_parts));
+		svg_text(out, x + 5, y + 12, "", text);
+	}
+}
+
+void svg_write_bars(FILE *out, const char *title, const char *const *parts, size_t n_parts, const struct svg_panel *panels,
+	size_t n)
+{
+	double height = SVG_HEAD + 10, y = SVG_HEAD;
+	for (size_t i = 0; i < n; i++)
+		height += panel_height(&panels[i]);
+	svg_begin(out, title, SVG_LEFT + BAR_LEFT + BAR_W + 80, height);
+	svg_legend(out, parts, n_parts);
+	for (size_t i = 0; i < n; i++) {
+		draw_panel(out, &panels[i], n_parts, y);
+		y += panel_height(&panels[i]);
+	}
+	svg_end(out);
 }
