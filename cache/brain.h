@@ -186,6 +186,7 @@ struct want {
 	struct heap_node node;
 	struct load *load; /* NULL: none */
 	enum load_class class;
+	uint32_t user; /* on whose behalf */
 	uint64_t deadline, age;
 };
 
@@ -207,6 +208,8 @@ struct load {
 	struct copy *copy;
 	struct heap wants;
 	enum load_class class;
+	uint32_t user;       /* the best want's */
+	uint32_t keeper;     /* the first who asked for what `keep` says */
 	uint64_t deadline, age;
 	uint8_t keep;        /* enum keep bits: wanted besides waiters and leases */
 	uint64_t plan;       /* what it makes a copy on a device by; elsewhere the order it asks for */
@@ -248,6 +251,7 @@ struct transfer {
 	uint64_t started_at, link_moved_at_start;
 	enum load_class told_class; /* what the hands go by: the last START or RECLASS said so */
 	uint64_t told_deadline;
+	uint32_t told_user;
 };
 
 /* ---- clients ---- */
@@ -263,6 +267,7 @@ struct ask {
 	uint32_t device;
 	uint64_t device_mask; /* 0: every device */
 	enum load_class class;
+	uint32_t user;
 	bool only_resident;
 	uint64_t plan;
 	bool regrant; /* waits for a draining copy's holders instead of being refused */
@@ -305,6 +310,7 @@ struct pending_effect {
 	enum effect_kind kind; /* FX_N: withdrawn */
 	uint8_t from, to, class, state, reach;
 	bool hit, joined, grow;
+	uint32_t user;
 	uint64_t request, owner, model, copy, edition, plan, bytes, transfer, follows, lease, deadline, name;
 	void *text; /* owned: struct fault (REFUSE, POISON) or the name (RESOLVE) */
 };
@@ -433,9 +439,16 @@ uint64_t room_wake(const struct cache *c, const struct tier *t);
 bool load_before(const struct load *a, const struct load *b);
 /* Joins, or creates; a copy that there is something of stays with the plan it has. */
 struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *created);
-void load_keep(struct cache *c, struct load *l, uint8_t keep);
+/* On behalf of `user`; of several who keep a load the first that is somebody is charged. */
+void load_keep(struct cache *c, struct load *l, uint8_t keep, uint32_t user);
 void load_unkeep(struct cache *c, struct load *l, uint8_t keep);
-void load_want(struct cache *c, struct load *l, struct want *w, enum load_class class, uint64_t deadline);
+/* What a want is worth: its place among the others, and who is charged when it is the best. */
+struct worth {
+	enum load_class class;
+	uint64_t deadline;
+	uint32_t user;
+};
+void load_want(struct cache *c, struct load *l, struct want *w, const struct worth *worth);
 /* May end the load when it was the last. */
 void load_unwant(struct cache *c, struct want *w);
 bool load_is_wanted(const struct load *l);

@@ -46,6 +46,7 @@ enum copy_reach {
 #define CACHE_NAME_MAX 255
 #define CACHE_NO_TIER UINT8_MAX
 #define CACHE_NEVER UINT64_MAX /* a deadline that never comes */
+#define CACHE_NOBODY UINT32_MAX /* a user: the daemon itself */
 
 struct cache;
 struct cache_model_info;
@@ -140,6 +141,7 @@ struct cache_effect {
 	uint64_t lease;      /* GRANT */
 	uint64_t deadline;   /* START RECLASS */
 	enum load_class class;
+	uint32_t user;       /* START RECLASS: who leads the load, and is charged with its bytes; CACHE_NOBODY */
 	enum copy_state state; /* GRANT: READY (a hit) or LOADING */
 	uint8_t from, to;    /* tier indices; ALLOC FREE TRIM GRANT POISON: only `to` */
 	bool hit;            /* GRANT: the copy was READY when the request came in */
@@ -163,6 +165,7 @@ struct cache_open {
 	uint64_t device_mask; /* with CACHE_ANY_DEVICE: only devices whose bit is set; 0: every device */
 	enum load_class class; /* DEMAND or PREFETCH */
 	uint64_t deadline;    /* absolute; CACHE_NEVER */
+	uint32_t user;        /* whom its load may be charged to: any number of the caller's, or CACHE_NOBODY */
 	bool only_resident;   /* refuse with NOT_FOUND instead of loading */
 	uint64_t plan;        /* what a copy on a device is made by, and the order of loads: any number of the caller's; 0: none.
 	                       * A copy that is there or under way, by whatever plan, is taken as it is. */

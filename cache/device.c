@@ -118,7 +118,7 @@ uint64_t device_promote(struct cache *c)
 		}
 	}
 	if (best)
-		load_keep(c, load_get(c, copy_get(c, best->model, to->index), best->model->plan, NULL), KEEP_PROMOTE);
+		load_keep(c, load_get(c, copy_get(c, best->model, to->index), best->model->plan, NULL), KEEP_PROMOTE, CACHE_NOBODY);
 	return c->now + PROMOTE_PERIOD_NS;
 }
 

@@ -102,6 +102,7 @@ static void effect_unfold(const struct pending_effect *fx, struct cache_effect *
 	out->lease = fx->lease;
 	out->deadline = fx->deadline;
 	out->class = (enum load_class)fx->class;
+	out->user = fx->user;
 	out->state = (enum copy_state)fx->state;
 	out->from = fx->from;
 	out->to = fx->to;

@@ -70,7 +70,7 @@ static void lease_new(struct cache *c, const struct ask *ask, struct copy *k)
 		c->stats.prefetch_used++;
 	k->prefetched = false;
 	if (k->load)
-		load_want(c, k->load, &lease->want, ask->class, ask->deadline);
+		load_want(c, k->load, &lease->want, &(struct worth){ask->class, ask->deadline, ask->user});
 	model_used(c, k->model, k->tier);
 	copy_touch(c, k);
 	copy_settle(c, k);
@@ -228,14 +228,14 @@ static void request_wait_load(struct cache *c, struct request *r, struct load *l
 	r->load = l;
 	list_add_tail(&r->wait_node, &l->waiters);
 	if (r->ask.kind == ASK_OPEN) {
-		load_want(c, l, &r->want, r->ask.class, r->ask.deadline);
+		load_want(c, l, &r->want, &(struct worth){r->ask.class, r->ask.deadline, r->ask.user});
 		return;
 	}
 	if (r->ask.kind == ASK_PIN && !model_is_pinned(m, tier)) {
 		r->set_pin = true;
 		model_pin(c, m, tier, true);
 	}
-	load_keep(c, l, r->ask.kind == ASK_PIN ? KEEP_PIN : KEEP_PREFETCH);
+	load_keep(c, l, r->ask.kind == ASK_PIN ? KEEP_PIN : KEEP_PREFETCH, r->ask.user);
 	if (!list_hooked(&l->accept_node))
 		list_add_tail(&l->accept_node, &c->to_accept);
 }
@@ -308,7 +308,7 @@ static void ask_answer(struct cache *c, const struct ask *ask, struct copy *k)
 	if (ask->kind == ASK_PIN)
 		model_pin(c, k->model, k->tier, true);
 	if (k->load)
-		load_keep(c, k->load, ask->kind == ASK_PIN ? KEEP_PIN : KEEP_PREFETCH);
+		load_keep(c, k->load, ask->kind == ASK_PIN ? KEEP_PIN : KEEP_PREFETCH, ask->user);
 	effect_accept(c, ask, k->model);
 }
 
@@ -404,6 +404,7 @@ static void ask_event(struct cache *c, uint64_t now, enum ask_kind kind, const s
 		.device = req->device,
 		.device_mask = req->device_mask,
 		.class = kind == ASK_OPEN ? req->class : CLASS_PREFETCH,
+		.user = req->user,
 		.only_resident = req->only_resident,
 		.plan = req->plan,
 	};
@@ -448,7 +449,8 @@ void cache_claim(struct cache *c, uint64_t now, uint64_t owner, uint64_t request
 	brain_begin(c, now);
 	struct model *m = model_get(c, model);
 	struct fault why;
-	struct ask ask = {.kind = ASK_OPEN, .owner = owner, .token = request, .deadline = CACHE_NEVER, .class = CLASS_DEMAND};
+	struct ask ask = {.kind = ASK_OPEN, .owner = owner, .token = request, .deadline = CACHE_NEVER, .class = CLASS_DEMAND,
+		.user = CACHE_NOBODY};
 	if (claim_check(c, m, tier, edition, &why) < 0) {
 		effect_refuse(c, &ask, &why);
 	} else {

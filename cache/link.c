@@ -109,10 +109,12 @@ static struct pending_effect *transfer_effect(struct cache *c, enum effect_kind 
 	fx->follows = t->leader ? t->leader->id : 0;
 	fx->deadline = t->load->deadline;
 	fx->class = (uint8_t)t->load->class;
+	fx->user = t->load->user;
 	fx->from = t->link->from;
 	fx->to = t->link->to;
 	t->told_class = t->load->class;
 	t->told_deadline = t->load->deadline;
+	t->told_user = t->load->user;
 	return fx;
 }
 

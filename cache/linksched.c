@@ -201,7 +201,7 @@ uint64_t linksched_kicks(struct linksched *s)
 static bool user_is_forgettable(struct linksched *s, struct user *u)
 {
 	bucket_refill(&u->bucket, s->now);
-	return u->flows == 0 && (!s->config.user_bytes_per_s || u->bucket.balance == u->bucket.burst);
+	return u->flows == 0 && u->pieces == 0 && (!s->config.user_bytes_per_s || u->bucket.balance == u->bucket.burst);
 }
 
 /* Those who owe tokens are remembered until they have earned them, or coming back would pay. */
@@ -212,7 +212,8 @@ static struct user *user_get(struct linksched *s, uint32_t uid)
 		struct user *u = list_entry(it, struct user, node);
 		if (u->uid == uid) {
 			found = u;
-		} else if (user_is_forgettable(s, u)) {
+		} else if (s->n_users > USERS_KEPT && user_is_forgettable(s, u)) {
+			s->n_users--;
 			list_del(&u->node);
 			memory_free(u);
 		}
@@ -221,12 +222,35 @@ static struct user *user_get(struct linksched *s, uint32_t uid)
 		found = memory_new(sizeof(*found));
 		found->uid = uid;
 		found->bucket = (struct bucket){.bytes_per_s = 1, .at = s->now};
+		found->since = s->now;
 		list_init(&found->node);
 		list_add_tail(&found->node, &s->users);
+		s->n_users++;
 		sched_retune(s, s->now);
 	}
 	found->flows++;
 	return found;
+}
+
+int linksched_limit_users(struct linksched *s, uint64_t now, uint64_t bytes_per_s, uint32_t share)
+{
+	now = sched_at(s, now);
+	if (bytes_per_s > LINKSCHED_MAX_RATE || share > THOUSAND)
+		return -EINVAL;
+	if (bytes_per_s == s->config.user_bytes_per_s && share == s->config.user_share)
+		return 0;
+	list_for_each(it, &s->users) {
+		struct user *u = list_entry(it, struct user, node);
+		bucket_refill(&u->bucket, now);
+		u->bytes = 0;
+		u->since = now;
+		u->burst_max = 0;
+	}
+	s->config.user_bytes_per_s = bytes_per_s;
+	s->config.user_share = share;
+	sched_retune(s, now);
+	s->kicks |= s->n_links == LINKSCHED_MAX_LINKS ? UINT64_MAX : ((uint64_t)1 << s->n_links) - 1;
+	return 0;
 }
 
 /* ---- flows ---- */
@@ -406,6 +430,45 @@ int linksched_reclass(struct linksched *s, uint64_t now, uint64_t id, enum link_
 	return 0;
 }
 
+void flow_uncap(struct linksched *s, struct flow *f)
+{
+	f->capped_ns += f->capped_since ? s->now - f->capped_since : 0;
+	f->capped_since = 0;
+}
+
+int linksched_charge(struct linksched *s, uint64_t now, uint64_t id, uint32_t user)
+{
+	sched_at(s, now);
+	struct flow *f = flow_get(s, id);
+	if (!f)
+		return -ENOENT;
+	if (f->user->uid == user)
+		return 0;
+	struct user *u = user_get(s, user);
+	f->user->flows--;
+	f->user = u;
+	flow_uncap(s, f);
+	s->kicks |= (uint64_t)1 << f->link;
+	return 0;
+}
+
+int linksched_leave(struct linksched *s, uint64_t now, uint64_t id, uint32_t node)
+{
+	sched_at(s, now);
+	struct flow *f = flow_get(s, id);
+	uint32_t i = f ? 1 + s->links[f->link].n_hops : 0;
+	while (f && i < f->n_hops && f->hops[i].node != node)
+		i++;
+	if (!f || i == f->n_hops)
+		return -ENOENT;
+	struct node *n = flow_node(s, f, i);
+	if (f->urgent && n->shared)
+		n->urgent--;
+	f->hops[i] = f->hops[--f->n_hops];
+	s->kicks |= n->links;
+	return 0;
+}
+
 bool linksched_cancel(struct linksched *s, uint64_t now, uint64_t id, struct linksched_flow_view *last)
 {
 	sched_at(s, now);
@@ -418,6 +481,7 @@ bool linksched_cancel(struct linksched *s, uint64_t now, uint64_t id, struct lin
 	guards_accrue(s, l);
 	f->cancelled = true;
 	f->ready = 0;
+	flow_uncap(s, f);
 	l->cancelled++;
 	flow_settle(s, f);
 	s->kicks |= (uint64_t)1 << f->link;

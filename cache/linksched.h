@@ -93,6 +93,8 @@ int linksched_link_add(struct linksched *s, const struct linksched_link_config *
 uint32_t linksched_link_node(const struct linksched *s, uint32_t link);
 /* New figures for a link; pieces in flight keep their size.  -EINVAL as above. */
 int linksched_calibrate(struct linksched *s, uint64_t now, uint32_t link, const struct linksched_calibration *c);
+/* New caps of users, as in the configuration; what users have had is counted anew.  -EINVAL: a number out of range. */
+int linksched_limit_users(struct linksched *s, uint64_t now, uint64_t bytes_per_s, uint32_t share);
 /* Sets (not adds) what is set aside on a node for traffic that is not queued here: direct access of running models.
  * -ENOSPC: with the floors of the demands under way it would exceed what the node gives out; nothing changed. */
 int linksched_reserve(struct linksched *s, uint64_t now, uint32_t node, uint64_t bytes_per_s);
@@ -115,7 +117,7 @@ uint64_t linksched_bound_ns(const struct linksched *s, uint32_t link);
 struct linksched_flow {
 	enum link_class class;
 	uint32_t link;
-	uint32_t user;             /* LINKSCHED_ANYBODY: no caps */
+	uint32_t user;             /* who is charged; LINKSCHED_ANYBODY: no caps */
 	uint32_t weight;           /* among flows of its class (prefetch, demotion) [1] */
 	uint64_t bytes;            /* in all */
 	uint64_t ready;            /* of them, at once; the rest by linksched_ready() */
@@ -134,6 +136,12 @@ int linksched_ready(struct linksched *s, uint64_t now, uint64_t id, uint64_t byt
  * effect with the next piece.  -ENOENT; -EINVAL: tiny but large. */
 int linksched_reclass(struct linksched *s, uint64_t now, uint64_t id, enum link_class class, uint64_t deadline);
 
+/* Another user is charged, from the next piece on: several wait for the flow, and somebody else leads.  -ENOENT. */
+int linksched_charge(struct linksched *s, uint64_t now, uint64_t id, uint32_t user);
+/* The flow's bytes no longer come over a node that was given with it (the disk it was read from, say).  -ENOENT: no such
+ * flow, or not such a node of it. */
+int linksched_leave(struct linksched *s, uint64_t now, uint64_t id, uint32_t node);
+
 struct linksched_flow_view {
 	uint64_t id, tag;
 	uint32_t link, user;
@@ -144,6 +152,7 @@ struct linksched_flow_view {
 	bool late, cancelled;       /* late: its deadline can no longer be kept */
 	uint64_t added_at, waits, wait_max_ns;
 	uint64_t waited_ns[LINK_WAITS]; /* for the engine, by who had it */
+	uint64_t capped_ns;         /* in which its user's cap kept it from being picked */
 };
 
 /* No further piece.  True: it is gone, *last filled; false: pieces are in flight, and linksched_done() of the last one
@@ -196,14 +205,24 @@ struct linksched_link_view {
 
 struct linksched_node_view {
 	uint64_t bytes_per_s, given_bytes_per_s, reserved_bytes_per_s;
-	int64_t tokens, burst;
+	int64_t tokens, burst, burst_max;  /* burst_max: the largest it has been */
 	uint64_t bytes;                    /* charged */
 	uint32_t links, waiting;           /* links over it; tiny and demand flows with bytes ready */
+};
+
+/* bytes <= burst_max + cap * (now - since), whenever it is looked at. */
+struct linksched_user_view {
+	uint32_t user;
+	uint64_t bytes, since;             /* picked, since the caps were set or it was first seen (again) */
+	int64_t tokens, burst_max;         /* meaningless without a cap */
+	uint32_t flows, in_flight;
 };
 
 /* -ENOENT: no such link, node, flow. */
 int linksched_link_view(const struct linksched *s, uint32_t link, struct linksched_link_view *view);
 int linksched_node_view(const struct linksched *s, uint32_t node, struct linksched_node_view *view);
+/* The n-th of the users known; those who have nothing here are forgotten at some time.  -ENOENT past the last. */
+int linksched_user_view(const struct linksched *s, uint32_t n, struct linksched_user_view *view);
 /* *view of the flow with the lowest id above `after`, 0 to begin with; -ENOENT past the last. */
 int linksched_flow_view(const struct linksched *s, uint64_t after, struct linksched_flow_view *view);
 /* ASSERTs every invariant, recomputed from the flows. */

@@ -30,10 +30,14 @@ struct bucket {
 	int64_t balance, burst;
 };
 
+#define USERS_KEPT 64                       /* that have nothing here, for whoever looks */
+
 struct user {
 	struct list node;
-	uint32_t uid, flows;
+	uint32_t uid, flows, pieces;        /* pieces: in flight */
 	struct bucket bucket;               /* unused without a cap */
+	int64_t burst_max;
+	uint64_t bytes, since;
 	uint8_t in_flight[LINKSCHED_MAX_LINKS];
 };
 
@@ -45,7 +49,7 @@ struct node {
 	uint32_t share;
 	uint64_t bytes_per_s, reserved_bytes_per_s;
 	struct bucket bucket;
-	int64_t reserve;
+	int64_t reserve, burst_max;
 	uint64_t links;                     /* a bit per link over it */
 	uint32_t urgent;                    /* tiny and demand flows with bytes ready; of a link node: those on its link */
 	uint64_t arrivals;                  /* of such */
@@ -69,10 +73,12 @@ struct flow {
 	bool waiting, alone;
 	uint64_t wait_since, wait_clock[LINK_WAITS], wait_arrivals;
 	uint64_t waits, wait_max_ns, waited_ns[LINK_WAITS];
+	uint64_t capped_since, capped_ns;         /* since: 0, when its user has tokens for it */
 };
 
 struct piece {
 	struct flow *flow;
+	struct user *user;                  /* who was charged */
 	uint64_t sequence, bytes;
 	enum link_class class;
 	bool guard;
@@ -112,6 +118,7 @@ struct linksched {
 	struct link links[LINKSCHED_MAX_LINKS];
 	struct node nodes[LINKSCHED_MAX_NODES];
 	struct list users;
+	uint32_t n_users;
 	struct slots flows;
 };
 
@@ -132,6 +139,11 @@ static inline uint64_t sched_at(struct linksched *s, uint64_t now)
 	CHECK_OBJ(s, SCHED_MAGIC);
 	s->now = MAX(s->now, now);
 	return s->now;
+}
+
+static inline bool user_is_capped(const struct linksched *s, const struct user *u)
+{
+	return s->config.user_bytes_per_s && u->uid != LINKSCHED_ANYBODY;
 }
 
 static inline struct node *flow_node(struct linksched *s, const struct flow *f, uint32_t hop)
@@ -172,7 +184,8 @@ uint64_t flow_floor(const struct flow *f, uint64_t now);
 uint64_t node_floors(const struct linksched *s, uint32_t node, uint64_t now);
 /* The tokens of a piece; `overdraw`: link nodes go below zero, not below -burst. */
 void flow_charge(struct linksched *s, const struct flow *f, uint64_t bytes, bool overdraw);
-void flow_refund(struct linksched *s, const struct flow *f, uint64_t from, uint64_t to);
+/* What a piece does not take after all. */
+void piece_refund(struct linksched *s, const struct piece *p, uint64_t back);
 void guards_accrue(struct linksched *s, struct link *l);
 uint64_t guard_quota(const struct linksched *s, const struct link *l);
 
@@ -181,6 +194,8 @@ uint64_t guard_quota(const struct linksched *s, const struct link *l);
 /* Puts a flow's share in its nodes' urgent counts right, after its class or ready bytes changed. */
 void flow_settle(struct linksched *s, struct flow *f);
 void flow_free(struct linksched *s, struct flow *f);
+/* Its user's cap no longer holds it up: that time is over. */
+void flow_uncap(struct linksched *s, struct flow *f);
 /* Everybody whose answer may depend on a link's: those over its nodes. */
 void link_kick_neighbours(struct linksched *s, const struct link *l);
 

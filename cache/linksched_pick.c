@@ -81,6 +81,23 @@ static uint64_t urgent_when(struct linksched *s, const struct flow *f, uint32_t 
 	return n->shared ? bucket_when(&n->bucket, s->now, hop_charge(&f->hops[hop], bytes)) : s->now;
 }
 
+/* When the user's cap lets it pass; how long it does not is what the flow may say it waited for. */
+static uint64_t cap_when(struct linksched *s, struct flow *f, uint64_t bytes)
+{
+	uint64_t when = s->now;
+	if (user_is_capped(s, f->user)) {
+		bucket_refill(&f->user->bucket, s->now);
+		when = bucket_when(&f->user->bucket, s->now, (int64_t)bytes);
+	}
+	if (when > s->now) {
+		f->capped = true;
+		f->capped_since = f->capped_since ? f->capped_since : s->now;
+	} else {
+		flow_uncap(s, f);
+	}
+	return when;
+}
+
 /* When this piece may go: the latest of what its nodes and its user's cap say. */
 static uint64_t flow_when(struct linksched *s, struct flow *f, uint64_t bytes, struct choice *c)
 {
@@ -90,13 +107,8 @@ static uint64_t flow_when(struct linksched *s, struct flow *f, uint64_t bytes, s
 		uint64_t t = class_is_urgent(f->class) ? urgent_when(s, f, i, bytes) : lower_when(s, f, i, bytes, c);
 		when = MAX(when, t);
 	}
-	if (s->config.user_bytes_per_s && f->user->uid != LINKSCHED_ANYBODY) {
-		bucket_refill(&f->user->bucket, s->now);
-		uint64_t t = bucket_when(&f->user->bucket, s->now, (int64_t)bytes);
-		f->capped |= t > s->now;
-		when = MAX(when, t);
-	}
-	return when;
+	uint64_t cap = cap_when(s, f, bytes);
+	return MAX(when, cap);
 }
 
 /* ---- choice ---- */
@@ -226,9 +238,10 @@ static void submit(struct linksched *s, struct link *l, const struct choice *c, 
 	f->ready -= c->bytes;
 	f->picked += c->bytes;
 	f->user->in_flight[f->link]++;
+	f->user->pieces++;
 	if (!class_is_urgent(f->class))
 		serve_lower(l, f, c->bytes);
-	l->in_flight[l->n_in_flight++] = (struct piece){.flow = f, .sequence = pick->sequence, .bytes = c->bytes,
+	l->in_flight[l->n_in_flight++] = (struct piece){.flow = f, .user = f->user, .sequence = pick->sequence, .bytes = c->bytes,
 		.class = f->class, .guard = c->guard};
 	flow_settle(s, f);
 }
@@ -269,7 +282,8 @@ void linksched_trim(struct linksched *s, uint64_t now, struct linksched_pick *pi
 	wait_clock(s, l);
 	for (uint32_t i = 0; i < f->n_hops; i++)
 		bucket_refill(&flow_node(s, f, i)->bucket, s->now);
-	flow_refund(s, f, p->bytes, bytes);
+	bucket_refill(&p->user->bucket, s->now);
+	piece_refund(s, p, back);
 	p->bytes = pick->bytes = bytes;
 	f->picked -= back;
 	f->ready += f->cancelled ? 0 : back;
@@ -294,7 +308,8 @@ bool linksched_done(struct linksched *s, uint64_t now, const struct linksched_pi
 	l->n_in_flight--;
 	memmove(&l->in_flight[0], &l->in_flight[1], l->n_in_flight * sizeof(l->in_flight[0]));
 	f->done += p.bytes;
-	f->user->in_flight[f->link]--;
+	p.user->in_flight[f->link]--;
+	p.user->pieces--;
 	l->bytes[p.class] += p.bytes;
 	l->guard_bytes += p.guard ? p.bytes : 0;
 	if (l->largest_chunk > l->chunk)

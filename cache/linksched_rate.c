@@ -165,6 +165,7 @@ static void node_retune(struct linksched *s, struct node *n)
 		n->bytes_per_s = s->links[n->link].bytes_per_s;
 	n->reserve = n->shared ? sum : 0;
 	bucket_set(&n->bucket, node_given_bytes_per_s(n), n->shared ? 2 * sum : largest);
+	n->burst_max = MAX(n->burst_max, n->bucket.burst);
 }
 
 void sched_retune(struct linksched *s, uint64_t now)
@@ -182,6 +183,7 @@ void sched_retune(struct linksched *s, uint64_t now)
 		struct user *u = list_entry(it, struct user, node);
 		bucket_refill(&u->bucket, now);
 		bucket_set(&u->bucket, s->config.user_bytes_per_s, burst);
+		u->burst_max = MAX(u->burst_max, burst);
 	}
 }
 
@@ -231,7 +233,8 @@ void flow_charge(struct linksched *s, const struct flow *f, uint64_t bytes, bool
 		}
 		ASSERT(n->bucket.balance >= 0 || (!n->shared && overdraw));
 	}
-	if (s->config.user_bytes_per_s && f->user->uid != LINKSCHED_ANYBODY)
+	f->user->bytes += bytes;
+	if (user_is_capped(s, f->user))
 		f->user->bucket.balance -= (int64_t)bytes;
 }
 
@@ -242,15 +245,17 @@ static void bucket_refund(struct bucket *b, int64_t bytes)
 		b->rest = 0;
 }
 
-void flow_refund(struct linksched *s, const struct flow *f, uint64_t from, uint64_t to)
+void piece_refund(struct linksched *s, const struct piece *p, uint64_t back)
 {
+	const struct flow *f = p->flow;
 	for (uint32_t i = 0; i < f->n_hops; i++) {
-		int64_t back = hop_charge(&f->hops[i], from) - hop_charge(&f->hops[i], to);
-		flow_node(s, f, i)->bytes -= (uint64_t)back;
-		bucket_refund(&flow_node(s, f, i)->bucket, back);
+		int64_t tokens = hop_charge(&f->hops[i], p->bytes) - hop_charge(&f->hops[i], p->bytes - back);
+		flow_node(s, f, i)->bytes -= (uint64_t)tokens;
+		bucket_refund(&flow_node(s, f, i)->bucket, tokens);
 	}
-	if (s->config.user_bytes_per_s && f->user->uid != LINKSCHED_ANYBODY)
-		bucket_refund(&f->user->bucket, (int64_t)(from - to));
+	p->user->bytes -= MIN(back, p->user->bytes); /* which may have been begun anew */
+	if (user_is_capped(s, p->user))
+		bucket_refund(&p->user->bucket, (int64_t)back);
 }
 
 /* ---- guards ---- */

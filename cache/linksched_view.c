@@ -8,6 +8,7 @@ void flow_fill_view(const struct linksched *s, const struct flow *f, struct link
 		.bytes = f->bytes, .done = f->done, .in_flight = f->picked - f->done, .ready = f->ready, .deadline = f->deadline,
 		.floor_bytes_per_s = flow_floor(f, s->now), .late = f->late, .cancelled = f->cancelled, .added_at = f->added_at,
 		.waits = f->waits, .wait_max_ns = f->wait_max_ns};
+	v->capped_ns = f->capped_ns + (f->capped_since ? s->now - f->capped_since : 0);
 	memcpy(v->waited_ns, f->waited_ns, sizeof(v->waited_ns));
 	if (!f->waiting)
 		return;
@@ -54,9 +55,24 @@ int linksched_node_view(const struct linksched *s, uint32_t node, struct linksch
 	struct bucket b = n->bucket;
 	bucket_refill(&b, s->now);
 	*v = (struct linksched_node_view){.bytes_per_s = n->bytes_per_s, .given_bytes_per_s = node_given_bytes_per_s(n),
-		.reserved_bytes_per_s = n->reserved_bytes_per_s, .tokens = b.balance, .burst = b.burst, .bytes = n->bytes,
+		.reserved_bytes_per_s = n->reserved_bytes_per_s, .tokens = b.balance, .burst = b.burst, .burst_max = n->burst_max, .bytes = n->bytes,
 		.links = (uint32_t)__builtin_popcountll(n->links), .waiting = n->urgent};
 	return 0;
+}
+
+int linksched_user_view(const struct linksched *s, uint32_t number, struct linksched_user_view *v)
+{
+	list_for_each(it, &s->users) {
+		const struct user *u = list_entry(it, struct user, node);
+		if (number--)
+			continue;
+		struct bucket b = u->bucket;
+		bucket_refill(&b, s->now);
+		*v = (struct linksched_user_view){.user = u->uid, .bytes = u->bytes, .since = u->since, .tokens = b.balance,
+			.burst_max = u->burst_max, .flows = u->flows, .in_flight = u->pieces};
+		return 0;
+	}
+	return -ENOENT;
 }
 
 /* ---- invariants ---- */
@@ -123,20 +139,24 @@ static void verify_node(const struct linksched *s, uint32_t node)
 
 static void verify_users(const struct linksched *s)
 {
+	uint32_t n_users = 0;
 	list_for_each(it, &s->users) {
 		const struct user *u = list_entry(it, struct user, node);
-		uint32_t flows = 0;
+		uint32_t flows = 0, pieces = 0;
 		for (uint32_t i = 0; i < s->n_links; i++) {
 			uint32_t in_flight = 0;
 			list_for_each(jt, &s->links[i].flows)
 				flows += list_entry(jt, struct flow, node)->user == u;
 			for (uint32_t j = 0; j < s->links[i].n_in_flight; j++)
-				in_flight += s->links[i].in_flight[j].flow->user == u;
+				in_flight += s->links[i].in_flight[j].user == u;
 			ASSERT(in_flight == u->in_flight[i]);
+			pieces += in_flight;
 		}
-		ASSERT(flows == u->flows && u->bucket.balance <= u->bucket.burst);
+		n_users++;
+		ASSERT(flows == u->flows && pieces == u->pieces && u->bucket.balance <= u->bucket.burst);
 		ASSERT(u->uid == LINKSCHED_ANYBODY || !s->config.user_bytes_per_s || u->bucket.balance >= 0);
 	}
+	ASSERT(n_users == s->n_users);
 }
 
 void linksched_verify(const struct linksched *s)

@@ -44,24 +44,26 @@ bool load_is_wanted_by_others(const struct load *l)
 static void load_reclass(struct cache *c, struct load *l)
 {
 	const struct want *best = container_of(heap_top(&l->wants), struct want, node);
-	if (best->class == l->class && best->deadline == l->deadline)
+	if (best->class == l->class && best->deadline == l->deadline && best->user == l->user)
 		return;
 	l->class = best->class;
 	l->deadline = best->deadline;
+	l->user = best->user;
 	if (l->phase == LOAD_ROOM)
 		room_resort(c, l);
 	if (l->transfer)
 		transfer_reclass(c, l->transfer);
 	if (l->source.load)
-		load_want(c, l->source.load, &l->source, l->class, l->deadline);
+		load_want(c, l->source.load, &l->source, &(struct worth){l->class, l->deadline, l->user});
 	copy_settle(c, l->copy);
 }
 
-void load_want(struct cache *c, struct load *l, struct want *w, enum load_class class, uint64_t deadline)
+void load_want(struct cache *c, struct load *l, struct want *w, const struct worth *worth)
 {
 	ASSERT(!w->load || w->load == l);
-	w->class = class;
-	w->deadline = deadline;
+	w->class = worth->class;
+	w->deadline = worth->deadline;
+	w->user = worth->user;
 	if (w->load) {
 		heap_update(&l->wants, &w->node);
 	} else {
@@ -96,19 +98,23 @@ void load_unwant(struct cache *c, struct want *w)
 
 static void load_own_want(struct cache *c, struct load *l)
 {
+	enum load_class class = l->keep == KEEP_PERSIST ? CLASS_PERSIST : CLASS_PREFETCH;
+	if (!(l->keep & (KEEP_PREFETCH | KEEP_PIN)))
+		l->keeper = CACHE_NOBODY;
 	if (l->keep)
-		load_want(c, l, &l->own, l->keep == KEEP_PERSIST ? CLASS_PERSIST : CLASS_PREFETCH, CACHE_NEVER);
+		load_want(c, l, &l->own, &(struct worth){class, CACHE_NEVER, l->keeper});
 	else
 		load_unwant(c, &l->own);
 }
 
-void load_keep(struct cache *c, struct load *l, uint8_t keep)
+void load_keep(struct cache *c, struct load *l, uint8_t keep, uint32_t user)
 {
 	struct copy *k = l->copy;
 	if (keep & (KEEP_PREFETCH | KEEP_PROMOTE) && k->uses == 0 && (k->state == COPY_RESERVED || k->state == COPY_LOADING))
 		k->prefetched = true;
 	if (keep & ~l->keep) {
 		l->keep |= keep;
+		l->keeper = l->keeper == CACHE_NOBODY ? user : l->keeper;
 		load_own_want(c, l);
 	}
 }
@@ -144,6 +150,7 @@ struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *crea
 	l->copy = k;
 	l->class = CLASS_PERSIST;
 	l->deadline = CACHE_NEVER;
+	l->user = l->keeper = CACHE_NOBODY;
 	l->age = ++c->next_age;
 	heap_init(&l->wants, want_before);
 	list_init(&l->source_node);
@@ -166,7 +173,7 @@ struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *crea
 		load_replan(c, l);
 	}
 	if (model_is_pinned(k->model, k->tier))
-		load_keep(c, l, KEEP_PIN); /* whoever asked for it may go again */
+		load_keep(c, l, KEEP_PIN, CACHE_NOBODY); /* whoever asked for it may go again */
 	copy_settle(c, k);
 	return l;
 }
@@ -433,15 +440,16 @@ static bool load_is_follower(const struct load *l)
 static void load_set_source(struct cache *c, struct load *l, struct load *from)
 {
 	struct want guard = {0};
+	const struct worth worth = {l->class, l->deadline, l->user};
 	if (l->source.load == from)
 		return;
 	if (from)
-		load_want(c, from, &guard, l->class, l->deadline);
+		load_want(c, from, &guard, &worth);
 	load_leave_source(c, l);
 	if (!from)
 		return;
 	list_add_tail(&l->source_node, &from->dependents);
-	load_want(c, from, &l->source, l->class, l->deadline);
+	load_want(c, from, &l->source, &worth);
 	load_unwant(c, &guard);
 }
 
@@ -591,7 +599,7 @@ void load_persist(struct cache *c, struct model *m, uint8_t host)
 	struct copy *k = copy_get(c, m, disk);
 	if (k->load || k->state == COPY_READY || k->n_leases)
 		return;
-	load_keep(c, load_get(c, k, 0, NULL), KEEP_PERSIST);
+	load_keep(c, load_get(c, k, 0, NULL), KEEP_PERSIST, CACHE_NOBODY);
 }
 
 static bool promote_fits(const struct cache *c, const struct tier *host, const struct copy *k)
@@ -629,6 +637,6 @@ uint64_t load_promote(struct cache *c)
 			best = k;
 	}
 	if (best)
-		load_keep(c, load_get(c, copy_get(c, best->model, host), best->model->plan, NULL), KEEP_PROMOTE);
+		load_keep(c, load_get(c, copy_get(c, best->model, host), best->model->plan, NULL), KEEP_PROMOTE, CACHE_NOBODY);
 	return c->now + PROMOTE_PERIOD_NS;
 }

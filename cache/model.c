@@ -130,7 +130,7 @@ static void model_pass_pin(struct cache *c, struct model *m, uint8_t tier, struc
 	if (k->n_leases && (k->state == COPY_DRAINING || k->state == COPY_FAILED))
 		pin_failed(c, successor);
 	else if (k->state != COPY_READY)
-		load_keep(c, load_get(c, k, m->plan, NULL), KEEP_PIN);
+		load_keep(c, load_get(c, k, m->plan, NULL), KEEP_PIN, CACHE_NOBODY);
 }
 
 /* Requests that were not granted yet ask again, for the successor. */
@@ -316,7 +316,7 @@ static void copy_gone(struct cache *c, struct copy *k)
 	if (k->load)
 		load_copy_gone(c, k->load);
 	else if (reload)
-		load_keep(c, load_get(c, k, k->model->plan, NULL), KEEP_PIN);
+		load_keep(c, load_get(c, k, k->model->plan, NULL), KEEP_PIN, CACHE_NOBODY);
 	else if (!list_hooked(&k->empty_node))
 		list_add_tail(&k->empty_node, &c->empty_copies);
 }

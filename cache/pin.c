@@ -42,7 +42,7 @@ static bool pin_try(struct cache *c, struct model *m, uint8_t tier)
 		return true;
 	if (k && k->n_leases && !k->load)
 		return false;
-	load_keep(c, load_get(c, copy_get(c, m, tier), m->plan, &started), KEEP_PIN);
+	load_keep(c, load_get(c, copy_get(c, m, tier), m->plan, &started), KEEP_PIN, CACHE_NOBODY);
 	c->stats.pins_retried += started;
 	return true;
 }

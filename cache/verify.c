@@ -117,7 +117,7 @@ static size_t verify_load_dependents(const struct load *l)
 		CHECK_OBJ(d, LOAD_MAGIC);
 		ASSERT(d->source.load == l && d->copy->model == l->copy->model && d->copy != l->copy);
 		ASSERT(d->phase == LOAD_SOURCE || d->phase == LOAD_TRANSFER);
-		ASSERT(d->source.class == d->class && d->source.deadline == d->deadline);
+		ASSERT(d->source.class == d->class && d->source.deadline == d->deadline && d->source.user == d->user);
 		n++;
 	}
 	return n;
@@ -142,7 +142,7 @@ static void verify_load(const struct cache *c, const struct copy *k)
 	ASSERT(l->phase != LOAD_SOURCE || l->source.load);
 	if (wants) {
 		const struct want *best = container_of(heap_top(&l->wants), struct want, node);
-		ASSERT(best->class == l->class && best->deadline == l->deadline);
+		ASSERT(best->class == l->class && best->deadline == l->deadline && best->user == l->user);
 	} else {
 		ASSERT(l->transfer && l->transfer->state == TRANSFER_STOPPING);
 	}
@@ -157,7 +157,8 @@ static void verify_transfer(const struct cache *c, const struct transfer *t)
 	ASSERT(heap_hooked(&t->queue_node) == (t->state == TRANSFER_QUEUED));
 	ASSERT(list_hooked(&t->active_node) == transfer_is_running(t));
 	if (t->state == TRANSFER_ACTIVE)
-		ASSERT(t->told_class == t->load->class && t->told_deadline == t->load->deadline);
+		ASSERT(t->told_class == t->load->class && t->told_deadline == t->load->deadline &&
+			t->told_user == t->load->user);
 	ASSERT(list_hooked(&t->follower_node) == (t->leader != NULL));
 	ASSERT((t->source == NULL) == (t->link->from == 0));
 	if (t->source) {

@@ -120,6 +120,7 @@ static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32
 		return;
 	req->name = name;
 	req->owner = conn_id(c);
+	req->user = (uint32_t)conn_uid(c);
 	req->request = request;
 	req->tier = (enum tier_kind)tier;
 	ask(d->cache, clock_now(), req);

@@ -107,6 +107,7 @@ static void open_next(struct verification *v)
 		.device = tier.device,
 		.class = CLASS_PREFETCH,
 		.deadline = CACHE_NEVER,
+		.user = CACHE_NOBODY,
 		.only_resident = true,
 	};
 	cache_open(d->cache, clock_now(), &req);

@@ -59,7 +59,7 @@ static void take_effects(struct state *s)
 
 static void ask(struct state *s, uint8_t kind, uint8_t arg)
 {
-	struct cache_open req = {.name = names[arg & 7], .owner = 1 + (arg >> 6), .request = ++s->request,
+	struct cache_open req = {.name = names[arg & 7], .owner = 1 + (arg >> 6), .user = arg >> 6, .request = ++s->request,
 		.tier = (enum tier_kind)(arg >> 3 & 3), .device = arg & 1 ? CACHE_ANY_DEVICE : arg >> 1 & 1,
 		.device_mask = kind == 3 ? 1 + (arg >> 1 & 3) : 0,
 		.class = arg & 0x20 ? CLASS_PREFETCH : CLASS_DEMAND, .deadline = arg & 0x10 ? s->now + NS_PER_S : CACHE_NEVER};

@@ -101,6 +101,22 @@ static void calibrate(struct state *st, uint8_t arg)
 		linksched_measured(st->s, st->now, arg >> 1 & 3, (uint64_t)arg << 16, 1 + (uint64_t)arg * 1000, arg & 8);
 }
 
+/* Whose flows are, what they may have, and what their bytes go over. */
+static void users(struct state *st, uint64_t id, uint8_t arg)
+{
+	struct linksched_user_view v;
+	if (arg & 1)
+		linksched_charge(st->s, st->now, id, 1000 + (arg >> 6));
+	else if (arg & 2)
+		linksched_leave(st->s, st->now, id, st->nodes[arg >> 2 & 1]);
+	else if (arg & 4)
+		ASSERT(linksched_limit_users(st->s, st->now, (uint64_t)arg * 10000000, arg & 8 ? 500 : 0) == 0);
+	else
+		linksched_kicks(st->s);
+	for (uint32_t n = 0; linksched_user_view(st->s, n, &v) == 0; n++)
+		ASSERT(v.user >= 1000 && v.since <= st->now);
+}
+
 static void call(struct state *st, uint8_t kind, uint8_t arg)
 {
 	uint64_t id = st->ids[arg % IDS], until;
@@ -111,7 +127,7 @@ static void call(struct state *st, uint8_t kind, uint8_t arg)
 	case 6: cancel(st, id); break;
 	case 7: linksched_reserve(st->s, st->now, arg & 7, (uint64_t)arg * 100000000); break;
 	case 8: calibrate(st, arg); break;
-	case 9: linksched_kicks(st->s); break;
+	case 9: users(st, id, arg); break;
 	case 10: st->now += (uint64_t)arg * NS_PER_MS; break;
 	case 11: st->now += (uint64_t)arg * NS_PER_US; break;
 	case 12: case 13: done(st, arg & 3); break;

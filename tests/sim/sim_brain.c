@@ -202,6 +202,7 @@ static struct cache_open some_ask(struct sim *s)
 	ask.device_mask = sim_below(s, 8);
 	ask.class = sim_chance(s, 25) ? CLASS_PREFETCH : CLASS_DEMAND;
 	ask.only_resident = sim_chance(s, 5);
+	ask.user = sim_below(s, 3);
 	if (sim_chance(s, 20))
 		ask.deadline = s->now + sim_below(s, NS_PER_S);
 	return ask;

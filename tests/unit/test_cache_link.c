@@ -114,6 +114,73 @@ START_TEST(any_device_is_the_one_where_it_is_or_the_emptiest)
 }
 END_TEST
 
+/* Both transfers of a load that goes through the host are told of a new leader. */
+static void ck_assert_led_by(struct fixture *f, enum load_class class, uint32_t user)
+{
+	fix_run(f);
+	for (int i = 0; i < 2; i++) {
+		struct cache_effect e = fix_take(f, FX_RECLASS);
+		ck_assert_int_eq(e.class, class);
+		ck_assert_uint_eq(e.user, user);
+	}
+	ck_assert_uint_eq(fix_held(f, FX_RECLASS), 0);
+}
+
+START_TEST(a_load_is_charged_to_whoever_leads_it)
+{
+	struct fixture f;
+	start_gpus(&f);
+	f.hands &= ~HAND_TRANSFER;
+	struct cache_open ask = fix_ask_gpu(1, "a:100!", 0);
+	ask.user = 7;
+	cache_prefetch(f.c, f.now, &ask);
+	fix_run(&f);
+	struct cache_effect up = fix_take(&f, FX_START), on = fix_take(&f, FX_START);
+	ck_assert_uint_eq(up.user, 7);
+	ck_assert_uint_eq(on.user, 7);
+	ask.request = 2, ask.user = 8;
+	fix_open_as(&f, ask);
+	ck_assert_led_by(&f, CLASS_DEMAND, 8);
+	ask.request = 3, ask.user = 9;
+	fix_open_as(&f, ask); /* wants it no sooner: the first leads */
+	ck_assert_uint_eq(fix_held(&f, FX_RECLASS), 0);
+	ask.request = 4, ask.user = 10, ask.deadline = f.now + NS_PER_S;
+	fix_open_as(&f, ask);
+	ck_assert_led_by(&f, CLASS_DEMAND, 10);
+	fix_close(&f, 4);
+	ck_assert_led_by(&f, CLASS_DEMAND, 8);
+	fix_close(&f, 2);
+	ck_assert_led_by(&f, CLASS_DEMAND, 9);
+	fix_close(&f, 3);
+	ck_assert_led_by(&f, CLASS_PREFETCH, 7);
+	fix_answer_one(&f, &up, TRIMS_E_NONE);
+	fix_answer_one(&f, &on, TRIMS_E_NONE);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(what_the_daemon_does_by_itself_is_charged_to_nobody)
+{
+	struct fixture f;
+	fix_init(&f);
+	f.hands &= ~HAND_TRANSFER;
+	struct cache_open ask = fix_ask(1, "a:100");
+	ask.user = 7;
+	fix_open_as(&f, ask);
+	struct cache_effect up = fix_take(&f, FX_START), through = fix_take(&f, FX_START);
+	ck_assert_uint_eq(up.user, 7);
+	ck_assert_int_eq(through.to, DISK);
+	ck_assert_uint_eq(through.user, CACHE_NOBODY);
+	ask = fix_ask(2, "a:100");
+	ask.user = 9;
+	ask.tier = TIER_DISK;
+	cache_prefetch(f.c, f.now, &ask); /* until somebody asks for the same */
+	fix_run(&f);
+	ck_assert_uint_eq(fix_take(&f, FX_RECLASS).user, 9);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_relay_is_taken_where_no_link_leads)
 {
 	struct fixture f;
@@ -459,7 +526,8 @@ static void ways(Suite *s)
 		leaving_a_gpu_load_cancels_the_host_load_it_needed, a_failed_host_load_fails_the_gpu_load_with_its_reason,
 		a_full_host_refuses_the_gpu_load_that_needs_it, two_gpus_share_one_load_of_the_host,
 		any_device_is_the_one_where_it_is_or_the_emptiest, a_relay_is_taken_where_no_link_leads,
-		a_direct_link_is_taken_even_when_a_relay_seems_faster,
+		a_direct_link_is_taken_even_when_a_relay_seems_faster, a_load_is_charged_to_whoever_leads_it,
+		what_the_daemon_does_by_itself_is_charged_to_nobody,
 		a_load_that_finds_a_shorter_way_does_not_lose_it_by_letting_go_of_the_longer,
 		a_model_that_comes_from_remote_already_is_not_downloaded_twice,
 		a_second_download_is_taken_when_following_would_take_more_than_twice_as_long,

@@ -491,6 +491,102 @@ START_TEST(a_user_is_capped_over_time)
 }
 END_TEST
 
+static struct linksched_user_view user_of(struct bed *b, uint32_t user)
+{
+	struct linksched_user_view v;
+	for (uint32_t n = 0; linksched_user_view(b->s, n, &v) == 0; n++)
+		if (v.user == user)
+			return v;
+	ck_abort_msg("user %u is not known", user);
+	return v;
+}
+
+START_TEST(whoever_leads_a_flow_is_charged_from_the_next_piece_on)
+{
+	struct bed b;
+	struct linksched_flow_view f;
+	bed_init(&b, &(struct linksched_config){.user_bytes_per_s = GBPS});
+	uint64_t id = flow_of(&b, LINK_DEMAND, 64 * MIB, LINKSCHED_NEVER, 1000);
+	next(&b);
+	next(&b);
+	ck_assert_int_eq(linksched_charge(b.s, b.now, id, 1001), 0);
+	linksched_verify(b.s); /* the pieces in flight stay the first one's */
+	done(&b, NULL);
+	ck_assert_uint_eq(next_flow(&b), id);
+	done(&b, NULL);
+	ck_assert_uint_eq(next_flow(&b), id);
+	done(&b, NULL);
+	ck_assert_int_eq(next(&b), LINKSCHED_UNTIL);
+	uint64_t capped_at = b.now;
+	ck_assert_uint_eq(user_of(&b, 1000).bytes, 4 * MIB);
+	ck_assert_uint_eq(user_of(&b, 1001).bytes, 4 * MIB);
+	ck_assert_int_eq(linksched_charge(b.s, b.now, id, LINKSCHED_ANYBODY), 0);
+	b.now += 100 * US;
+	ck_assert_int_eq(linksched_charge(b.s, b.now, id, 1000), 0);
+	b.now = user_of(&b, 1000).since + 10 * NS_PER_MS;
+	ck_assert_uint_eq(next_flow(&b), id);
+	ck_assert_int_eq(linksched_charge(b.s, b.now, id + 1, 7), -ENOENT);
+	linksched_flow_view(b.s, id - 1, &f);
+	ck_assert_uint_eq(f.user, 1000);
+	ck_assert_uint_eq(f.capped_ns, 0); /* in 100 us nobody asked, and from then on nobody was in its way */
+	ck_assert_uint_gt(b.now, capped_at);
+	bed_fini(&b);
+}
+END_TEST
+
+START_TEST(what_a_cap_kept_a_flow_waiting_is_told)
+{
+	struct bed b;
+	struct linksched_flow_view f;
+	bed_init(&b, &(struct linksched_config){.user_bytes_per_s = GBPS});
+	uint64_t id = flow_of(&b, LINK_DEMAND, 64 * MIB, LINKSCHED_NEVER, 1000);
+	next(&b);
+	next(&b);
+	done(&b, NULL);
+	done(&b, NULL);
+	ck_assert_int_eq(next(&b), LINKSCHED_UNTIL);
+	uint64_t since = b.now, until = b.until;
+	b.now += 50 * US;
+	linksched_ready(b.s, b.now, 0, 0); /* time passes */
+	linksched_flow_view(b.s, id - 1, &f);
+	ck_assert_uint_eq(f.capped_ns, 50 * US);
+	b.now = until;
+	ck_assert_uint_eq(next_flow(&b), id);
+	linksched_flow_view(b.s, id - 1, &f);
+	ck_assert_uint_eq(f.capped_ns, until - since);
+	bed_fini(&b);
+}
+END_TEST
+
+START_TEST(caps_can_be_set_while_flows_run_and_the_books_begin_anew)
+{
+	struct bed b;
+	bed_init(&b, &(struct linksched_config){0});
+	uint64_t id = flow_of(&b, LINK_DEMAND, GIB, LINKSCHED_NEVER, 1000);
+	for (int i = 0; i < 20; i++)
+		ck_assert_uint_eq(step(&b), id);
+	ck_assert_uint_eq(user_of(&b, 1000).bytes, 40 * MIB);
+	ck_assert_int_eq(linksched_limit_users(b.s, b.now, LINKSCHED_MAX_RATE + 1, 0), -EINVAL);
+	ck_assert_int_eq(linksched_limit_users(b.s, b.now, 2 * GBPS, 0), 0);
+	ck_assert_uint_ne(linksched_kicks(b.s) & 1, 0);
+	struct linksched_user_view u = user_of(&b, 1000);
+	ck_assert_uint_eq(u.bytes, 0);
+	ck_assert_uint_eq(u.since, b.now);
+	for (int i = 0; i < 200; i++) {
+		step(&b);
+		u = user_of(&b, 1000);
+		ck_assert_uint_le(u.bytes, (uint64_t)u.burst_max + (b.now - u.since) * 2); /* 2 GB/s: 2 bytes a ns */
+	}
+	ck_assert_uint_ge(u.bytes, 200 * 2 * MIB);
+	ck_assert_int_eq(linksched_limit_users(b.s, b.now, 0, 0), 0);
+	uint64_t before = b.now;
+	for (int i = 0; i < 20; i++)
+		step(&b);
+	ck_assert_uint_lt(b.now - before, 20 * 2 * MIB / 20); /* 26 GB/s again */
+	bed_fini(&b);
+}
+END_TEST
+
 START_TEST(a_user_has_no_more_than_its_share_in_flight_while_others_wait)
 {
 	struct bed b;
@@ -641,6 +737,36 @@ START_TEST(a_narrow_shared_node_keeps_a_reserve_for_demands)
 }
 END_TEST
 
+START_TEST(a_flow_leaves_a_node_that_its_bytes_no_longer_come_over)
+{
+	struct bed b;
+	struct linksched_node_view v;
+	uint32_t disk;
+	uint64_t id;
+	bed_init(&b, &(struct linksched_config){0});
+	linksched_node_add(b.s, &(struct linksched_node_config){.bytes_per_s = GBPS}, &disk);
+	struct linksched_flow flow = {.class = LINK_DEMAND, .link = b.link, .user = LINKSCHED_ANYBODY, .bytes = GIB, .ready = GIB,
+		.deadline = LINKSCHED_NEVER, .hops = {{disk, 1000}}, .n_hops = 1};
+	ck_assert_int_eq(linksched_add(b.s, b.now, &flow, &id), 0);
+	while (next(&b) == LINKSCHED_PICK)
+		done(&b, NULL);
+	linksched_node_view(b.s, disk, &v);
+	ck_assert_uint_eq(v.waiting, 1);
+	ck_assert_uint_eq(v.bytes, 8 * MIB); /* its burst, and the disk has given what it can */
+	ck_assert_int_eq(linksched_leave(b.s, b.now, id, linksched_link_node(b.s, b.link)), -ENOENT);
+	ck_assert_int_eq(linksched_leave(b.s, b.now, id, disk), 0);
+	ck_assert_int_eq(linksched_leave(b.s, b.now, id, disk), -ENOENT);
+	linksched_verify(b.s);
+	ck_assert_uint_ne(linksched_kicks(b.s) & 1, 0);
+	for (int i = 0; i < 20; i++)
+		ck_assert_uint_eq(step(&b), id);
+	linksched_node_view(b.s, disk, &v);
+	ck_assert_uint_eq(v.waiting, 0);
+	ck_assert_uint_eq(v.bytes, 8 * MIB);
+	bed_fini(&b);
+}
+END_TEST
+
 START_TEST(waits_are_booked_on_whoever_had_the_engine)
 {
 	struct bed b;
@@ -670,6 +796,8 @@ END_TEST
 static void rules(Suite *s)
 {
 	UNIT_CASE(s, "rules", prefetch_gets_its_share_of_the_link_and_demand_all, a_user_is_capped_over_time,
+		whoever_leads_a_flow_is_charged_from_the_next_piece_on, what_a_cap_kept_a_flow_waiting_is_told,
+		caps_can_be_set_while_flows_run_and_the_books_begin_anew, a_flow_leaves_a_node_that_its_bytes_no_longer_come_over,
 		a_user_has_no_more_than_its_share_in_flight_while_others_wait, under_lasting_demand_the_guard_lets_prefetch_live,
 		the_guard_stands_back_when_a_deadline_is_at_risk,
 		a_demotion_pauses_while_a_demand_waits_and_is_kicked_afterwards,
