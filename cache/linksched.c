@@ -173,6 +173,17 @@ int linksched_reserve(struct linksched *s, uint64_t now, uint32_t node, uint64_t
 	return 0;
 }
 
+int linksched_node_rate(struct linksched *s, uint64_t now, uint32_t node, uint64_t bytes_per_s)
+{
+	now = sched_at(s, now);
+	if (node >= s->n_nodes || !s->nodes[node].shared || !rate_is_sane(bytes_per_s))
+		return -EINVAL;
+	s->nodes[node].bytes_per_s = bytes_per_s;
+	sched_retune(s, now);
+	s->kicks |= s->nodes[node].links;
+	return 0;
+}
+
 void linksched_measured(struct linksched *s, uint64_t now, uint32_t link, uint64_t bytes, uint64_t busy_ns, bool duplex)
 {
 	now = sched_at(s, now);
@@ -413,6 +424,8 @@ int linksched_reclass(struct linksched *s, uint64_t now, uint64_t id, enum link_
 		return -ENOENT;
 	if (class >= LINK_CLASSES || (class == LINK_TINY && f->bytes > LINKSCHED_TINY_BYTES))
 		return -EINVAL;
+	if (class == f->class && deadline == f->deadline)
+		return 0; /* it keeps its place */
 	struct link *l = &s->links[f->link];
 	wait_clock(s, l);
 	guards_accrue(s, l);

@@ -95,6 +95,8 @@ uint32_t linksched_link_node(const struct linksched *s, uint32_t link);
 int linksched_calibrate(struct linksched *s, uint64_t now, uint32_t link, const struct linksched_calibration *c);
 /* New caps of users, as in the configuration; what users have had is counted anew.  -EINVAL: a number out of range. */
 int linksched_limit_users(struct linksched *s, uint64_t now, uint64_t bytes_per_s, uint32_t share);
+/* A shared node was found to do more or less than it was said to.  -EINVAL: a number out of range, a link's own node. */
+int linksched_node_rate(struct linksched *s, uint64_t now, uint32_t node, uint64_t bytes_per_s);
 /* Sets (not adds) what is set aside on a node for traffic that is not queued here: direct access of running models.
  * -ENOSPC: with the floors of the demands under way it would exceed what the node gives out; nothing changed. */
 int linksched_reserve(struct linksched *s, uint64_t now, uint32_t node, uint64_t bytes_per_s);

@@ -1,6 +1,7 @@
 /* config.c - see config.h.  Keeps: every value in a struct config has been through its row's checks. */
 #include "mrm/config.h"
 
+#include "cache/linksched.h"
 #include "shared/own.h"
 
 #include <ctype.h>

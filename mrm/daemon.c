@@ -13,6 +13,7 @@
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
+#include "mrm/gpu/tree.h"
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
 #include "mrm/kept.h"
@@ -153,6 +154,10 @@ static int check_names(const struct config *c, struct fault *why)
 		fault_errno(why, TRIMS_E_BAD_REQUEST, -e, "ca-file: %s", c->ca_file);
 		return e;
 	}
+	struct gpu_node_rates rates;
+	int e = gpu_node_rates_parse(&rates, &c->node_rate, why);
+	if (e)
+		return e;
 	return *c->metrics ? httpd_check(c->metrics, why) : 0;
 }
 
@@ -173,6 +178,7 @@ static bool reload(struct daemon *d, struct fault *why)
 	if (ok) {
 		config_take_reloadable(d->config, fresh, ignored, sizeof ignored);
 		server_reload(d->server);
+		devices_reload(d);
 		enum log_level level;
 		if (!log_level_parse(d->config->log_level, &level))
 			log_set_level(level);

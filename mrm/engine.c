@@ -174,7 +174,7 @@ static void carry_out(struct daemon *d, const struct cache_effect *fx)
 			haul_cancel(d, fx->transfer);
 		break;
 	case FX_RECLASS:
-		haul_reclass(d, fx->transfer, fx->class, fx->deadline);
+		haul_reclass(d, fx);
 		break;
 	case FX_CANCEL:
 		haul_cancel(d, fx->transfer);

@@ -476,6 +476,7 @@ void haul_start(struct daemon *d, const struct cache_effect *fx)
 	t->to = fx->to;
 	t->class = fx->class;
 	t->deadline = fx->deadline;
+	t->user = fx->user;
 	t->way = way_for(d, fx, img);
 	t->follows = fx->follows;
 	idmap_set(&d->hauls, t->id, t);
@@ -499,14 +500,15 @@ void haul_cancel(struct daemon *d, uint64_t id)
 	haul_advance(t);
 }
 
-void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline)
+void haul_reclass(struct daemon *d, const struct cache_effect *fx)
 {
-	struct haul *t = haul_find(d, id);
+	struct haul *t = haul_find(d, fx->transfer);
 	if (!t)
 		return;
 	/* At most a window of chunks is queued with the old rank: what is not submitted yet carries the new one. */
-	t->class = class;
-	t->deadline = deadline;
+	t->class = fx->class;
+	t->deadline = fx->deadline;
+	t->user = fx->user;
 	upload_reclass(t);
 }
 

@@ -31,6 +31,7 @@ struct haul {
 	enum haul_stage stage;
 	enum load_class class;
 	uint64_t deadline;
+	uint32_t user;             /* who is charged with its bytes on a device's link; CACHE_NOBODY */
 	uint32_t next;             /* first chunk not yet given to a job */
 	uint32_t outstanding;      /* jobs */
 	uint32_t done;             /* chunks finished */
@@ -53,7 +54,7 @@ struct haul {
 /* Starts; failures are reported to the brain like any other end. */
 void haul_start(struct daemon *d, const struct cache_effect *fx);
 void haul_cancel(struct daemon *d, uint64_t id);
-void haul_reclass(struct daemon *d, uint64_t id, enum load_class class, uint64_t deadline);
+void haul_reclass(struct daemon *d, const struct cache_effect *fx);
 struct haul *haul_find(struct daemon *d, uint64_t id);
 /* More of what it brings can be read (or all): hauls that follow it go on. */
 void haul_kick_followers(const struct haul *t);

@@ -116,6 +116,19 @@ static void name_degraded(struct daemon *d, uint32_t device)
 	}
 }
 
+static void name_no_rings(struct daemon *d)
+{
+	struct fault why;
+	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
+		for (int way = 0; way < GPU_DIRECTIONS; way++) {
+			if (gpu_lost(d->gpu, i) || !gpu_links_no_ring(d->links, i, (enum gpu_direction)way, &why))
+				continue;
+			daemon_degraded(d, "no-copy-ring", "%s %s: %.300s; made when first needed, while demands wait",
+				gpu_facts(d->gpu, i)->uuid, gpu_direction_name((enum gpu_direction)way), why.text);
+			metrics_add(M_fallback_no_copy_ring, 1);
+		}
+}
+
 int devices_start(struct daemon *d, struct fault *why)
 {
 	const struct config *c = d->config;
@@ -145,21 +158,31 @@ int devices_start(struct daemon *d, struct fault *why)
 int devices_run(struct daemon *d, struct fault *why)
 {
 	struct devices *v = d->devices;
-	struct gpu_links_options o = {.target_ns = d->config->link_target, .calibration = v->calibration};
+	const struct config *c = d->config;
+	struct gpu_links_options o = {.target_ns = c->link_target, .calibration = v->calibration,
+		.user_bytes_per_s = c->user_link_rate, .user_share = (uint32_t)c->user_link_share};
 	const struct pool_ops pin = {.name = "mrm-pin"};
 	if (!gpu_count(d->gpu))
 		return 0;
 	int e = pool_new(&d->pin, d->jobs, &pin, PIN_THREADS);
 	if (e)
 		return fault_errno(why, TRIMS_E_NO_SYSTEM, -e, "cannot start the devices' workers"), e;
-	e = gpu_links_new(&d->links, d->gpu, d->jobs, &o, why);
+	e = gpu_node_rates_parse(&o.rates, &c->node_rate, why);
+	e = e ? e : gpu_links_new(&d->links, d->gpu, d->jobs, &o, why);
 	if (e)
 		return e;
+	name_no_rings(d);
 	ev_timer_init(&v->timer, on_timer, LOOK_S, LOOK_S);
 	v->timer.data = d;
 	ev_timer_start(d->loop, &v->timer);
 	devices_check(d); /* what start has found */
 	return 0;
+}
+
+void devices_reload(struct daemon *d)
+{
+	if (d->links)
+		gpu_links_limit_users(d->links, d->config->user_link_rate, (uint32_t)d->config->user_link_share);
 }
 
 void devices_stop_links(struct daemon *d)
@@ -241,12 +264,42 @@ static void doctor_device(struct daemon *d, uint32_t device, void (*check)(json_
 		check(checks, "gpu", "degraded", "%s", why.text);
 		return;
 	}
-	if (f->numa_node >= 0)
-		snprintf(node, sizeof node, "%d", f->numa_node);
+	if (f->place.numa_node >= 0)
+		snprintf(node, sizeof node, "%d", f->place.numa_node);
 	check(checks, "gpu", "ok", "%s%s: %s, %.1f GB, PCI %s, NUMA node %s, %d copy engines; shared by %s (vmm-fd %s, cuda-ipc "
 		"%s); read-only registration %s", gpu_is_simulated(d->gpu) ? "simulated: " : "", f->uuid, f->name,
 		(double)f->total_bytes / 1e9, f->pci, node, f->copy_engines, gpu_export_name(f->export),
 		f->can_vmm_fd ? "yes" : "no", f->can_cuda_ipc ? "yes" : "no", f->register_read_only ? "yes" : "no");
+}
+
+static void doctor_link(struct daemon *d, uint32_t device, enum gpu_direction way, void (*check)(json_t *, const char *,
+	const char *, const char *, ...) __attribute__((format(printf, 4, 5))), json_t *checks)
+{
+	const struct gpu_place *p = &gpu_facts(d->gpu, device)->place;
+	struct gpu_link_facts x;
+	char pcie[40] = "", doubts[200] = "";
+	gpu_links_view(d->links, device, way, &x);
+	if (p->pcie_gen && p->pcie_width)
+		snprintf(pcie, sizeof pcie, ", PCIe %" PRIu32 ".0 x%" PRIu32, p->pcie_gen, p->pcie_width);
+	if (x.buffered)
+		snprintf(doubts, sizeof doubts, "; bound does not hold: %" PRIu64 " pieces went through a buffer", x.buffered);
+	if (x.doubtful)
+		snprintf(doubts + strlen(doubts), sizeof doubts - strlen(doubts), "; calibration in doubt: it was %.1f GB/s",
+			(double)x.calibration.bytes_per_s / 1e9);
+	/* What is read back goes through a buffer by design. */
+	check(checks, "gpu-link", x.doubtful || (x.buffered && way == GPU_H2D) ? "degraded" : "ok", "%s%s %s: %.1f GB/s%s, bound %"
+		PRIu64 " us%s", gpu_is_simulated(d->gpu) ? "simulated: " : "", gpu_facts(d->gpu, device)->uuid,
+		gpu_direction_name(way), (double)x.view.bytes_per_s / 1e9, pcie, x.view.bound_ns / NS_PER_US, doubts);
+}
+
+static void doctor_nodes(struct daemon *d, void (*check)(json_t *, const char *, const char *, const char *, ...)
+	__attribute__((format(printf, 4, 5))), json_t *checks)
+{
+	struct gpu_node_facts f;
+	for (uint32_t n = 0; gpu_links_node(d->links, n, &f); n++)
+		check(checks, "gpu-shared", "ok", "%s%s: %.3g GB/s, %s", gpu_is_simulated(d->gpu) ? "simulated: " : "",
+			f.node->name, (double)f.view.bytes_per_s / 1e9, f.node->assumed
+			? "assumed to do what the fastest of the links below it does; node-rate says it better" : "as node-rate says");
 }
 
 void devices_doctor(struct daemon *d, void (*check)(json_t *checks, const char *name, const char *state, const char *fmt,
@@ -261,4 +314,9 @@ void devices_doctor(struct daemon *d, void (*check)(json_t *checks, const char *
 		? "simulated: no figure from it is a measurement: " : "", gpu_driver_path(d->gpu), v / 1000, v % 1000 / 10);
 	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
 		doctor_device(d, i, check, checks);
+	for (uint32_t i = 0; d->links && i < gpu_count(d->gpu); i++)
+		for (int way = 0; way < GPU_DIRECTIONS && !gpu_lost(d->gpu, i); way++)
+			doctor_link(d, i, (enum gpu_direction)way, check, checks);
+	if (d->links)
+		doctor_nodes(d, check, checks);
 }

@@ -14,6 +14,8 @@ struct gpu_hasher;
 int devices_start(struct daemon *d, struct fault *why);
 /* With pools and brain in place: submitters, and the timer that looks again at what is free. */
 int devices_run(struct daemon *d, struct fault *why);
+/* Takes over the settings that SIGHUP may change. */
+void devices_reload(struct daemon *d);
 /* Ends the submitters: what is with them comes home. */
 void devices_stop_links(struct daemon *d);
 /* Copies on devices must be gone, and the pools that work for them. */

@@ -6,7 +6,7 @@
 #include "shared/check.h"
 #include "shared/log.h"
 
-#include <ctype.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,21 +103,27 @@ static int attribute(const struct gpu *g, cu_device ordinal, enum cu_attr_number
 	return g->cu->device_get_attribute(&value, (cu_device_attr)attr, ordinal) ? 0 : value;
 }
 
-static int numa_node_of(const char *pci)
+struct sim_place {
+	int (*sysfs)(int, const char *, char *, size_t);
+	int ordinal;
+};
+
+static bool read_simulated(const void *ctx, const char *name, char *text, size_t size)
 {
-	char path[96], id[16];
-	int node = -1;
-	size_t n = 0;
-	for (; n < sizeof id - 1 && pci[n]; n++)
-		id[n] = (char)tolower((unsigned char)pci[n]);
-	id[n] = 0;
-	snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/numa_node", id);
-	FILE *f = fopen(path, "re");
-	if (f && fscanf(f, "%d", &node) != 1)
-		node = -1;
-	if (f)
-		fclose(f);
-	return node;
+	const struct sim_place *s = ctx;
+	return s->sysfs && !s->sysfs(s->ordinal, name, text, size);
+}
+
+/* The machine has nothing to say about a simulated device, whatever has its bus id there. */
+static void find_place(struct gpu *g, struct gpu_device *dev)
+{
+	struct gpu_facts *f = &dev->facts;
+	struct gpu_sysfs real = {.root = "/sys", .pci = f->pci};
+	struct sim_place sim = {.ordinal = dev->ordinal};
+	if (g->cu->simulated)
+		sim.sysfs = (__typeof__(sim.sysfs))dlsym(g->cu->dl, "simcuda_sysfs");
+	gpu_place_find(&f->place, g->cu->simulated ? read_simulated : gpu_sysfs_read,
+		g->cu->simulated ? (const void *)&sim : (const void *)&real);
 }
 
 static int read_facts(struct gpu *g, struct gpu_device *dev, struct fault *why)
@@ -139,7 +145,7 @@ static int read_facts(struct gpu *g, struct gpu_device *dev, struct fault *why)
 	f->total_bytes = total;
 	if (cu->device_get_pci_bus_id(f->pci, sizeof f->pci, dev->ordinal))
 		*f->pci = 0;
-	f->numa_node = numa_node_of(f->pci);
+	find_place(g, dev);
 	f->copy_engines = attribute(g, dev->ordinal, CU_ATTR_COPY_ENGINES);
 	f->register_read_only = attribute(g, dev->ordinal, CU_ATTR_READ_ONLY_REGISTER);
 	f->host_pointers = attribute(g, dev->ordinal, CU_ATTR_SAME_HOST_POINTER);

@@ -13,6 +13,7 @@
 
 #include "cache/cache.h"
 #include "mrm/gpu/export.h"
+#include "mrm/gpu/place.h"
 #include "shared/base.h"
 #include "shared/error.h"
 
@@ -32,7 +33,7 @@ struct gpu_facts {
 	char uuid[GPU_UUID_TEXT], name[128], pci[16];
 	uint64_t total_bytes;
 	uint64_t granularity_bytes;  /* allocations are multiples of it */
-	int numa_node;               /* -1: not known */
+	struct gpu_place place;
 	int copy_engines;
 	bool can_vmm_fd, can_cuda_ipc;
 	char no_vmm_fd[FAULT_TEXT_MAX]; /* why not; "" when it can */

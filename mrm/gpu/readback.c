@@ -151,7 +151,7 @@ static void begin(struct readback *r)
 	struct fault why;
 	struct gpu_flow_options o = {.device = gpu_memory_device(r->copy->device), .direction = GPU_D2H,
 		.class = r->options.class, .deadline = r->options.deadline, .bytes = bytes_of(r),
-		.label = holding_label(r->image)};
+		.user = CACHE_NOBODY, .label = holding_label(r->image)};
 	int e = 0;
 	for (int i = 0; i < SLOTS; i++) {
 		r->slot[i].all = r;

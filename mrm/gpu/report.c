@@ -5,6 +5,7 @@
 #include "mrm/gpu/gpu.h"
 
 #define FLOWS_MAX 256 /* in one report */
+#define USERS_MAX 256
 
 static json_t *number(uint64_t v)
 {
@@ -16,6 +17,16 @@ static json_t *class_row(const struct linksched_link_view *v, unsigned class)
 	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "class", link_class_name(class), "bytes", number(v->bytes[class]),
 		"queued", number(v->queued[class]), "waits", number(v->waits[class]), "wait_ns", number(v->wait_ns[class]),
 		"wait_max_ns", number(v->wait_max_ns[class]));
+}
+
+/* What the figures are worth. */
+static void add_doubts(json_t *row, const struct gpu_facts *f, const struct gpu_link_facts *x)
+{
+	json_t *more = json_pack("{s:b, s:o, s:o, s:b, s:o, s:i, s:i}", "bound_holds", !x->buffered && !x->late_buffers, "buffered",
+		number(x->buffered), "late_buffers", number(x->late_buffers), "doubtful", x->doubtful, "probes",
+		number(x->probes), "pcie_gen", (int)f->place.pcie_gen, "pcie_width", (int)f->place.pcie_width);
+	json_object_update(row, more);
+	json_decref(more);
 }
 
 static json_t *link_row(const struct daemon *d, uint32_t device, enum gpu_direction direction)
@@ -42,6 +53,7 @@ static json_t *link_row(const struct daemon *d, uint32_t device, enum gpu_direct
 		number(v->late), "cancelled", number(v->cancelled));
 	json_object_update(row, more);
 	json_decref(more);
+	add_doubts(row, f, &x);
 	return row;
 }
 
@@ -54,17 +66,68 @@ static json_t *waited(const uint64_t ns[LINK_WAITS])
 	return o;
 }
 
+/* null: the daemon itself. */
+static json_t *user_of(uint32_t user)
+{
+	return user == LINKSCHED_ANYBODY ? json_null() : json_integer(user);
+}
+
 static json_t *flow_row(const struct daemon *d, const struct gpu_flow_facts *f)
 {
 	const struct linksched_flow_view *v = &f->view;
 	uint64_t now = clock_now();
 	json_t *due = v->deadline == LINKSCHED_NEVER ? json_null() : number(v->deadline > now ? v->deadline - now : 0);
-	return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "model", f->label, "device",
+	return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o}", "model", f->label, "device",
 		gpu_facts(d->gpu, f->device)->uuid, "direction", gpu_direction_name(f->direction), "class",
-		link_class_name(v->class), "bytes", number(v->bytes), "done", number(v->done), "in_flight",
+		link_class_name(v->class), "user", user_of(v->user), "bytes", number(v->bytes), "done", number(v->done), "in_flight",
 		number(v->in_flight), "ready", number(v->ready), "due_ns", due, "late", v->late, "waits", number(v->waits),
-		"wait_max_ns", number(v->wait_max_ns), "waited_ns", waited(v->waited_ns), "age_ns",
+		"wait_max_ns", number(v->wait_max_ns), "waited_ns", waited(v->waited_ns), "capped_ns", number(v->capped_ns), "age_ns",
 		number(now > v->added_at ? now - v->added_at : 0));
+}
+
+static json_t *node_row(const struct daemon *d, const struct gpu_node_facts *f)
+{
+	const struct linksched_node_view *v = &f->view;
+	json_t *devices = json_array();
+	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
+		if (f->node->devices >> i & 1)
+			json_array_append_new(devices, json_string(gpu_facts(d->gpu, i)->uuid));
+	return json_pack("{s:s, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i}", "name", f->node->name, "simulated",
+		gpu_is_simulated(d->gpu), "assumed", f->node->assumed, "bytes_per_s", number(v->bytes_per_s),
+		"given_bytes_per_s", number(v->given_bytes_per_s), "reserved_bytes_per_s", number(v->reserved_bytes_per_s),
+		"bytes", number(v->bytes), "tokens", number(v->tokens > 0 ? (uint64_t)v->tokens : 0), "burst_max",
+		number((uint64_t)v->burst_max), "age_ns", number(f->age_ns), "devices", devices, "waiting", (int)v->waiting);
+}
+
+static json_t *user_row(const struct gpu_user_facts *f)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:i, s:i}", "user", user_of(f->view.user), "bytes", number(f->view.bytes),
+		"burst_max", number((uint64_t)f->view.burst_max), "age_ns", number(f->age_ns), "flows", (int)f->view.flows,
+		"in_flight", (int)f->view.in_flight);
+}
+
+/* What links share, who has had how much, and what is set aside. */
+static void add_shares(const struct daemon *d, json_t *report)
+{
+	json_t *nodes = json_array(), *users = json_array(), *reserved = json_array();
+	struct gpu_node_facts node;
+	struct gpu_user_facts user;
+	struct gpu_reservation_facts r;
+	uint64_t rate;
+	uint32_t share;
+	for (uint32_t n = 0; gpu_links_node(d->links, n, &node); n++)
+		json_array_append_new(nodes, node_row(d, &node));
+	for (uint32_t n = 0; n < USERS_MAX && gpu_links_user(d->links, n, &user); n++)
+		json_array_append_new(users, user_row(&user));
+	for (uint32_t n = 0; gpu_links_reservation(d->links, n, &r); n++)
+		json_array_append_new(reserved, json_pack("{s:s, s:s, s:o}", "holder", r.label, "device",
+			gpu_facts(d->gpu, r.device)->uuid, "bytes_per_s", number(r.bytes_per_s)));
+	gpu_links_caps(d->links, &rate, &share);
+	json_object_set_new(report, "nodes", nodes);
+	json_object_set_new(report, "users", users);
+	json_object_set_new(report, "reserved", reserved);
+	json_object_set_new(report, "user_bytes_per_s", number(rate));
+	json_object_set_new(report, "user_share_thousandths", json_integer(share));
 }
 
 json_t *gpu_report_links(const struct daemon *d)
@@ -76,7 +139,9 @@ json_t *gpu_report_links(const struct daemon *d)
 	struct gpu_flow_facts f = {0};
 	for (int n = 0; n < FLOWS_MAX && gpu_links_flow(d->links, f.view.id, &f); n++)
 		json_array_append_new(flows, flow_row(d, &f));
-	return json_pack("{s:b, s:o, s:o}", "simulated", gpu_is_simulated(d->gpu), "links", links, "transfers", flows);
+	json_t *report = json_pack("{s:b, s:o, s:o}", "simulated", gpu_is_simulated(d->gpu), "links", links, "transfers", flows);
+	add_shares(d, report);
+	return report;
 }
 
 void gpu_report_tier(const struct daemon *d, uint32_t device, json_t *row)
@@ -91,6 +156,6 @@ void gpu_report_tier(const struct daemon *d, uint32_t device, json_t *row)
 
 json_t *gpu_report_waits(const struct gpu_waits *w)
 {
-	return json_pack("{s:o, s:o, s:o}", "waits", number(w->waits), "longest_ns", number(w->longest_ns), "waited_ns",
-		waited(w->waited_ns));
+	return json_pack("{s:o, s:o, s:o, s:o}", "waits", number(w->waits), "longest_ns", number(w->longest_ns), "waited_ns",
+		waited(w->waited_ns), "capped_ns", number(w->capped_ns));
 }

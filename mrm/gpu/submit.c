@@ -4,12 +4,10 @@
  * A chunk belongs to the loop, then (gpu_flow_submit) to its link's thread, then to the loop again.
  * Keeps: the scheduler is told that a piece is done before its chunk goes home, so a flow of which nothing is out has nothing
  * in flight; pieces are told in the order they were picked; what a piece's copy reads stays until its event is over. */
-#include "mrm/gpu/submit.h"
+#include "mrm/gpu/submit_impl.h"
 
 #include "mrm/clock.h"
-#include "mrm/gpu/device.h"
 #include "shared/check.h"
-#include "shared/list.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
 
@@ -19,76 +17,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FLOW_MAGIC 0x474c4f57u
-#define IN_FLIGHT 2
 #define SPIN_NS (50 * NS_PER_US)      /* then the thread sleeps: a piece takes 40 to 200 us */
 #define DOZE_NS (100 * NS_PER_US)     /* with room for one more in flight: new work must not wait for the old */
 #define IDLE_NS NS_PER_S
-#define BUFFER_BYTES (4 * MIB)        /* of the submitter's own pinned memory, one per piece in flight */
-
-struct link;
-
-struct gpu_flow {
-	uint32_t magic;
-	struct link *link;
-	struct list node;             /* of the link's flows */
-	uint64_t id;                  /* the scheduler's; 0: it is done with it */
-	bool cancelled;
-	struct gpu_waits waits;       /* the last word, once id is 0 */
-	char label[64];
-	struct list chunks;           /* job nodes; the link's thread alone */
-};
-
-/* A piece that was given to the engine, or failed to be. */
-struct flight {
-	struct linksched_pick pick;
-	struct gpu_chunk *chunk;
-	uint64_t offset;              /* in the chunk */
-	bool queued;                  /* behind another, so that the time between their ends is its own */
-	bool duplex;
-	bool over;                    /* nothing to wait for, and no event that tells its time */
-	bool buffered;                /* through the submitter's own memory */
-	uint32_t slot;                /* its event and buffer */
-};
-
-struct link {
-	struct gpu_links *all;
-	uint32_t device, index;       /* index: the scheduler's */
-	enum gpu_direction direction;
-	char name[12];
-	struct pool *pool;            /* one thread; the loop's pointer */
-	struct list flows;            /* under the lock */
-	bool called_back;             /* under the lock: a flow was cancelled, its chunks are still here */
-	_Atomic uint32_t in_flight;   /* for the other direction's eyes */
-	/* the thread's */
-	struct pool *mine;
-	cu_stream stream;
-	cu_event event[IN_FLIGHT + 1];
-	uint8_t *buffer[IN_FLIGHT + 1];
-	struct flight flight[IN_FLIGHT];
-	uint32_t n_flight, next_slot;
-	int last_slot;                /* of the piece that ended last; -1: its event is no measure */
-	_Atomic uint64_t copies, failed, unregistered_bytes;
-};
-
-struct gpu_links {
-	struct gpu *gpu;
-	uint32_t n;
-	pthread_mutex_t lock;
-	struct linksched *sched;
-	struct link link[GPU_MAX_DEVICES][GPU_DIRECTIONS];
-	struct linksched_calibration calibration[GPU_MAX_DEVICES][GPU_DIRECTIONS];
-};
 
 /* ---- the lock ---- */
 
-static void lock(struct gpu_links *l)
+void links_lock(struct gpu_links *l)
 {
 	pthread_mutex_lock(&l->lock);
 }
 
-/* Whoever was told to wait and now need not is woken. */
-static void unlock(struct gpu_links *l)
+void links_unlock(struct gpu_links *l)
 {
 	uint64_t kicks = linksched_kicks(l->sched);
 	pthread_mutex_unlock(&l->lock);
@@ -102,6 +42,7 @@ static void take_waits(struct gpu_waits *out, const struct linksched_flow_view *
 {
 	out->waits = v->waits;
 	out->longest_ns = v->wait_max_ns;
+	out->capped_ns = v->capped_ns;
 	memcpy(out->waited_ns, v->waited_ns, sizeof out->waited_ns);
 }
 
@@ -127,12 +68,12 @@ static void accept_chunks(struct link *k)
 		struct gpu_chunk *c = container_of(job, struct gpu_chunk, job);
 		struct gpu_flow *f = c->flow;
 		list_add_tail(&job->node, &f->chunks);
-		lock(k->all);
+		links_lock(k->all);
 		if (f->cancelled)
 			k->called_back = true;
 		else if (linksched_ready(k->all->sched, clock_now(), f->id, c->bytes))
 			NEVER(); /* more than the flow was made for */
-		unlock(k->all);
+		links_unlock(k->all);
 	}
 }
 
@@ -168,11 +109,11 @@ static void send_called_back(struct link *k)
 {
 	struct list home;
 	list_init(&home);
-	lock(k->all);
+	links_lock(k->all);
 	if (k->called_back)
 		collect_called_back(k, &home);
 	k->called_back = false;
-	unlock(k->all);
+	links_unlock(k->all);
 	while (!list_empty(&home)) {
 		struct gpu_chunk *c = list_first(&home, struct gpu_chunk, job.node);
 		c->job.withdrawn = true;
@@ -190,16 +131,24 @@ static void chunk_failed(struct gpu_chunk *c, int e, const struct fault *why)
 	c->why = *why;
 }
 
-static int get_buffer(struct link *k, uint32_t slot, struct fault *why)
+static int make_buffer(struct link *k, uint32_t slot, struct fault *why)
 {
 	void *p = NULL;
-	if (k->buffer[slot])
-		return 0;
 	cu_result r = k->all->gpu->cu->mem_host_alloc(&p, BUFFER_BYTES, CU_HOST_PORTABLE);
 	if (r)
 		return gpu_failed(k->all->gpu, k->device, r, "cuMemHostAlloc", why);
 	k->buffer[slot] = p;
 	return 0;
+}
+
+/* One that could not be had at start (no-copy-ring) is made here, where others wait meanwhile. */
+static int get_buffer(struct link *k, uint32_t slot, struct fault *why)
+{
+	atomic_fetch_add_explicit(&k->buffered, 1, memory_order_relaxed);
+	if (k->buffer[slot])
+		return 0;
+	atomic_fetch_add_explicit(&k->late_buffers, 1, memory_order_relaxed);
+	return make_buffer(k, slot, why);
 }
 
 static int start_copy(struct link *k, struct flight *x, struct fault *why)
@@ -248,9 +197,9 @@ static void fit(struct link *k, struct flight *x)
 		room = MIN(room, (uint64_t)BUFFER_BYTES);
 	if (x->pick.bytes <= room)
 		return;
-	lock(k->all);
+	links_lock(k->all);
 	linksched_trim(k->all->sched, clock_now(), &x->pick, room);
-	unlock(k->all);
+	links_unlock(k->all);
 }
 
 static void submit(struct link *k, const struct linksched_pick *pick)
@@ -288,9 +237,9 @@ static void measure(struct link *k, const struct flight *x)
 	const struct cuda *cu = k->all->gpu->cu;
 	if (cu->event_elapsed_time(&ms, k->event[k->last_slot], k->event[x->slot]) || !(ms > 0))
 		return;
-	lock(k->all);
+	links_lock(k->all);
 	linksched_measured(k->all->sched, clock_now(), k->index, x->pick.bytes, (uint64_t)((double)ms * 1e6), x->duplex);
-	unlock(k->all);
+	links_unlock(k->all);
 }
 
 static void finish_piece(struct link *k)
@@ -306,12 +255,12 @@ static void finish_piece(struct link *k)
 	memmove(&k->flight[0], &k->flight[1], sizeof k->flight[0] * (k->n_flight - 1));
 	atomic_store_explicit(&k->in_flight, --k->n_flight, memory_order_relaxed);
 	c->done_bytes += x.pick.bytes;
-	lock(k->all);
+	links_lock(k->all);
 	bool ended = linksched_done(k->all->sched, clock_now(), &x.pick, &last);
 	if (ended)
 		flow_ended(f, &last);
 	bool cancelled = f->cancelled;
-	unlock(k->all);
+	links_unlock(k->all);
 	if (c->done_bytes == c->bytes) {
 		send_home(k, c);
 	} else if (cancelled && !in_flight(k, c)) {
@@ -353,9 +302,9 @@ static uint64_t fill(struct link *k)
 	while (k->n_flight < IN_FLIGHT) {
 		struct linksched_pick pick;
 		uint64_t until = 0, now = clock_now();
-		lock(k->all);
+		links_lock(k->all);
 		enum linksched_answer a = linksched_next(k->all->sched, now, k->index, &pick, &until);
-		unlock(k->all);
+		links_unlock(k->all);
 		if (a == LINKSCHED_NOTHING)
 			return IDLE_NS;
 		if (a == LINKSCHED_UNTIL)
@@ -385,11 +334,11 @@ static void await_piece(struct link *k, uint64_t patience)
 /* The daemon ends: what was not begun goes back. */
 static void send_all_back(struct link *k)
 {
-	lock(k->all);
+	links_lock(k->all);
 	list_for_each(n, &k->flows)
 		list_entry(n, struct gpu_flow, node)->cancelled = true;
 	k->called_back = true;
-	unlock(k->all);
+	links_unlock(k->all);
 	send_called_back(k);
 }
 
@@ -421,13 +370,10 @@ static void worker_free(void **worker)
 	struct link *k = *worker;
 	const struct cuda *cu = k->all->gpu->cu;
 	*worker = NULL;
-	gpu_enter_again(k->all->gpu, k->device); /* of a lost device, too, the host's memory is given back */
-	for (size_t i = 0; i < ARRAY_LEN(k->event); i++) {
+	gpu_enter_again(k->all->gpu, k->device);
+	for (size_t i = 0; i < ARRAY_LEN(k->event); i++)
 		if (k->event[i])
 			GPU_AGAIN(cu->event_destroy(k->event[i]));
-		if (k->buffer[i])
-			GPU_AGAIN(cu->mem_free_host(k->buffer[i]));
-	}
 	if (k->stream)
 		GPU_AGAIN(cu->stream_destroy(k->stream));
 }
@@ -459,7 +405,7 @@ static int worker_new(void **out, void *ctx)
 
 /* ---- links ---- */
 
-static struct linksched_calibration calibration_of(const struct gpu_calibration *c, enum gpu_direction d)
+struct linksched_calibration links_calibration(const struct gpu_calibration *c, enum gpu_direction d)
 {
 	/* A machine that stood still while it was measured must not look like one that always does. */
 	return (struct linksched_calibration){
@@ -475,15 +421,36 @@ static int add_link(struct gpu_links *l, uint32_t device, enum gpu_direction d, 
 	struct link *k = &l->link[device][d];
 	*k = (struct link){.all = l, .device = device, .direction = d, .last_slot = -1};
 	list_init(&k->flows);
-	struct linksched_link_config o = {.calibration = calibration_of(c, d)};
+	struct linksched_link_config o = {.calibration = links_calibration(c, d)};
 	if (d == GPU_D2H && c->duplex[GPU_H2D] < 1000) {
 		/* What goes the other way costs the way to the device that much. */
 		o.hops[0].node = linksched_link_node(l->sched, l->link[device][GPU_H2D].index);
 		o.hops[0].charge = 1000 - c->duplex[GPU_H2D];
 		o.n_hops = 1;
 	}
+	o.n_hops += gpu_tree_hops(&l->tree, device, d, o.hops + o.n_hops, LINKSCHED_MAX_HOPS - o.n_hops);
 	l->calibration[device][d] = o.calibration;
 	return linksched_link_add(l->sched, &o, &k->index);
+}
+
+/* Pinning pages takes milliseconds: done now, it is in nobody's way. */
+static void make_ring(struct link *k)
+{
+	int e = gpu_enter(k->all->gpu, k->device, &k->no_ring);
+	for (uint32_t i = 0; !e && i < ARRAY_LEN(k->buffer); i++)
+		e = make_buffer(k, i, &k->no_ring);
+	if (!e)
+		k->no_ring = (struct fault){0};
+}
+
+/* Also of a lost device: it is the host's memory. */
+static void free_ring(struct link *k)
+{
+	if (k->all)
+		gpu_enter_again(k->all->gpu, k->device);
+	for (uint32_t i = 0; i < ARRAY_LEN(k->buffer); i++)
+		if (k->buffer[i])
+			GPU_AGAIN(k->all->gpu->cu->mem_free_host(k->buffer[i]));
 }
 
 static int start_link(struct link *k, struct jobs *back)
@@ -498,15 +465,24 @@ int gpu_links_new(struct gpu_links **out, struct gpu *g, struct jobs *back, cons
 	struct fault *why)
 {
 	struct gpu_links *l = calloc(1, sizeof *l);
-	struct linksched_config config = {.in_flight = IN_FLIGHT, .target_ns = options->target_ns};
+	struct linksched_config config = {.in_flight = IN_FLIGHT, .target_ns = options->target_ns,
+		.user_bytes_per_s = options->user_bytes_per_s, .user_share = options->user_share};
 	if (!l)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the links"), -ENOMEM;
 	l->gpu = g;
 	pthread_mutex_init(&l->lock, NULL);
+	list_init(&l->reservations);
+	l->born_ns = clock_now();
+	l->user_bytes_per_s = options->user_bytes_per_s;
+	l->user_share = options->user_share;
 	int e = linksched_new(&l->sched, &config);
+	e = e ? e : gpu_tree_build(&l->tree, l->sched, g, options->calibration, &options->rates);
 	for (uint32_t i = 0; !e && i < gpu_count(g); i++)
 		for (int d = 0; !e && d < GPU_DIRECTIONS; d++)
 			e = add_link(l, i, (enum gpu_direction)d, &options->calibration[i]);
+	for (uint32_t i = 0; !e && i < gpu_count(g); i++)
+		for (int d = 0; d < GPU_DIRECTIONS; d++)
+			make_ring(&l->link[i][d]);
 	/* The threads look at all links: they start when these are there. */
 	for (uint32_t i = 0; !e && i < gpu_count(g); i++)
 		for (int d = 0; !e && d < GPU_DIRECTIONS; d++)
@@ -529,6 +505,10 @@ void gpu_links_free(struct gpu_links **lp)
 	for (uint32_t i = 0; i < GPU_MAX_DEVICES; i++)
 		for (int d = 0; d < GPU_DIRECTIONS; d++)
 			pool_free(&l->link[i][d].pool);
+	for (uint32_t i = 0; i < GPU_MAX_DEVICES; i++)
+		for (int d = 0; d < GPU_DIRECTIONS; d++)
+			free_ring(&l->link[i][d]);
+	ASSERT(list_empty(&l->reservations));
 	*lp = NULL;
 	linksched_free(&l->sched);
 	pthread_mutex_destroy(&l->lock);
@@ -552,13 +532,17 @@ int gpu_flow_new(struct gpu_flow **out, struct gpu_links *l, const struct gpu_fl
 	f->link = k;
 	list_init(&f->chunks);
 	snprintf(f->label, sizeof f->label, "%s", options->label ? options->label : "");
-	struct linksched_flow o = {.class = link_class_of(options->class), .link = k->index, .user = LINKSCHED_ANYBODY,
+	struct linksched_flow o = {.class = link_class_of(options->class), .link = k->index, .user = options->user,
 		.bytes = options->bytes, .deadline = options->deadline, .tag = (uint64_t)(uintptr_t)f};
-	lock(l);
+	f->source = options->source == GPU_SOURCE_HOST ? GPU_TREE_NONE
+		: gpu_tree_find(&l->tree, options->source == GPU_SOURCE_DISK ? GPU_NODE_DISK : GPU_NODE_NET);
+	if (f->source != GPU_TREE_NONE)
+		o.hops[o.n_hops++] = (struct linksched_hop){.node = f->source, .charge = 1000};
+	links_lock(l);
 	int e = linksched_add(l->sched, clock_now(), &o, &f->id);
 	if (!e)
 		list_add_tail(&f->node, &k->flows);
-	unlock(l);
+	links_unlock(l);
 	if (e) {
 		free(f);
 		fault_set(why, TRIMS_E_LIMIT, "the link of %s has too many transfers", gpu_facts(l->gpu, k->device)->uuid);
@@ -572,12 +556,12 @@ void gpu_flow_cancel(struct gpu_flow *f)
 {
 	struct link *k = f->link;
 	struct linksched_flow_view last;
-	lock(k->all);
+	links_lock(k->all);
 	if (f->id && !f->cancelled && linksched_cancel(k->all->sched, clock_now(), f->id, &last))
 		flow_ended(f, &last);
 	f->cancelled = true;
 	k->called_back = true;
-	unlock(k->all);
+	links_unlock(k->all);
 	pool_kick(k->pool);
 }
 
@@ -588,11 +572,11 @@ void gpu_flow_free(struct gpu_flow **fp)
 	if (!f)
 		return;
 	CHECK_OBJ(f, FLOW_MAGIC);
-	lock(f->link->all);
+	links_lock(f->link->all);
 	bool gone = !f->id || linksched_cancel(f->link->all->sched, clock_now(), f->id, &last);
 	ASSERT(gone && list_empty(&f->chunks));
 	list_del(&f->node);
-	unlock(f->link->all);
+	links_unlock(f->link->all);
 	f->magic = 0;
 	free(f);
 	*fp = NULL;
@@ -607,55 +591,85 @@ void gpu_flow_submit(struct gpu_flow *f, struct gpu_chunk *chunk)
 	pool_submit(f->link->pool, &chunk->job);
 }
 
-void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadline)
+void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadline, uint32_t user)
 {
 	struct gpu_links *l = f->link->all;
-	lock(l);
-	if (f->id)
+	links_lock(l);
+	if (f->id) {
 		linksched_reclass(l->sched, clock_now(), f->id, link_class_of(class), deadline);
-	unlock(l);
+		linksched_charge(l->sched, clock_now(), f->id, user);
+	}
+	links_unlock(l);
 	pool_kick(f->link->pool);
+}
+
+void gpu_flow_filled(struct gpu_flow *f)
+{
+	struct gpu_links *l = f->link->all;
+	if (f->source == GPU_TREE_NONE)
+		return;
+	links_lock(l);
+	if (f->id)
+		linksched_leave(l->sched, clock_now(), f->id, f->source);
+	f->source = GPU_TREE_NONE;
+	links_unlock(l);
+}
+
+/* ---- settings and figures that change ---- */
+
+void gpu_links_limit_users(struct gpu_links *l, uint64_t bytes_per_s, uint32_t share)
+{
+	links_lock(l);
+	int e = linksched_limit_users(l->sched, clock_now(), bytes_per_s, share);
+	ASSERT(!e); /* options.def has the same limits */
+	l->user_bytes_per_s = bytes_per_s;
+	l->user_share = share;
+	links_unlock(l);
+}
+
+void gpu_links_calibrate(struct gpu_links *l, uint32_t device, const struct gpu_calibration *c)
+{
+	uint64_t rates[GPU_MAX_DEVICES][GPU_DIRECTIONS] = {{0}};
+	links_lock(l);
+	for (int d = 0; d < GPU_DIRECTIONS; d++) {
+		l->calibration[device][d] = links_calibration(c, (enum gpu_direction)d);
+		int e = linksched_calibrate(l->sched, clock_now(), l->link[device][d].index, &l->calibration[device][d]);
+		ASSERT(!e);
+	}
+	for (uint32_t i = 0; i < l->n; i++)
+		for (int d = 0; d < GPU_DIRECTIONS; d++)
+			rates[i][d] = l->calibration[i][d].bytes_per_s;
+	gpu_tree_follow(&l->tree, l->sched, clock_now(), rates);
+	l->doubtful[device] = false;
+	l->probes[device]++;
+	links_unlock(l);
+}
+
+void gpu_links_doubt(struct gpu_links *l, uint32_t device, bool doubtful)
+{
+	links_lock(l);
+	l->doubtful[device] = doubtful;
+	links_unlock(l);
+}
+
+bool gpu_links_idle(struct gpu_links *l, uint32_t device)
+{
+	struct linksched_link_view v;
+	uint32_t flows = 0;
+	links_lock(l);
+	for (int d = 0; d < GPU_DIRECTIONS; d++)
+		flows += linksched_link_view(l->sched, l->link[device][d].index, &v) ? 0 : v.flows;
+	links_unlock(l);
+	return !flows;
 }
 
 void gpu_flow_waits(const struct gpu_flow *f, struct gpu_waits *out)
 {
 	struct gpu_links *l = f->link->all;
 	struct linksched_flow_view v;
-	lock(l);
+	links_lock(l);
 	*out = f->waits;
 	if (f->id && !linksched_flow_view(l->sched, f->id - 1, &v) && v.id == f->id)
 		take_waits(out, &v);
-	unlock(l);
-}
-
-/* ---- looking ---- */
-
-void gpu_links_view(const struct gpu_links *links, uint32_t device, enum gpu_direction direction, struct gpu_link_facts *out)
-{
-	struct gpu_links *l = (struct gpu_links *)links;
-	struct link *k = &l->link[device][direction];
-	*out = (struct gpu_link_facts){.calibration = l->calibration[device][direction]};
-	lock(l);
-	int e = linksched_link_view(l->sched, k->index, &out->view);
-	unlock(l);
-	ASSERT(!e);
-	out->copies = atomic_load_explicit(&k->copies, memory_order_relaxed);
-	out->failed = atomic_load_explicit(&k->failed, memory_order_relaxed);
-	out->unregistered_bytes = atomic_load_explicit(&k->unregistered_bytes, memory_order_relaxed);
-}
-
-bool gpu_links_flow(const struct gpu_links *links, uint64_t after, struct gpu_flow_facts *out)
-{
-	struct gpu_links *l = (struct gpu_links *)links;
-	lock(l);
-	int e = linksched_flow_view(l->sched, after, &out->view);
-	if (!e) {
-		const struct gpu_flow *f = (struct gpu_flow *)(uintptr_t)out->view.tag;
-		CHECK_OBJ(f, FLOW_MAGIC);
-		out->device = f->link->device;
-		out->direction = f->link->direction;
-		snprintf(out->label, sizeof out->label, "%s", f->label);
-	}
-	unlock(l);
-	return !e;
+	links_unlock(l);
 }

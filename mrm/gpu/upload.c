@@ -16,6 +16,7 @@ struct upload {
 	uint32_t device;
 	struct gpu_flow *flow; /* NULL: nothing was left to move */
 	bool joined;           /* reads the host copy's pins */
+	bool filled;           /* nothing brings the host copy any more */
 };
 
 struct up_chunk {
@@ -34,6 +35,15 @@ static uint64_t bytes_left(const struct haul *t)
 	return sum;
 }
 
+/* What still fills the host copy that it reads. */
+static enum gpu_source source_of(const struct haul *t)
+{
+	const struct haul *leader = t->follows ? haul_find(t->daemon, t->follows) : NULL;
+	if (!leader)
+		return GPU_SOURCE_HOST;
+	return leader->way == WAY_REMOTE_HOST ? GPU_SOURCE_NET : GPU_SOURCE_DISK;
+}
+
 void upload_begin(struct haul *t)
 {
 	struct daemon *d = t->daemon;
@@ -48,7 +58,7 @@ void upload_begin(struct haul *t)
 		return;
 	}
 	struct gpu_flow_options o = {.device = u->device, .direction = GPU_H2D, .class = t->class, .deadline = t->deadline,
-		.bytes = bytes_left(t), .label = holding_label(t->image)};
+		.user = t->user, .source = source_of(t), .bytes = bytes_left(t), .label = holding_label(t->image)};
 	if (o.bytes && gpu_flow_new(&u->flow, d->links, &o, &why)) {
 		haul_fail(t, &why);
 		return;
@@ -89,6 +99,10 @@ void upload_submit(struct haul *t, uint32_t chunk)
 	c->chunk.host = segment_chunk(host, l, chunk);
 	c->chunk.bytes = k.bytes;
 	c->chunk.registered = gpu_pins_look(host, chunk) == GPU_PIN_READY;
+	if (!t->upload->filled && source_of(t) == GPU_SOURCE_HOST) {
+		gpu_flow_filled(t->upload->flow);
+		t->upload->filled = true;
+	}
 	t->outstanding++;
 	gpu_flow_submit(t->upload->flow, &c->chunk);
 }
@@ -96,7 +110,7 @@ void upload_submit(struct haul *t, uint32_t chunk)
 void upload_reclass(struct haul *t)
 {
 	if (t->upload && t->upload->flow)
-		gpu_flow_reclass(t->upload->flow, t->class, t->deadline);
+		gpu_flow_reclass(t->upload->flow, t->class, t->deadline, t->user);
 }
 
 void upload_cancel(struct haul *t)

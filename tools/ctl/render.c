@@ -279,10 +279,10 @@ void render_show(const json_t *report, FILE *out)
 static const char *const stages[] = {
 	"resolve_ns", "alloc_ns", "prepare_ns", "first_byte_ns", "transfer_ns", "verify_ns", "finish_ns"};
 
-/* "demand 1.2ms, nobody 40us" */
-static void format_waited(const json_t *waited, char *out, size_t size)
+/* "demand 1.2ms, nobody 40us (own cap 30us)": the last is how much of it the user's cap was in the way. */
+static void format_waited(const json_t *row, char *out, size_t size)
 {
-	const json_t *ns;
+	const json_t *ns, *waited = json_object_get(row, "waited_ns");
 	const char *who;
 	char text[TEXT_NUMBER];
 	size_t n = 0;
@@ -290,6 +290,8 @@ static void format_waited(const json_t *waited, char *out, size_t size)
 	json_object_foreach((json_t *)waited, who, ns)
 		if (n + 40 < size)
 			n += (size_t)snprintf(out + n, size - n, "%s%s %s", n ? ", " : "", who, ns_of(text, waited, who));
+	if (number_of(row, "capped_ns") && n + 40 < size)
+		snprintf(out + n, size - n, "%s(own cap %s)", n ? " " : "", ns_of(text, row, "capped_ns"));
 }
 
 /* What loads of a device waited for on its link, whose time is part of TRANSFER. */
@@ -305,7 +307,7 @@ static void show_link_waits(const json_t *loads, FILE *out)
 			continue;
 		if (n++ == 0)
 			GRID_HEADER(g, "STARTED", "LOAD", "WAITS", "LONGEST", "WAITED FOR");
-		format_waited(json_object_get(link, "waited_ns"), waited, sizeof waited);
+		format_waited(link, waited, sizeof waited);
 		grid_add(g, "%s", has_number(load, "started_unix_ns") ?
 			text_time(started, number_of(load, "started_unix_ns")) : "-");
 		grid_add(g, "%s > %s%s", text_of(load, "from"), text_of(load, "to"), simulated_mark(load));
@@ -510,18 +512,98 @@ static void add_classes(struct grid *g, const json_t *link)
 	}
 }
 
+/* The daemon's own loads are nobody's. */
+static const char *user_of(char *text, const json_t *row)
+{
+	if (has_number(row, "user"))
+		snprintf(text, TEXT_NUMBER, "%" PRIu64, number_of(row, "user"));
+	else
+		snprintf(text, TEXT_NUMBER, "mrm");
+	return text;
+}
+
+static void show_doubts(const json_t *link, FILE *out)
+{
+	char a[TEXT_NUMBER], b[TEXT_NUMBER];
+	if (number_of(link, "buffered"))
+		fprintf(out, "%s %s%s: bound does not hold: %" PRIu64 " pieces went through a buffer\n", text_of(link, "device"),
+			text_of(link, "direction"), simulated_mark(link), number_of(link, "buffered"));
+	if (json_is_true(json_object_get(link, "doubtful")))
+		fprintf(out, "%s %s%s: calibration in doubt: %s then, %s now\n", text_of(link, "device"), text_of(link, "direction"),
+			simulated_mark(link), text_rate(a, number_of(link, "calibrated_bytes_per_s")),
+			text_rate(b, number_of(link, "bytes_per_s")));
+}
+
+static void show_nodes(const json_t *nodes, FILE *out)
+{
+	struct grid *g = grid_new("lrrrr");
+	const json_t *node;
+	size_t i;
+	GRID_HEADER(g, "SHARED", "CAN", "GIVES OUT", "RESERVED", "MOVED");
+	json_array_foreach(nodes, i, node) {
+		char text[TEXT_NUMBER];
+		grid_add(g, "%s%s%s", text_of(node, "name"), simulated_mark(node),
+			json_is_true(json_object_get(node, "assumed")) ? " (assumed)" : "");
+		grid_add(g, "%s", text_rate(text, number_of(node, "bytes_per_s")));
+		grid_add(g, "%s", text_rate(text, number_of(node, "given_bytes_per_s")));
+		grid_add(g, "%s", text_rate(text, number_of(node, "reserved_bytes_per_s")));
+		grid_add(g, "%s", bytes_of(text, node, "bytes"));
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+static void show_users(const json_t *report, FILE *out)
+{
+	struct grid *g = grid_new("lrrrr");
+	const json_t *user;
+	size_t i;
+	uint64_t cap = number_of(report, "user_bytes_per_s");
+	GRID_HEADER(g, "USER", "CAP", "MOVED", "SINCE", "LOADS");
+	json_array_foreach(json_object_get(report, "users"), i, user) {
+		char text[TEXT_NUMBER];
+		grid_add(g, "%s", user_of(text, user));
+		grid_add(g, "%s", cap && has_number(user, "user") ? text_rate(text, cap) : "-");
+		grid_add(g, "%s", bytes_of(text, user, "bytes"));
+		grid_add(g, "%s", ns_of(text, user, "age_ns"));
+		grid_add(g, "%" PRIu64, number_of(user, "flows"));
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
+static void show_reserved(const json_t *report, FILE *out)
+{
+	struct grid *g = grid_new("llr");
+	const json_t *r;
+	size_t i;
+	GRID_HEADER(g, "RESERVED FOR", "LINK", "RATE");
+	json_array_foreach(json_object_get(report, "reserved"), i, r) {
+		char text[TEXT_NUMBER];
+		grid_add(g, "%s", text_of(r, "holder"));
+		grid_add(g, "%s h2d%s", text_of(r, "device"), simulated_mark(report));
+		grid_add(g, "%s", text_rate(text, number_of(r, "bytes_per_s")));
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
 static void show_transfers(const json_t *report, FILE *out)
 {
-	struct grid *g = grid_new("lllrrrl");
+	struct grid *g = grid_new("llllrrrl");
 	const json_t *transfers = json_object_get(report, "transfers"), *t;
 	size_t i;
-	GRID_HEADER(g, "MODEL", "LINK", "CLASS", "DONE", "OF", "DUE", "WAITED FOR");
+	GRID_HEADER(g, "MODEL", "LINK", "CLASS", "USER", "DONE", "OF", "DUE", "WAITED FOR");
 	json_array_foreach(transfers, i, t) {
 		char text[TEXT_NUMBER], waited[256];
-		format_waited(json_object_get(t, "waited_ns"), waited, sizeof waited);
+		format_waited(t, waited, sizeof waited);
 		grid_add(g, "%s", text_of(t, "model"));
 		grid_add(g, "%s %s%s", text_of(t, "device"), text_of(t, "direction"), simulated_mark(report));
 		grid_add(g, "%s%s", text_of(t, "class"), json_is_true(json_object_get(t, "late")) ? " (late)" : "");
+		grid_add(g, "%s", user_of(text, t));
 		grid_add(g, "%s", bytes_of(text, t, "done"));
 		grid_add(g, "%s", bytes_of(text, t, "bytes"));
 		grid_add(g, "%s", ns_of(text, t, "due_ns"));
@@ -544,6 +626,8 @@ void render_links(const json_t *report, const json_t *before, double seconds, FI
 		add_link(g, link, same_link(before, link), seconds);
 	grid_print(g, out);
 	grid_free(&g);
+	json_array_foreach(json_object_get(report, "links"), i, link)
+		show_doubts(link, out);
 	g = grid_new("llrrrrr");
 	fputc('\n', out);
 	GRID_HEADER(g, "LINK", "CLASS", "MOVED", "QUEUED", "WAITS", "MEAN", "LONGEST");
@@ -551,6 +635,12 @@ void render_links(const json_t *report, const json_t *before, double seconds, FI
 		add_classes(g, link);
 	grid_print(g, out);
 	grid_free(&g);
+	if (json_array_size(json_object_get(report, "nodes")))
+		show_nodes(json_object_get(report, "nodes"), out);
+	if (json_array_size(json_object_get(report, "users")))
+		show_users(report, out);
+	if (json_array_size(json_object_get(report, "reserved")))
+		show_reserved(report, out);
 	if (json_array_size(json_object_get(report, "transfers")))
 		show_transfers(report, out);
 }

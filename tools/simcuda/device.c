@@ -1,5 +1,6 @@
 /* device.c - what devices say about themselves. */
 #include "tools/simcuda/sim.h"
+#include "tools/simcuda/simcuda.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -163,4 +164,53 @@ EXPORT cu_result cuDeviceGetP2PAttribute(int *value, cu_p2p_attr attr, cu_device
 		return CU_E_INVALID_DEVICE;
 	*value = attr == CU_P2P_ACCESS ? device_reaches(sim_device(source), sim_device(destination)) : 0;
 	return CU_OK;
+}
+
+/* ---- where it sits ---- */
+
+/* As on a machine with a root port per switch, or per device without one. */
+static int sysfs_path(const struct sim_device *d, const char *id, char *text, size_t size)
+{
+	int n = d->config->switch_number, slot = d->ordinal;
+
+	if (n < 0)
+		return snprintf(text, size, "/sys/devices/pci0000:00/0000:00:%02x.0/%s", 1 + slot, id);
+	/* The switch has a bus for itself, one below for its downstream ports. */
+	return snprintf(text, size, "/sys/devices/pci0000:e0/0000:e0:%02x.0/0000:%02x:00.0/0000:%02x:%02x.0/%s", 1 + n,
+		0xa0 + 2 * n, 0xa1 + 2 * n, slot, id);
+}
+
+/* "16.0 GT/s PCIe": 16 lanes move 0.985 bytes a transfer and lane pair, from PCIe 3 on. */
+static int sysfs_speed(const struct sim_device *d, char *text, size_t size)
+{
+	static const struct {
+		double gbps;
+		const char *speed;
+	} rows[] = {{4, "2.5"}, {8, "5.0"}, {15.8, "8.0"}, {31.5, "16.0"}, {63, "32.0"}};
+
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+		if (d->config->gbps <= rows[i].gbps)
+			return snprintf(text, size, "%s GT/s PCIe", rows[i].speed);
+	return snprintf(text, size, "64.0 GT/s PCIe");
+}
+
+EXPORT int simcuda_sysfs(int ordinal, const char *name, char *text, size_t size)
+{
+	struct sim_device *d = sim_device(ordinal);
+	char id[16];
+	int n = -1;
+
+	if (!d || !name || !text)
+		return -1;
+	snprintf(id, sizeof id, "%04x:%02x:00.0", device_attr(d, CU_ATTR_PCI_DOMAIN) & 0xffff,
+		device_attr(d, CU_ATTR_PCI_BUS) & 0xff);
+	if (!*name)
+		n = sysfs_path(d, id, text, size);
+	else if (!strcmp(name, "numa_node"))
+		n = snprintf(text, size, "%d", d->config->numa);
+	else if (!strcmp(name, "max_link_speed") || !strcmp(name, "../max_link_speed"))
+		n = sysfs_speed(d, text, size);
+	else if (!strcmp(name, "current_link_width"))
+		n = snprintf(text, size, "16");
+	return n >= 0 && (size_t)n < size ? 0 : -1;
 }

@@ -3,6 +3,7 @@
 #ifndef TOOLS_SIMCUDA_SIMCUDA_H
 #define TOOLS_SIMCUDA_SIMCUDA_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define SIMCUDA_VERSION 1
@@ -26,5 +27,9 @@ uint64_t simcuda_count(const char *name);
 int simcuda_lose(int ordinal, int result);
 /* And is there again for processes that start now. */
 int simcuda_mend(int ordinal);
+/* What sysfs would say about the device: one line of the file `name` of its directory ("numa_node", "../max_link_speed"), ""
+ * for the path of that.  Devices of one switch have its upstream port on their way; widths are 16, generations the least that
+ * move what the topology says.  0, or -1: no such device or file. */
+int simcuda_sysfs(int ordinal, const char *name, char *text, size_t size);
 
 #endif
