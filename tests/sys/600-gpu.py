@@ -6,26 +6,8 @@ import re
 
 import models
 import wire
-from trimstest import Skip, main, run, simulated_only, test
-
-UUIDS = ['GPU-513c0d00-513c-4da0-913c-000000000000', 'GPU-513c0d01-513c-4da0-913c-000000000001']
-NOBODY = 65534
-
-
-def gpu_daemon(t, *sizes, faults='', **options):
-    """A daemon with a device of each size, and nobody else's."""
-    simulated_only('wire.py has no driver, it finds simulated memory by its descriptors')
-    sizes = sizes or ('128M',)
-    topology = t.dir / 'topology'
-    topology.write_text('set speed=unlimited\n' + ''.join(f'device bytes={size}\n' for size in sizes))
-    shared = t.dir / 'devices'
-    shared.mkdir(exist_ok=True)
-    environment = {'SIMCUDA_DIR': str(shared), **({'SIMCUDA_FAULTS': faults} if faults else {})}
-    return t.daemon(environment=environment, gpu=f'sim:{topology}', **options)
-
-
-def attached(daemon, *uuids, **keywords):
-    return daemon.client().attach(*(uuids or UUIDS[:1]), **keywords)
+from simgpu import NOBODY, UUIDS, as_user, attached, gpu_daemon
+from trimstest import main, run, test
 
 
 def same(t, lease, tensors):
@@ -257,17 +239,6 @@ def a_kernel_that_fails_once_costs_one_check_the_long_way(t):
         daemon, chunks = verify_drops_what_is_damaged(t, fault)
         t.equal(checked_by(daemon), (chunks // 2, chunks // 2, 1), fault)
         daemon.stop()
-
-
-def as_user(daemon, uid):
-    """A connection of another user; the kernel notes who connects."""
-    if os.getuid() != 0:
-        raise Skip('needs root, to become somebody else')
-    os.seteuid(uid)
-    try:
-        return attached(daemon)
-    finally:
-        os.seteuid(0)
 
 
 def shared_daemon(t, **options):

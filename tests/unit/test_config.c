@@ -360,8 +360,8 @@ static void count(void *ctx, const char *name, const char *value)
 
 START_TEST(everything_is_visited_and_in_the_help)
 {
-	struct config *c = MUST_LOAD("--source", "dir:/a", "--source", "dir:/b");
-	int n = 0, all = 1; /* one list, twice */
+	struct config *c = MUST_LOAD("--source", "dir:/a", "--source", "dir:/b", "--node-rate", "net=1G");
+	int n = 0, all = 1; /* one of the lists, twice */
 #define OPT(field, name, TYPE, def, lo, hi, reload, arg, help) all++;
 #include "mrm/options.def"
 #undef OPT
