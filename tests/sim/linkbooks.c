@@ -293,7 +293,8 @@ struct book_flow *books_add(struct books *b, const struct linksched_flow *flow)
 	struct linksched_flow given = *flow;
 	given.tag = i;
 	given.ready = 0;
-	*f = (struct book_flow){.class = flow->class, .link = flow->link, .user = flow->user, .bytes = flow->bytes};
+	*f = (struct book_flow){.class = flow->class, .link = flow->link, .user = flow->user, .deadline = flow->deadline,
+		.bytes = flow->bytes};
 	f->hops[f->n_hops++] = (struct linksched_hop){linksched_link_node(b->sched, f->link), 1000};
 	for (uint32_t j = 0; j < b->n_link_hops[f->link]; j++)
 		f->hops[f->n_hops++] = b->link_hops[f->link][j];
@@ -316,11 +317,21 @@ void books_ready(struct books *b, struct book_flow *f, uint64_t bytes)
 
 void books_reclass(struct books *b, struct book_flow *f, enum link_class class, uint64_t deadline)
 {
-	f->alone = false;
+	bool same = f->class == class && f->deadline == deadline; /* it keeps its place, and its wait */
+	f->alone &= same;
 	f->class = class;
+	f->deadline = deadline;
 	BOOKS_ASSERT(b, linksched_reclass(b->sched, simlinks_now(b->sim), f->id, class, deadline) == 0);
-	if (has_urgent_piece(f))
+	if (!same && has_urgent_piece(f))
 		bound_begin(b, f);
+	simlinks_kick(b->sim);
+}
+
+void books_charge(struct books *b, struct book_flow *f, uint32_t user)
+{
+	f->user = user;
+	f->alone &= !b->user_caps;
+	BOOKS_ASSERT(b, linksched_charge(b->sched, simlinks_now(b->sim), f->id, user) == 0);
 	simlinks_kick(b->sim);
 }
 

@@ -17,7 +17,7 @@ struct book_flow {
 	uint64_t id;               /* 0: free */
 	enum link_class class;
 	uint32_t link, user;
-	uint64_t bytes, given, picked, landed; /* given: ready at some time */
+	uint64_t deadline, bytes, given, picked, landed; /* given: ready at some time */
 	struct linksched_hop hops[LINKSCHED_MAX_HOPS + 1];
 	uint32_t n_hops;
 	bool cancelled;
@@ -82,6 +82,8 @@ uint64_t books_draw(struct books *b, uint64_t below);
 struct book_flow *books_add(struct books *b, const struct linksched_flow *flow);
 void books_ready(struct books *b, struct book_flow *f, uint64_t bytes);
 void books_reclass(struct books *b, struct book_flow *f, enum link_class class, uint64_t deadline);
+/* Somebody else leads it. */
+void books_charge(struct books *b, struct book_flow *f, uint32_t user);
 void books_cancel(struct books *b, struct book_flow *f);
 /* Lets time pass. */
 void books_advance(struct books *b, uint64_t ns);

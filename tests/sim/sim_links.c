@@ -102,6 +102,8 @@ static void random_change(struct books *b)
 		books_reclass(b, f, LINK_DEMAND, books_draw(b, 2) ? LINKSCHED_NEVER : simlinks_now(b->sim) + NS_PER_MS);
 	else if (roll < 85 && f->class != LINK_TINY)
 		books_reclass(b, f, books_draw(b, 2) ? LINK_PREFETCH : LINK_DEMOTION, LINKSCHED_NEVER);
+	else if (roll >= 90)
+		books_charge(b, f, books_draw(b, 3) ? LINKSCHED_ANYBODY : 1000 + (uint32_t)books_draw(b, 3));
 	else if (roll >= 85)
 		books_cancel(b, f);
 }
