@@ -2,7 +2,7 @@
  * matrices are [in][out] as its published weights have them, and the head is the token table once more. */
 #include "tools/run/arch.h"
 
-enum { HIDDEN, QKV, CONTEXT, NORMED, INNER, SCORES }; /* slots */
+enum { HIDDEN, MIDDLE, QKV, CONTEXT, NORMED, INNER, SCORES }; /* slots */
 
 struct sizes {
 	uint32_t hidden, inner, heads, layers;
@@ -30,10 +30,10 @@ static void add_block(struct builder *b, const struct sizes *s, uint32_t i)
 	l->heads = s->heads;
 	l->causal = true;
 	l->cache = i;
-	add_conv1d(b, CONTEXT, HIDDEN, s->hidden, s->hidden, i, "attn.c_proj")->x2 = HIDDEN;
-	build_norm(b, HIDDEN, NORMED, s->hidden, s->eps, "h.%u.ln_2", i);
+	add_conv1d(b, CONTEXT, MIDDLE, s->hidden, s->hidden, i, "attn.c_proj")->x2 = HIDDEN;
+	build_norm(b, MIDDLE, NORMED, s->hidden, s->eps, "h.%u.ln_2", i);
 	add_conv1d(b, NORMED, INNER, s->hidden, s->inner, i, "mlp.c_fc")->act = (uint8_t)s->act;
-	add_conv1d(b, INNER, HIDDEN, s->inner, s->hidden, i, "mlp.c_proj")->x2 = HIDDEN;
+	add_conv1d(b, INNER, HIDDEN, s->inner, s->hidden, i, "mlp.c_proj")->x2 = MIDDLE;
 }
 
 /* Only the last token's scores are ever asked for. */

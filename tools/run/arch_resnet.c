@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-enum { X, A, B, SHORTCUT }; /* slots */
+enum { X, Y, A, B, SHORTCUT }; /* slots; blocks go from X to Y and from Y to X in turn */
 
 struct sizes {
 	uint32_t depths[4], widths[4], stem;
@@ -61,29 +61,29 @@ static struct names shortcut_names(const struct sizes *s, uint32_t stage, uint32
 	return n;
 }
 
-static void add_block(struct builder *b, const struct sizes *s, uint32_t stage, uint32_t block, uint32_t in)
+static void add_block(struct builder *b, const struct sizes *s, uint32_t stage, uint32_t block, uint32_t in, uint8_t x)
 {
 	uint32_t out = s->widths[stage], stride = block == 0 && stage > 0 ? 2 : 1;
 	uint32_t inner = s->bottleneck ? out / 4 : out;
-	uint8_t other = X;
+	uint8_t other = x, y = x == X ? Y : X;
 	struct names n;
 	if (in != out || stride > 1) {
 		n = shortcut_names(s, stage, block);
-		add_conv(b, &n, X, SHORTCUT, in, out, 1, stride)->act = ACT_NONE;
+		add_conv(b, &n, x, SHORTCUT, in, out, 1, stride)->act = ACT_NONE;
 		other = SHORTCUT;
 	}
 	n = block_names(s, stage, block, 0);
 	if (!s->bottleneck) {
-		add_conv(b, &n, X, A, in, out, 3, stride);
+		add_conv(b, &n, x, A, in, out, 3, stride);
 		n = block_names(s, stage, block, 1);
-		add_conv(b, &n, A, X, out, out, 3, 1)->x2 = other;
+		add_conv(b, &n, A, y, out, out, 3, 1)->x2 = other;
 		return;
 	}
-	add_conv(b, &n, X, A, in, inner, 1, s->early ? stride : 1);
+	add_conv(b, &n, x, A, in, inner, 1, s->early ? stride : 1);
 	n = block_names(s, stage, block, 1);
 	add_conv(b, &n, A, B, inner, inner, 3, s->early ? 1 : stride);
 	n = block_names(s, stage, block, 2);
-	add_conv(b, &n, B, X, inner, out, 1, 1)->x2 = other;
+	add_conv(b, &n, B, y, inner, out, 1, 1)->x2 = other;
 }
 
 static void read_list(struct builder *b, const char *key, uint32_t most, uint32_t out[4])
@@ -177,12 +177,14 @@ int arch_resnet(struct builder *b)
 	pool->stride = 2;
 	pool->pad = 1;
 	uint32_t in = s.stem;
+	uint8_t x = X;
 	for (uint32_t stage = 0; stage < 4; stage++)
 		for (uint32_t block = 0; block < s.depths[stage] && !b->err; block++) {
-			add_block(b, &s, stage, block, in);
+			add_block(b, &s, stage, block, in, x);
 			in = s.widths[stage];
+			x = x == X ? Y : X;
 		}
-	build_layer(b, OP_AVGPOOL, X, A, "avgpool");
+	build_layer(b, OP_AVGPOOL, x, A, "avgpool");
 	if (s.theirs)
 		b->prefix[0] = 0; /* the classifier stands beside the network, not in it */
 	net->result_width = count_classes(b);

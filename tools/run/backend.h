@@ -29,7 +29,7 @@ struct call {
 	const struct layer *layer;
 	struct shape xs, ys;    /* of x and y; x2 has y's */
 	const float *x, *x2;    /* x2 NULL: nothing to add */
-	float *y;               /* may be x2, never x (but for NORM and UNIT) */
+	float *y;               /* neither x nor x2, but for NORM (may be either) and UNIT (may be x) */
 	struct operand w[NET_MAX_WEIGHTS];
 	/* of sequences; the arrays are in the backend's memory */
 	const int32_t *index;   /* EMBED: [n * t] rows of the table */

@@ -26,7 +26,7 @@ enum act { ACT_NONE, ACT_RELU, ACT_GELU, ACT_GELU_TANH, ACT_TANH };
 #define NET_MAX_RANK 4
 #define NET_NAME 96
 #define SLOT_NONE 255
-enum { NET_SLOTS = 6 };
+enum { NET_SLOTS = 8 };
 
 /* Sequences: n of t tokens, c wide.  Images: n of c channels, h x w pixels, t = 1.  In memory n, t, c, h, w outermost first;
  * what does not apply is 1. */
