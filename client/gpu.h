@@ -40,6 +40,8 @@ int gpu_driver_get(struct gpu_driver **out);
 void gpu_driver_put(struct gpu_driver **d);
 /* NULL when this process does not see it. */
 struct gpu_device *gpu_driver_find(struct gpu_driver *d, const char *uuid);
+/* The one that is likely to be used: that of this name if it is seen, else that of the caller's context, else any. */
+struct gpu_device *gpu_driver_likely(struct gpu_driver *d, const char *uuid);
 
 /* While it lasts a context is current that suits.  Begin with = {0}; leaving is harmless then. */
 struct gpu_scope {
@@ -106,8 +108,11 @@ bool gpu_memory_at(const struct gpu_memory *m, uint32_t extent, uint64_t offset,
 
 struct gpu_session;
 
-/* The connection's session, made at the first call in this life of the connection; a reference. */
-int gpu_session_get(trims_conn *c, uint64_t deadline, struct gpu_session **out);
+/* The connection's session, made at the first call in this life of the connection; a reference.  device: a UUID, whose memory
+ * is then known to arrive here as the daemon shares it; NULL: no one's in particular. */
+int gpu_session_get(trims_conn *c, const char *device, uint64_t deadline, struct gpu_session **out);
+/* Before memory of that device is believed: tries it out with the daemon, unless that was done. */
+int gpu_session_try(trims_conn *c, struct gpu_session *s, const struct gpu_device *device, uint64_t deadline);
 /* The one there is; NULL in *out when it is not attached. */
 void gpu_session_peek(trims_conn *c, struct gpu_session **out);
 void gpu_session_put(struct gpu_session **s);
@@ -128,10 +133,10 @@ int gpu_session_wait(struct gpu_session *s, cu_stream stream, uint32_t slot, uin
 
 /* ---- gpu_model.c ---- */
 
-/* Attaches the connection when it is not; *life is the one it is attached in. */
-int gpu_attach(trims_conn *c, uint64_t deadline, struct conn_life *life);
+/* Attaches the connection when it is not, and for that device (a UUID; NULL: any); *life is the one it is attached in. */
+int gpu_attach(trims_conn *c, const char *device, uint64_t deadline, struct conn_life *life);
 /* Makes m->gpu of an OPENED on tier gpu; takes all descriptors but the first two, also on failure. */
-int gpu_open(trims_model *m, struct msg_opened *o);
+int gpu_open(trims_model *m, struct msg_opened *o, uint64_t deadline);
 /* NULLs m->gpu; harmless without. */
 void gpu_close(trims_model *m);
 int gpu_address(trims_model *m, uint32_t extent, uint64_t offset, uint64_t bytes, const void **out);

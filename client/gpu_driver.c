@@ -169,6 +169,17 @@ static cu_context current(struct gpu_driver *d, int *ordinal)
 	return ctx;
 }
 
+struct gpu_device *gpu_driver_likely(struct gpu_driver *d, const char *uuid)
+{
+	struct gpu_device *found = uuid ? gpu_driver_find(d, uuid) : NULL;
+	int ordinal = -1;
+	if (!found && current(d, &ordinal))
+		for (uint32_t i = 0; i < d->n_devices; i++)
+			if (d->device[i].ordinal == ordinal)
+				found = &d->device[i];
+	return found ? found : &d->device[0];
+}
+
 int gpu_enter(struct gpu_driver *d, struct gpu_device *device, struct gpu_scope *s)
 {
 	int ordinal = -1;

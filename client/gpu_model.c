@@ -27,10 +27,10 @@ struct model_gpu {
 	struct private_copy *privates;
 };
 
-int gpu_attach(trims_conn *c, uint64_t deadline, struct conn_life *life)
+int gpu_attach(trims_conn *c, const char *device, uint64_t deadline, struct conn_life *life)
 {
 	struct gpu_session *s = NULL;
-	int r = gpu_session_get(c, deadline, &s);
+	int r = gpu_session_get(c, device, deadline, &s);
 	if (r < 0)
 		return r;
 	gpu_session_life(s, life);
@@ -55,7 +55,7 @@ static void find_out_who_waits(struct model_gpu *g)
 	gpu_leave(&scope);
 }
 
-static int map(trims_model *m, struct msg_opened *o)
+static int map(trims_model *m, struct msg_opened *o, uint64_t deadline)
 {
 	struct model_gpu *g = m->gpu;
 	struct gpu_driver *d = gpu_session_driver(g->session);
@@ -75,17 +75,18 @@ static int map(trims_model *m, struct msg_opened *o)
 	g->kind = o->export;
 	g->slot = o->slot;
 	g->n_extents = from.n;
-	return gpu_memory_get(&m->lease.life, o->copy, &from, &g->memory);
+	r = gpu_session_try(m->conn, g->session, from.device, deadline);
+	return r < 0 ? r : gpu_memory_get(&m->lease.life, o->copy, &from, &g->memory);
 }
 
-int gpu_open(trims_model *m, struct msg_opened *o)
+int gpu_open(trims_model *m, struct msg_opened *o, uint64_t deadline)
 {
 	struct model_gpu *g = m->gpu = calloc(1, sizeof *g);
 	int r = g ? 0 : fail(TRIMS_E_NO_MEMORY, "no memory for a model");
 	if (g) {
 		pthread_mutex_init(&g->lock, NULL);
 		gpu_session_peek(m->conn, &g->session);
-		r = g->session ? map(m, o) : fail(TRIMS_E_PROTOCOL, "the daemon opened a model on a GPU unasked");
+		r = g->session ? map(m, o, deadline) : fail(TRIMS_E_PROTOCOL, "the daemon opened a model on a GPU unasked");
 	}
 	if (o->fds.n > 2) { /* what they stand for is mapped, or will not be */
 		msg_close_fds(o->fds.fd + 2, o->fds.n - 2);

@@ -1,7 +1,8 @@
 /* gpu_session.c - a connection's GPU session; see gpu.h.
  *
  * Attaching: ATTACH says what this process sees; for each CANARY the memory is imported, read back and compared, and
- * VERDICT says how that went, until the daemon is content (ATTACHED) or has nothing more to offer (FAULT).
+ * VERDICT says how that went, until the daemon is content (ATTACHED) or has nothing more to offer (FAULT).  A canary is on one
+ * device, the one that is likely to be used; memory of another is tried the same way before it is believed.
  * The session page: written by the daemon, and by the watchdog when the daemon is gone; registered with the driver when a
  * stream first wants to wait.
  *
@@ -38,10 +39,13 @@ struct gpu_session {
 	int socket; /* the watchdog's */
 	bool watched;
 	pthread_t watchdog;
+	bool believed[GPU_DEVICES_MAX]; /* by place in the driver's list; under the connection's gpu lock */
 
 	pthread_mutex_t lock; /* guards what follows */
 	cu_context registered_in; /* NULL: the page is not registered */
 	bool stuck;               /* for all that is known a stream still waits on the page: it must stay */
+	bool refused;             /* a call of the last probe was, so it has told nothing */
+	uint8_t refusals[GPU_DEVICES_MAX];
 	bool tried[GPU_DEVICES_MAX], works[GPU_DEVICES_MAX]; /* by ordinal */
 	char why[TRIMS_MAX_TEXT];
 };
@@ -223,29 +227,40 @@ static int try_canary(struct gpu_driver *d, struct msg_canary *c)
 
 /* ---- attaching ---- */
 
-static void fill_attach(struct msg *m, const struct gpu_driver *d)
+/* The device that is to be tried comes first; alone where the others are known to the daemon already. */
+static void fill_attach(struct msg *m, const struct gpu_driver *d, const struct gpu_device *first, bool alone)
 {
 	struct msg_attach *a = &m->u.attach;
-	size_t len = 0;
 	msg_init(m, MSG_ATTACH, 0);
 	_Static_assert(GPU_DEVICES_MAX * CUDA_UUID_TEXT < sizeof a->devices, "all of them fit");
-	for (uint32_t i = 0; i < d->n_devices; i++)
-		len += (size_t)snprintf(a->devices + len, sizeof a->devices - len, i ? ",%s" : "%s", d->device[i].uuid);
+	size_t len = (size_t)snprintf(a->devices, sizeof a->devices, "%s", first->uuid);
+	for (uint32_t i = 0; i < d->n_devices && !alone; i++)
+		if (&d->device[i] != first)
+			len += (size_t)snprintf(a->devices + len, sizeof a->devices - len, ",%s", d->device[i].uuid);
 	a->driver = (uint32_t)d->cu->driver_version;
 	a->exports = EXPORTS;
 	a->pid = (uint32_t)getpid();
 	a->simulated = d->cu->simulated;
 }
 
-/* Asks, and tries what is offered, until there is an answer: ATTACHED in *reply. */
-static int negotiate(trims_conn *c, struct gpu_driver *d, uint64_t deadline, struct msg *reply, struct conn_life *life)
+static void believe(struct gpu_session *s, const struct gpu_device *device)
+{
+	if (device)
+		s->believed[device - s->driver->device] = true;
+}
+
+/* Asks, and tries what is offered, until there is an answer: ATTACHED in *reply.  What was tried and good is believed. */
+static int negotiate(trims_conn *c, struct gpu_session *s, const struct gpu_device *first, uint64_t deadline, struct msg *reply,
+	struct conn_life *life)
 {
 	struct msg request;
-	fill_attach(&request, d);
+	const struct gpu_device *good = first; /* unless there is a canary, the daemon remembers one */
+	fill_attach(&request, s->driver, first, s->page != NULL);
 	int r = conn_call(c, &request, MSG_ATTACHED, deadline, reply, life);
 	while (r == 0 && reply->type == MSG_CANARY) {
 		uint64_t number = request.request;
-		int bad = try_canary(d, &reply->u.canary);
+		int bad = try_canary(s->driver, &reply->u.canary);
+		good = bad ? NULL : gpu_driver_find(s->driver, reply->u.canary.device);
 		msg_fini(reply);
 		msg_init(&request, MSG_VERDICT, number);
 		request.u.verdict.good = bad == 0;
@@ -253,6 +268,8 @@ static int negotiate(trims_conn *c, struct gpu_driver *d, uint64_t deadline, str
 			MSG_SET_TEXT(request.u.verdict.text, trims_last_error()->text);
 		r = conn_call(c, &request, MSG_ATTACHED, deadline, reply, life);
 	}
+	if (r == 0)
+		believe(s, good);
 	return r;
 }
 
@@ -273,7 +290,7 @@ static int map_page(struct gpu_session *s, struct msg_attached *a)
 	return 0;
 }
 
-static int attach(trims_conn *c, uint64_t deadline, struct gpu_session **out)
+static int attach(trims_conn *c, const char *device, uint64_t deadline, struct gpu_session **out)
 {
 	struct msg reply;
 	OWN(gpu_session_put) struct gpu_session *s = calloc(1, sizeof *s);
@@ -284,7 +301,7 @@ static int attach(trims_conn *c, uint64_t deadline, struct gpu_session **out)
 	pthread_mutex_init(&s->lock, NULL);
 	int r = gpu_driver_get(&s->driver);
 	if (r == 0)
-		r = negotiate(c, s->driver, deadline, &reply, &s->life);
+		r = negotiate(c, s, gpu_driver_likely(s->driver, device), deadline, &reply, &s->life);
 	if (r < 0)
 		return r;
 	r = map_page(s, &reply.u.attached);
@@ -298,7 +315,20 @@ static int attach(trims_conn *c, uint64_t deadline, struct gpu_session **out)
 	return r;
 }
 
-int gpu_session_get(trims_conn *c, uint64_t deadline, struct gpu_session **out)
+/* Under the connection's gpu lock. */
+static int attach_again(trims_conn *c, struct gpu_session *s, const struct gpu_device *device, uint64_t deadline)
+{
+	struct msg reply;
+	struct conn_life life = s->life;
+	if (!device || s->believed[device - s->driver->device])
+		return 0;
+	int r = negotiate(c, s, device, deadline, &reply, &life);
+	if (r == 0)
+		msg_fini(&reply); /* the page is the one there is */
+	return r;
+}
+
+int gpu_session_get(trims_conn *c, const char *device, uint64_t deadline, struct gpu_session **out)
 {
 	pthread_mutex_t *lock;
 	struct gpu_session **at = conn_gpu(c, &lock);
@@ -309,9 +339,21 @@ int gpu_session_get(trims_conn *c, uint64_t deadline, struct gpu_session **out)
 	if (*at && !conn_is_alive(c, (*at)->life.epoch))
 		end(at);
 	if (!*at)
-		r = attach(c, deadline, at);
+		r = attach(c, device, deadline, at);
+	else if (device)
+		r = attach_again(c, *at, gpu_driver_find((*at)->driver, device), deadline);
 	if (r == 0)
 		*out = ref(*at);
+	pthread_mutex_unlock(lock);
+	return r;
+}
+
+int gpu_session_try(trims_conn *c, struct gpu_session *s, const struct gpu_device *device, uint64_t deadline)
+{
+	pthread_mutex_t *lock;
+	conn_gpu(c, &lock);
+	pthread_mutex_lock(lock);
+	int r = attach_again(c, s, device, deadline);
 	pthread_mutex_unlock(lock);
 	return r;
 }
@@ -342,6 +384,7 @@ static bool refused(struct gpu_session *s, cu_result r, const char *what)
 	struct fault why;
 	cuda_fault(s->driver->cu, r, what, &why);
 	snprintf(s->why, sizeof s->why, "%s", why.text);
+	s->refused = true;
 	return false;
 }
 
@@ -409,8 +452,10 @@ bool gpu_session_can_wait(struct gpu_session *s, const struct gpu_scope *scope, 
 		return false;
 	pthread_mutex_lock(&s->lock);
 	if (!s->tried[i]) {
-		s->tried[i] = true;
+		s->refused = false;
 		s->works[i] = probe(s, scope);
+		/* What a driver refuses once is asked again, by the next model. */
+		s->tried[i] = !s->refused || s->stuck || ++s->refusals[i] == GPU_UNDO_TRIES;
 	}
 	bool works = s->works[i];
 	*why = s->why;

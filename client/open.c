@@ -42,7 +42,7 @@ static void model_free(trims_model *m)
 
 /* Takes the descriptors of *o. */
 static int model_new(trims_conn *conn, const char *name, const struct conn_life *life, struct msg_opened *o,
-	trims_model **out)
+	uint64_t deadline, trims_model **out)
 {
 	trims_model *m = calloc(1, sizeof *m + strlen(name) + 1);
 	if (!m) {
@@ -54,7 +54,7 @@ static int model_new(trims_conn *conn, const char *name, const struct conn_life 
 		.files_lock = PTHREAD_MUTEX_INITIALIZER, .lease_lock = PTHREAD_MUTEX_INITIALIZER};
 	strcpy(m->name, name);
 	atomic_init(&m->ready, m->hit);
-	int r = o->tier == TRIMS_TIER_GPU ? gpu_open(m, o) : 0; /* leaves the first two descriptors */
+	int r = o->tier == TRIMS_TIER_GPU ? gpu_open(m, o, deadline) : 0; /* leaves the first two descriptors */
 	if (r == 0)
 		r = mapping_get(life, o, &m->mapping);
 	else
@@ -81,7 +81,7 @@ static int open_once(trims_conn *conn, struct msg *request, const struct conn_li
 	int r = conn_call(conn, request, MSG_OPENED, deadline, &reply, &life);
 	if (r < 0)
 		return r;
-	r = model_new(conn, request->u.open.model, &life, &reply.u.opened, &m);
+	r = model_new(conn, request->u.open.model, &life, &reply.u.opened, deadline, &m);
 	if (r < 0) {
 		conn_close_lease(conn, life.epoch, reply.u.opened.lease);
 		return r;
@@ -105,7 +105,7 @@ int trims_open(trims_conn *conn, const char *name, const struct trims_open_optio
 	uint64_t deadline = o.timeout_ns ? conn_deadline(o.timeout_ns) : CONN_NEVER;
 	bool wait = !(o.flags & TRIMS_OPEN_NO_WAIT);
 	struct conn_life attached = {0};
-	if (o.tier == TRIMS_TIER_GPU && (r = gpu_attach(conn, deadline, &attached)) < 0)
+	if (o.tier == TRIMS_TIER_GPU && (r = gpu_attach(conn, o.device, deadline, &attached)) < 0)
 		return r;
 	r = open_once(conn, &request, &attached, deadline, wait, out);
 	/* The model was replaced at its source while it was read.  The caller has seen none of it: open what is there now. */
@@ -173,7 +173,7 @@ void models_claim(trims_conn *c, uint64_t deadline)
 	struct list *models = conn_models_lock(c);
 	list_for_each(it, models)
 		gpu |= list_entry(it, trims_model, node)->gpu != NULL;
-	bool attached = gpu && gpu_attach(c, deadline, &now) == 0;
+	bool attached = gpu && gpu_attach(c, NULL, deadline, &now) == 0;
 	list_for_each(it, models) {
 		trims_model *m = list_entry(it, trims_model, node);
 		if ((!m->gpu || attached) && m->lease.life.epoch != now.epoch && is_claimable(m))

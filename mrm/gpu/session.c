@@ -2,9 +2,11 @@
  *
  * ATTACH: the devices both sides see, and of those the ones that share memory in the way to be tried first.  CANARY goes out
  * when there is one (made once per device and export, by a worker), VERDICT comes back; a good one is answered by ATTACHED,
- * a bad one by the next way, or FAULT with what was said about each.  Good verdicts are remembered by user, program, driver
- * and devices, so that only the first of many like processes goes through it.  Bad ones are not: what one process could not
- * do once says nothing about the next, and asking again costs a few calls.
+ * a bad one by the next way, or FAULT with what was said about each.  One device is tried, the first that the client named: to
+ * try them all would make contexts on devices that it never uses.  Before it uses another one it attaches again, for that; and
+ * so it does when it could not take up what ATTACHED had brought.  The session and its page stay the same.
+ * Good verdicts are remembered by user, program, driver and device, so that only the first of many like processes goes through
+ * it.  Bad ones are not: what one process could not do once says nothing about the next, and asking again costs a few calls.
  *
  * Keeps: a session is in no list after session_free(); a watch's slots are its own until it is gone; the value of a slot in
  * use never goes down; what a client writes to a canary or a page harms that client alone: a canary that a verdict calls
@@ -37,6 +39,7 @@ _Static_assert(SESSION_NO_SLOT == GPU_SLOT_NONE, "one number");
 /* Who can import what. */
 struct verdict {
 	uint64_t client; /* 0: free */
+	uint32_t device;
 	enum gpu_export export;
 };
 
@@ -61,23 +64,32 @@ struct watchers {
 	struct list watches;
 };
 
-enum phase { PHASE_WAITING, PHASE_ASKED, PHASE_ATTACHED }; /* for the canary, for the verdict, for opens */
+enum phase { PHASE_QUIET, PHASE_WAITING, PHASE_ASKED }; /* no ATTACH is under way; for the canary, for the verdict */
+
+/* An ATTACH under way. */
+struct trial {
+	uint64_t request, ticket;
+	uint64_t client;          /* key for verdicts */
+	uint32_t devices, first;  /* common ones, and which to begin with */
+	uint32_t exports, pid;
+	uint32_t tried;           /* bits of exports */
+	enum gpu_export export;   /* being tried */
+	uint32_t device;          /* on which */
+	bool doubted;             /* its verdict was bad, and what it said: */
+	char doubt[FAULT_TEXT_MAX];
+	char refusals[FAULT_TEXT_MAX];
+};
 
 struct session {
 	struct sessions *all;
 	struct conn *conn;
 	enum phase phase;
-	uint64_t request, ticket; /* of ATTACH */
-	uint64_t client;          /* key for verdicts */
-	uint32_t devices, exports, pid;
-	uint32_t tried;           /* bits of exports */
-	enum gpu_export export;   /* being tried, then agreed on */
-	uint32_t canary;          /* the device it is on */
+	struct trial trial;
 	struct canary_wait wait;
-	bool doubted;             /* its verdict was bad, and what it said: */
-	char doubt[FAULT_TEXT_MAX];
-	char refusals[FAULT_TEXT_MAX];
 	/* once attached */
+	bool attached;
+	enum gpu_export export;
+	uint32_t devices;         /* that may be opened on */
 	int page_fd;
 	_Atomic int64_t *page;
 	bool used[SESSION_SLOTS];
@@ -184,7 +196,7 @@ static struct watchers *watchers_of(struct sessions *s, uint64_t copy)
 uint32_t session_watch(struct conn *c, uint64_t lease, uint64_t copy, const _Atomic uint64_t *watermark, uint32_t n_extents)
 {
 	struct session *s = *conn_session(c);
-	uint32_t first = s && s->phase == PHASE_ATTACHED && n_extents ? find_slots(s, n_extents) : SESSION_NO_SLOT;
+	uint32_t first = s && s->attached && n_extents ? find_slots(s, n_extents) : SESSION_NO_SLOT;
 	if (first == SESSION_NO_SLOT)
 		return first;
 	struct watch *w = malloc(sizeof *w);
@@ -242,35 +254,49 @@ static uint64_t client_key(struct conn *c, const struct msg_attach *m)
 	const char *program = conn_program(c);
 	uint64_t h = mix(0xcbf29ce484222325u, &uid, sizeof uid);
 	h = mix(h, program, strlen(program) + 1);
-	h = mix(h, m->devices, strlen(m->devices) + 1);
 	h = mix(h, &m->driver, sizeof m->driver);
 	h = mix(h, &m->exports, sizeof m->exports);
 	return h ? h : 1;
 }
 
-static bool is_remembered(const struct session *s, enum gpu_export export)
+static bool is_remembered(const struct sessions *all, const struct trial *t)
 {
-	for (uint32_t i = 0; i < SESSION_VERDICTS; i++)
-		if (s->all->verdicts[i].client == s->client && s->all->verdicts[i].export == export)
+	for (uint32_t i = 0; i < SESSION_VERDICTS; i++) {
+		const struct verdict *v = &all->verdicts[i];
+		if (v->client == t->client && v->device == t->device && v->export == t->export)
 			return true;
+	}
 	return false;
 }
 
-static void remember(struct session *s)
+static void remember(struct sessions *all, const struct trial *t)
 {
-	if (!is_remembered(s, s->export))
-		s->all->verdicts[s->all->next_verdict++ % SESSION_VERDICTS] =
-			(struct verdict){.client = s->client, .export = s->export};
+	if (!is_remembered(all, t))
+		all->verdicts[all->next_verdict++ % SESSION_VERDICTS] =
+			(struct verdict){.client = t->client, .device = t->device, .export = t->export};
 }
 
 /* ---- negotiation ---- */
 
 static void offer_next(struct session *s);
 
+static bool redeem(struct session *s)
+{
+	uint64_t ticket = s->trial.ticket;
+	s->trial.ticket = 0;
+	return ticket && conn_redeem(s->conn, ticket);
+}
+
 /* Back to what it was before ATTACH; the connection may try again. */
 static void drop(struct session *s)
 {
-	session_free(conn_session(s->conn));
+	if (!s->attached) {
+		session_free(conn_session(s->conn));
+		return;
+	}
+	canary_unwait(&s->wait);
+	redeem(s);
+	s->phase = PHASE_QUIET;
 }
 
 /* A client may try again as often as it likes. */
@@ -278,10 +304,11 @@ static struct log_limit refusals = {.period_ns = 10 * NS_PER_S, .most = 20};
 
 static void refuse(struct session *s, const char *why)
 {
-	size_t len = strlen(s->refusals);
-	snprintf(s->refusals + len, sizeof s->refusals - len, "%s%s: %s", len ? "; " : "", gpu_export_name(s->export), why);
-	log_limited(&refusals, clock_now(), LOG_INFO, "gpu", "%s (user %u) cannot import %s memory: %s", conn_program(s->conn),
-		(unsigned)conn_uid(s->conn), gpu_export_name(s->export), why);
+	struct trial *t = &s->trial;
+	size_t len = strlen(t->refusals);
+	snprintf(t->refusals + len, sizeof t->refusals - len, "%s%s: %s", len ? "; " : "", gpu_export_name(t->export), why);
+	log_limited(&refusals, clock_now(), LOG_INFO, "gpu", "%s (user %u) cannot import %s memory of %s: %s", conn_program(s->conn),
+		(unsigned)conn_uid(s->conn), gpu_export_name(t->export), gpu_facts(s->all->daemon->gpu, t->device)->uuid, why);
 }
 
 static int make_page(struct session *s)
@@ -297,12 +324,13 @@ static int make_page(struct session *s)
 	return 0;
 }
 
-static uint32_t devices_with(const struct session *s, enum gpu_export export)
+/* Of these devices those that share memory that way. */
+static uint32_t devices_with(const struct session *s, uint32_t devices, enum gpu_export export)
 {
 	const struct gpu *g = s->all->daemon->gpu;
 	uint32_t mask = 0;
 	for (uint32_t i = 0; i < gpu_count(g); i++)
-		if (s->devices >> i & 1 && gpu_facts(g, i)->export == export && !gpu_lost(g, i))
+		if (devices >> i & 1 && gpu_facts(g, i)->export == export && !gpu_lost(g, i))
 			mask |= 1u << i;
 	return mask;
 }
@@ -311,37 +339,45 @@ static uint32_t devices_with(const struct session *s, enum gpu_export export)
 static void give_up(struct session *s, enum trims_code code, const char *why)
 {
 	struct conn *c = s->conn;
-	uint64_t request = s->request;
-	bool wanted = conn_redeem(c, s->ticket);
+	uint64_t request = s->trial.request;
+	bool wanted = redeem(s);
 	char text[FAULT_TEXT_MAX];
 	snprintf(text, sizeof text, "%s", why);
-	s->ticket = 0;
 	drop(s);
 	if (wanted)
 		conn_reply_fault(c, request, code, text);
 }
 
+/* The first device is there for it.  All others of that kind are, too, until one turns out to be not. */
+static int begin_session(struct session *s, struct fault *why)
+{
+	int e = make_page(s);
+	if (e)
+		return fault_errno(why, TRIMS_E_NO_SYSTEM, -e, "no session page"), e;
+	s->attached = true;
+	s->export = s->trial.export;
+	s->devices = devices_with(s, s->trial.devices, s->export);
+	s->all->count[s->export]++;
+	log_debug("gpu", "#%" PRIu64 " %s is attached: %s", conn_id(s->conn), conn_program(s->conn), gpu_export_name(s->export));
+	return 0;
+}
+
 static void attached(struct session *s)
 {
 	struct msg m;
-	int e = make_page(s);
-	if (e) {
-		struct fault why;
-		fault_errno(&why, TRIMS_E_NO_SYSTEM, -e, "no session page");
-		give_up(s, why.code, why.text);
-		return;
-	}
-	if (!conn_redeem(s->conn, s->ticket)) {
-		s->ticket = 0;
+	struct fault why;
+	if (!conn_wants(s->conn, s->trial.ticket)) { /* cancelled meanwhile */
 		drop(s);
 		return;
 	}
-	s->ticket = 0;
-	s->phase = PHASE_ATTACHED;
-	s->devices = devices_with(s, s->export);
-	s->all->count[s->export]++;
-	log_debug("gpu", "#%" PRIu64 " %s is attached: %s", conn_id(s->conn), conn_program(s->conn), gpu_export_name(s->export));
-	msg_init(&m, MSG_ATTACHED, s->request);
+	if (!s->attached && begin_session(s, &why)) {
+		give_up(s, why.code, why.text);
+		return;
+	}
+	redeem(s);
+	s->phase = PHASE_QUIET;
+	s->devices |= 1u << s->trial.device;
+	msg_init(&m, MSG_ATTACHED, s->trial.request);
 	m.u.attached.export = s->export;
 	m.u.attached.slots = SESSION_SLOTS;
 	m.u.attached.fds = (struct msg_fds){.n = 1, .fd = {s->page_fd}};
@@ -350,8 +386,9 @@ static void attached(struct session *s)
 
 static void refuse_doubted(struct session *s)
 {
-	s->doubted = false;
-	refuse(s, s->doubt);
+	s->trial.doubted = false;
+	s->devices &= ~(1u << s->trial.device);
+	refuse(s, s->trial.doubt);
 	offer_next(s);
 }
 
@@ -359,22 +396,22 @@ static void ready(struct canary_wait *wait, const struct canary *canary, bool ma
 {
 	struct session *s = container_of(wait, struct session, wait);
 	struct msg m;
-	if (!conn_wants(s->conn, s->ticket)) { /* cancelled meanwhile */
+	if (!conn_wants(s->conn, s->trial.ticket)) {
 		drop(s);
 		return;
 	}
-	if (canary && s->doubted && !made_anew) {
+	if (canary && s->trial.doubted && !made_anew) {
 		refuse_doubted(s);
 		return;
 	}
 	if (!canary) {
-		s->doubted = false;
+		s->trial.doubted = false;
 		refuse(s, why->text);
 		offer_next(s);
 		return;
 	}
 	s->phase = PHASE_ASKED;
-	msg_init(&m, MSG_CANARY, s->request);
+	msg_init(&m, MSG_CANARY, s->trial.request);
 	canary_fill(canary, &m.u.canary);
 	conn_reply(s->conn, &m);
 }
@@ -382,14 +419,17 @@ static void ready(struct canary_wait *wait, const struct canary *canary, bool ma
 /* Of what is left to try the best; false when nothing is. */
 static bool choose(struct session *s)
 {
+	struct trial *t = &s->trial;
 	for (enum gpu_export e = GPU_EXPORT_VMM_FD; e <= GPU_EXPORT_CUDA_IPC; e++) {
-		if (s->tried & GPU_EXPORT_BIT(e) || !devices_with(s, e))
+		uint32_t devices = devices_with(s, t->devices, e);
+		if (t->tried & GPU_EXPORT_BIT(e) || !devices || (s->attached && e != s->export))
 			continue;
-		s->tried |= GPU_EXPORT_BIT(e);
-		s->export = e;
-		if (!(s->exports & GPU_EXPORT_BIT(e)))
+		t->tried |= GPU_EXPORT_BIT(e);
+		t->export = e;
+		t->device = devices >> t->first & 1 ? t->first : (uint32_t)__builtin_ctz(devices);
+		if (!(t->exports & GPU_EXPORT_BIT(e)))
 			refuse(s, "the client's library cannot import it");
-		else if (e == GPU_EXPORT_CUDA_IPC && s->pid == (uint32_t)getpid())
+		else if (e == GPU_EXPORT_CUDA_IPC && t->pid == (uint32_t)getpid())
 			refuse(s, "the client's process has the daemon's number, in a PID namespace of its own");
 		else
 			return true;
@@ -399,22 +439,23 @@ static bool choose(struct session *s)
 
 static void offer_next(struct session *s)
 {
+	struct trial *t = &s->trial;
 	if (!choose(s)) {
-		give_up(s, TRIMS_E_UNSUPPORTED, *s->refusals ? s->refusals : "no device is left that could be tried");
+		give_up(s, TRIMS_E_UNSUPPORTED, *t->refusals ? t->refusals : "no device is left that could be tried");
 		return;
 	}
-	if (is_remembered(s, s->export)) {
+	if (is_remembered(s->all, t)) {
 		attached(s);
 		return;
 	}
 	s->phase = PHASE_WAITING;
-	s->canary = (uint32_t)__builtin_ctz(devices_with(s, s->export));
-	canary_get(s->all->canaries, s->canary, s->export, false, &s->wait);
+	canary_get(s->all->canaries, t->device, t->export, false, &s->wait);
 }
 
 /* ---- messages ---- */
 
-static uint32_t common_devices(const struct gpu *g, const char *list)
+/* Those that both sides see, and the first of them that the client has named. */
+static uint32_t common_devices(const struct gpu *g, const char *list, uint32_t *first)
 {
 	char uuid[GPU_UUID_TEXT];
 	uint32_t mask = 0;
@@ -424,6 +465,8 @@ static uint32_t common_devices(const struct gpu *g, const char *list)
 			memcpy(uuid, at, len);
 			uuid[len] = 0;
 			int device = gpu_find(g, uuid);
+			if (device >= 0 && !mask)
+				*first = (uint32_t)device;
 			if (device >= 0)
 				mask |= 1u << device;
 		}
@@ -433,19 +476,18 @@ static uint32_t common_devices(const struct gpu *g, const char *list)
 }
 
 /* Whether the two can have anything to do with each other. */
-static bool is_welcome(struct conn *c, const struct msg_attach *m, uint32_t *devices, struct fault *why)
+static bool is_welcome(struct conn *c, const struct msg_attach *m, struct trial *t, struct fault *why)
 {
 	const struct gpu *g = conn_daemon(c)->gpu;
 	struct session *s = *conn_session(c);
-	if (s)
-		fault_set(why, TRIMS_E_BAD_REQUEST, s->phase == PHASE_ATTACHED ? "this connection is attached already"
-			: "this connection is being attached");
+	if (s && s->phase != PHASE_QUIET)
+		fault_set(why, TRIMS_E_BAD_REQUEST, "this connection is being attached");
 	else if (!gpu_count(g))
 		fault_set(why, TRIMS_E_NO_TIER, "the daemon has no GPU: %s", gpu_absence(g));
 	else if ((m->simulated != 0) != gpu_is_simulated(g))
 		fault_set(why, TRIMS_E_NO_TIER, "the daemon's GPUs are %s and the client's are %s",
 			gpu_is_simulated(g) ? "simulated" : "real", m->simulated ? "simulated" : "real");
-	else if (!(*devices = common_devices(g, m->devices)))
+	else if (!(t->devices = common_devices(g, m->devices, &t->first)))
 		fault_set(why, TRIMS_E_NO_TIER, "no device is visible to both: the daemon has %s%s, the client %.200s",
 			gpu_facts(g, 0)->uuid, gpu_count(g) > 1 ? " and others" : "", *m->devices ? m->devices : "none");
 	else
@@ -453,53 +495,63 @@ static bool is_welcome(struct conn *c, const struct msg_attach *m, uint32_t *dev
 	return false;
 }
 
-void session_attach(struct conn *c, uint64_t request, const struct msg_attach *m)
+static struct session *session_new(struct conn *c)
 {
-	struct fault why;
-	uint32_t devices;
-	if (!is_welcome(c, m, &devices, &why)) {
-		conn_reply_fault(c, request, why.code, why.text);
-		return;
-	}
-	uint64_t ticket = conn_begin(c, request);
-	if (!ticket)
-		return;
 	struct session *s = calloc(1, sizeof *s);
 	ASSERT(s);
-	*s = (struct session){.all = conn_daemon(c)->sessions, .conn = c, .request = request, .ticket = ticket,
-		.client = client_key(c, m), .devices = devices, .exports = m->exports, .pid = m->pid, .page_fd = -1};
+	s->all = conn_daemon(c)->sessions;
+	s->conn = c;
+	s->page_fd = -1;
 	canary_wait_init(&s->wait, ready);
 	list_init(&s->watches);
 	*conn_session(c) = s;
+	return s;
+}
+
+void session_attach(struct conn *c, uint64_t request, const struct msg_attach *m)
+{
+	struct fault why;
+	struct trial t = {.request = request, .client = client_key(c, m), .exports = m->exports, .pid = m->pid};
+	if (!is_welcome(c, m, &t, &why)) {
+		conn_reply_fault(c, request, why.code, why.text);
+		return;
+	}
+	t.ticket = conn_begin(c, request);
+	if (!t.ticket)
+		return;
+	struct session *s = *conn_session(c);
+	s = s ? s : session_new(c);
+	s->trial = t;
 	offer_next(s);
 }
 
 void session_verdict(struct conn *c, uint64_t request, const struct msg_verdict *m)
 {
 	struct session *s = *conn_session(c);
-	if (!s || s->phase != PHASE_ASKED || s->request != request || m->good > 1) {
+	if (!s || s->phase != PHASE_ASKED || s->trial.request != request || m->good > 1) {
 		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "a VERDICT that was not asked for");
 		return;
 	}
+	struct trial *t = &s->trial;
 	s->phase = PHASE_WAITING;
 	if (m->good) {
-		remember(s);
+		remember(s->all, t);
 		attached(s);
 		return;
 	}
-	snprintf(s->doubt, sizeof s->doubt, "%s", m->text);
-	if (s->doubted) { /* and it was a new one */
+	snprintf(t->doubt, sizeof t->doubt, "%s", m->text);
+	if (t->doubted) { /* and it was a new one */
 		refuse_doubted(s);
 		return;
 	}
-	s->doubted = true;
-	canary_get(s->all->canaries, s->canary, s->export, true, &s->wait);
+	t->doubted = true;
+	canary_get(s->all->canaries, t->device, t->export, true, &s->wait);
 }
 
 bool session_cancel(struct conn *c, uint64_t request)
 {
 	struct session *s = *conn_session(c);
-	if (!s || s->phase == PHASE_ATTACHED || s->request != request)
+	if (!s || s->phase == PHASE_QUIET || s->trial.request != request)
 		return false;
 	conn_cancel(c, request);
 	drop(s);
@@ -512,11 +564,10 @@ void session_free(struct session **p)
 	if (!s)
 		return;
 	canary_unwait(&s->wait);
-	if (s->ticket)
-		conn_redeem(s->conn, s->ticket);
+	redeem(s);
 	while (!list_empty(&s->watches))
 		watch_free(list_first(&s->watches, struct watch, of_session));
-	if (s->phase == PHASE_ATTACHED)
+	if (s->attached)
 		s->all->count[s->export]--;
 	if (s->page)
 		munmap((void *)s->page, PAGE_BYTES);
@@ -533,7 +584,7 @@ int session_device(struct conn *c, const char *uuid, struct cache_open *ask, str
 	int i = *uuid ? gpu_find(g, uuid) : -1;
 	if (!gpu_count(g))
 		fault_set(why, TRIMS_E_NO_TIER, "the daemon has no GPU: %s", gpu_absence(g));
-	else if (!s || s->phase != PHASE_ATTACHED)
+	else if (!s || !s->attached)
 		fault_set(why, TRIMS_E_BAD_REQUEST, "this connection must attach first");
 	else if (*uuid && i < 0)
 		fault_set(why, TRIMS_E_NO_TIER, "the daemon has no device %.64s", uuid);

@@ -1,7 +1,7 @@
 /* session.h - the GPU side of client connections: ATTACH, the trial imports that choose how device memory is shared with a
  * client (canaries), and session pages, on whose slots a client's streams wait.
  *
- * A connection has no session until its ATTACH was answered by ATTACHED.  A session page is a memfd that the client maps
+ * A connection has no session until its ATTACH was answered by ATTACHED.  One that has attaches again to try another device.  A session page is a memfd that the client maps
  * writable and registers with its driver; the daemon only ever stores to it and believes nothing it reads there.  A slot
  * has the watermark of one extent of one lease; it never goes back while the lease lasts, and INT64_MAX means that nothing
  * more will come: the client then looks at the copy's progress page, which is always written first.

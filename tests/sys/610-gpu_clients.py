@@ -11,6 +11,7 @@ import zlib
 import models
 import remote
 import wire
+from gpubench import Bench, calls
 from keeper import leave_no_helper, until_kept
 from trimstest import (BUILD, CTL, GPU_DRIVER as DRIVER, GPU_IS_SIMULATED, PATIENCE, Skip, main, program_environment, run,
                        simulated_only, test)
@@ -453,7 +454,9 @@ def attaching_out_of_order_is_refused_in_words(t):
     t.equal(fault_of(lambda: client.answer(first)), 'CANCELLED')
     attached = attach(client, uuid, lambda canary: (1, ''))
     os.close(attached['fd_list'][0])
-    t.equal(fault_of(lambda: client.call('attach', devices=uuid, exports=3, simulated=1)), 'BAD_REQUEST', 'when attached')
+    again = attach(client, uuid, lambda canary: (0, 'nobody asks'))
+    t.equal([again[name] for name in ('export', 'slots')], [attached[name] for name in ('export', 'slots')], 'when attached')
+    os.close(again['fd_list'][0])
     t.equal(fault_of(lambda: client.call('open', model='a', tier=3, device=UUID)), 'NO_TIER')
     t.equal(fault_of(lambda: client.call('claim', model='a', copy=99, tier=3, device=uuid)), 'NO_LEASE')
     t.equal(fault_of(lambda: client.call('claim', model='a', copy=1, tier=1, device='')), 'BAD_REQUEST')
@@ -472,6 +475,65 @@ def attach(client, uuid, verdict):
         for fd in fields['fd_list']:
             os.close(fd)
         client.send_raw(wire.encode('verdict', request, {'good': good, 'text': text}))
+
+
+@test
+def a_device_that_a_client_cannot_import_from_is_left_to_others(t):
+    simulated_only('wire.py claims to have the simulated driver')
+    t.model('a')
+    machine = Machine(t, devices=2)
+    first, second = machine.uuids()
+    client = machine.daemon.client()
+    tried = []
+
+    def attach_to(good, *devices):
+        def verdict(canary):
+            tried.append(canary['device'])
+            return good, '' if good else 'wrong bytes'
+        (fd,) = attach(client, ','.join(devices), verdict)['fd_list']
+        page = os.fstat(fd).st_ino
+        os.close(fd)
+        return page
+
+    def opened(device=''):
+        lease = client.call('open', model='a', tier=3, device=device)
+        for fd in lease['fd_list']:
+            os.close(fd)
+        return lease['device']
+    page = attach_to(1, second, first)
+    t.equal(tried.pop(), second, 'the one that is named first')
+    t.equal(fault_of(lambda: attach_to(0, first)), 'UNSUPPORTED')
+    t.equal(tried.pop(), first)
+    t.equal(opened(), second, 'any device')
+    t.equal(fault_of(lambda: opened(first)), 'NO_TIER')
+    t.equal(attach_to(1, first), page, "the session's page")
+    t.equal(opened(first), first)
+    tried.clear()
+    attach_to(0, first)
+    attach_to(0, second)
+    t.equal(tried, [], 'canaries, with both on record')
+
+
+@test
+def each_device_is_tried_before_its_memory_is_believed(t):
+    bench = Bench(t, topology='device bytes=64M context=1M\n' * 2)
+    daemon = bench.daemon()
+    devices = bench.uuids(daemon)
+
+    def imports_of(*opens):
+        folder = t.dir / f'counts.{len(list(t.dir.iterdir()))}'
+        folder.mkdir()
+        client = bench.puppet(daemon, SIMCUDA_COUNT=str(folder))
+        made = []
+        for name, device in opens:
+            client('open', name, 'wait', device)
+            counts = calls(folder)
+            made.append((counts['cuMemImportFromShareableHandle'], counts['cuDevicePrimaryCtxRetain']))
+        client.end()
+        return made
+    here, there = devices[1], devices[0]
+    t.equal(imports_of(('a', here), ('b', here), ('a', there), ('b', there)), [(2, 1), (3, 1), (5, 2), (6, 2)])
+    t.equal(imports_of(('a', here), ('a', there)), [(1, 1), (2, 2)], 'of the next process')
 
 
 @test

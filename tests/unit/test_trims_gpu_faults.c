@@ -265,16 +265,51 @@ static bool talk_strangely(struct fake *f, int fd, struct msg *m)
 	return true;
 }
 
-START_TEST(a_session_page_that_makes_no_sense_is_refused)
+START_TEST(a_session_page_that_makes_no_sense_is_refused_and_asked_for_again)
 {
 	trims_model *m;
-	fake.handle = talk_strangely;
 	for (nonsense = 0; nonsense < 4; nonsense++) {
+		fake.handle = talk_strangely;
 		ck_assert_int_eq(trims_connect(fake.path, NULL, &conn), 0);
 		ck_assert_int_eq(try_open("m0", 0, &m), -TRIMS_E_PROTOCOL);
+		fake.handle = fake_gpu_serve;
+		ck_assert_int_eq(try_open("m0", 0, &m), 0);
+		trims_close(&m);
 		trims_disconnect(&conn);
 		check_clean("page");
 	}
+	ck_assert_int_eq(gpu.attaches, 2 * nonsense);
+}
+END_TEST
+
+static uint32_t who_waits(void)
+{
+	struct trims_info info = {.size = sizeof info};
+	trims_model *m;
+	gpu.slot = 0;
+	ck_assert_int_eq(try_open("m1", TRIMS_OPEN_NO_WAIT, &m), 0);
+	ck_assert_int_eq(trims_info(m, &info), 0);
+	ck_assert(info.stream_wait == TRIMS_STREAM_WAIT_GPU || strstr(info.note, "cuMemHostRegister"));
+	trims_close(&m);
+	return info.stream_wait;
+}
+
+START_TEST(a_page_that_cannot_be_registered_is_tried_again_a_few_times)
+{
+	ck_assert_int_eq(trims_connect(fake.path, NULL, &conn), 0);
+	fake_gpu_script("cuMemHostRegister_v2:1=2");
+	ck_assert_uint_eq(who_waits(), TRIMS_STREAM_WAIT_CPU);
+	ck_assert_uint_eq(who_waits(), TRIMS_STREAM_WAIT_GPU);
+	trims_disconnect(&conn);
+	ck_assert_int_eq(trims_connect(fake.path, NULL, &conn), 0);
+	fake_gpu_script("cuMemHostRegister_v2:*=2");
+	uint64_t before = fake_gpu_calls("cuMemHostRegister_v2");
+	for (int i = 0; i < 10; i++)
+		ck_assert_uint_eq(who_waits(), TRIMS_STREAM_WAIT_CPU);
+	ck_assert_uint_eq(fake_gpu_calls("cuMemHostRegister_v2"), before + 3);
+	fake_gpu_script("");
+	trims_disconnect(&conn);
+	check_clean("registration");
 }
 END_TEST
 
@@ -364,7 +399,8 @@ static void faults(Suite *s)
 	tcase_add_test(c, every_call_fails_once);
 	tcase_add_test(c, every_call_stalls_once);
 	tcase_add_test(c, an_answer_that_makes_no_sense_is_refused_and_given_back);
-	tcase_add_test(c, a_session_page_that_makes_no_sense_is_refused);
+	tcase_add_test(c, a_session_page_that_makes_no_sense_is_refused_and_asked_for_again);
+	tcase_add_test(c, a_page_that_cannot_be_registered_is_tried_again_a_few_times);
 	tcase_add_test(c, a_canary_that_is_not_right_is_told_in_words);
 	tcase_add_test(c, a_daemon_that_does_not_answer_is_not_waited_for);
 	tcase_add_test(c, a_model_on_a_gpu_that_nobody_asked_for_is_given_back);
