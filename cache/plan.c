@@ -146,8 +146,23 @@ static struct plan_item item_of(const struct plan_problem *q, uint32_t i)
 	for (unsigned k = 0; k < q->n_links; k++) {
 		uint64_t rate = rate_of(m, q->links[k]);
 		item.load_ns[k] = l->copy_ns ? scale(l->copy_ns, own, rate) : scale(l->bytes, NS_PER_S, rate);
+		item.piece_ns[k] = item.load_ns[k] + (l->bytes < m->chunk_bytes ? m->links[q->links[k]].overhead_ns : 0);
 	}
 	return item;
+}
+
+/* No plan takes PLAN_MAX_TOTAL_NS, and sums of times do not overflow. */
+static bool times_fit(const struct plan_problem *q)
+{
+	uint64_t total = 0;
+	for (unsigned k = 0; k < q->n_links; k++)
+		for (uint32_t i = 0; i < q->n; i++) {
+			const struct plan_item *item = &q->items[i];
+			if (item->piece_ns[k] > PLAN_MAX_NS || q->hop_ns[k] > PLAN_MAX_NS)
+				return false;
+			total += item->piece_ns[k] + q->hop_ns[k] + item->exec_ns + item->dha_ns;
+		}
+	return total < PLAN_MAX_TOTAL_NS;
 }
 
 int plan_problem_init(struct plan_problem *q, const struct plan_profile *p, const struct plan_machine *m)
@@ -159,19 +174,15 @@ int plan_problem_init(struct plan_problem *q, const struct plan_profile *p, cons
 	q->n_links = plan_usable_links(m, q->links);
 	for (unsigned k = 0; k < q->n_links; k++) {
 		const struct plan_link *l = &m->links[q->links[k]];
-		q->overhead_ns[k] = l->overhead_ns;
 		q->hop_ns[k] = k ? scale(m->chunk_bytes, NS_PER_S, l->hop_bytes_per_s) : 0;
 	}
 	q->items = memory_new(q->n * sizeof *q->items);
-	bool fits = true;
-	for (uint32_t i = 0; i < q->n; i++) {
+	for (uint32_t i = 0; i < q->n; i++)
 		q->items[i] = item_of(q, i);
-		for (unsigned k = 0; k < q->n_links; k++)
-			fits &= q->items[i].load_ns[k] <= PLAN_MAX_NS && q->hop_ns[k] <= PLAN_MAX_NS;
-	}
-	if (!fits)
-		plan_problem_fini(q);
-	return fits ? 0 : -EINVAL;
+	if (times_fit(q))
+		return 0;
+	plan_problem_fini(q);
+	return -EINVAL;
 }
 
 void plan_problem_fini(struct plan_problem *q)
@@ -208,6 +219,7 @@ struct play {
 	uint64_t ready[PLAN_MAX_PARTS];    /* when the open piece has arrived */
 	uint64_t run;
 	bool used[PLAN_MAX_PARTS];
+	bool open;                         /* there is a piece that a layer could be joined to */
 	unsigned part;                     /* the link of the part that is open */
 };
 
@@ -222,14 +234,14 @@ static unsigned usable_index(const struct plan_problem *q, uint8_t how)
 	return k < q->n_links ? k : PLAN_MAX_PARTS;
 }
 
-/* Bytes of the piece that begins with `layer` take so long on link k. */
+/* The piece that begins with `layer` takes so long on link k. */
 static uint64_t piece_ns(const struct play *p, uint32_t layer, unsigned k)
 {
-	uint64_t ns = p->q->items[layer].load_ns[k];
+	uint64_t ns = p->q->items[layer].piece_ns[k];
 	for (uint32_t i = layer + 1; i < p->q->n; i++) {
-		if (!plan_is_load(p->how[i]))
+		if (p->how[i] == PLAN_NOTHING)
 			continue;
-		if (!(p->how[i] & PLAN_JOIN))
+		if (!plan_is_load(p->how[i]) || !(p->how[i] & PLAN_JOIN))
 			break;
 		ns += p->q->items[i].load_ns[k];
 	}
@@ -241,16 +253,16 @@ static int play_load(struct play *p, uint32_t i, struct plan_step *step, struct 
 	const struct plan_problem *q = p->q;
 	unsigned k = usable_index(q, p->how[i]);
 	bool joins = p->how[i] & PLAN_JOIN;
-	if (k == PLAN_MAX_PARTS || (k != p->part && (p->used[k] || k == 0)) || (joins && (k != p->part || !p->used[k])))
+	if (k == PLAN_MAX_PARTS || (k != p->part && (p->used[k] || k == 0)) || (joins && (k != p->part || !p->open)))
 		return -EDOM;
 	if (!joins) {
-		p->begin[k] = p->frontier[k] + q->overhead_ns[k];
-		p->frontier[k] = p->begin[k] + piece_ns(p, i, k);
+		p->begin[k] = p->frontier[k] + q->items[i].piece_ns[k] - q->items[i].load_ns[k];
+		p->frontier[k] += piece_ns(p, i, k);
 		p->ready[k] = p->frontier[k] + q->hop_ns[k];
 		out->pieces++;
 	}
 	p->part = k;
-	p->used[k] = true;
+	p->used[k] = p->open = true;
 	step->load_begin_ns = p->begin[k];
 	step->load_end_ns = p->begin[k] += q->items[i].load_ns[k];
 	step->ready_ns = p->ready[k];
@@ -271,6 +283,7 @@ static int play_dha(struct play *p, uint32_t i, struct plan_step *step, struct p
 		step->load_begin_ns = p->frontier[0];
 		step->load_end_ns = p->frontier[0] += item->traffic_ns;
 	}
+	p->open = false;
 	step->exec_begin_ns = p->run;
 	step->exec_end_ns = p->run + item->dha_ns;
 	out->dha_layers++;

@@ -2,14 +2,14 @@
  * so that the first result is there soonest.
  *
  * THE TIMELINE.  All of the model is in host memory at time 0.  Layers run in order, one at a time.
- *  - Each link serves what the plan gives it in the order of the layers, without a pause.  A piece takes the link's
- *    overhead and the time of its bytes; all its layers can be used when its end has arrived.  Over another GPU's link the
+ *  - Each link serves what the plan gives it in the order of the layers, without a pause.  A piece takes the
+ *    time of its bytes, and one that begins with a layer of less than a chunk the link's overhead (others are moved in chunks
+ *    that queue behind one another, which the rate is of); all its layers can be used when its end has arrived.  Over another GPU's link the
  *    rate is the lesser of link and hop, and the piece arrives later by the hop of one chunk.
  *  - A layer that is read from the host takes dha_ns, whenever it runs, and its traffic (touched_bytes) is charged to the
- *    target's link, behind the piece that is open there: whatever is loaded over it later comes so much later.  That is
+ *    target's link, in the order of the layers: whatever is loaded over it for later ones comes so much later.  That is
  *    where DeepPlan's model differs (PLAN_UNCHARGED), which lets a link carry both at once.
- *    What is charged in the order of the layers may really come later than some load behind it, so a real link is at no
- *    time further behind than this.
+ *    Really the traffic may come behind such a load, so a real link is at no time further behind than this.
  *
  * THE SPACE.  A plan says LOAD (link, joined or not), DHA or NOTHING for each layer, where
  *  - loads in the order of layers are contiguous parts: the target's link has the first (it may be empty), every
@@ -35,7 +35,7 @@
 #include "shared/plan.h"
 
 #define PLAN_MAX_PARTS 4
-#define PLAN_MAX_STATES ((uint32_t)1 << 20)
+#define PLAN_MAX_STATES ((uint32_t)3 << 14)
 
 enum plan_policy {
 #define PLAN_POLICY(NAME, name, function, doc) PLAN_BY_##NAME,
@@ -83,8 +83,8 @@ int plan_check_machine(const struct plan_machine *m);
 /* Links that plans may use, the target's first; how many. */
 unsigned plan_usable_links(const struct plan_machine *m, uint8_t links[PLAN_MAX_PARTS]);
 
-/* Fills how[n_layers] and *out.  -EINVAL: profile or machine, or a layer that a link would move for longer than
- * PLAN_MAX_NS; -ENOSPC: what has to be loaded by this policy is more than
+/* Fills how[n_layers] and *out.  -EINVAL: profile or machine, or they lead to times beyond PLAN_MAX_NS and
+ * PLAN_MAX_TOTAL_NS; -ENOSPC: what has to be loaded by this policy is more than
  * memory_bytes. */
 int plan_make(enum plan_policy policy, const struct plan_profile *p, const struct plan_machine *m, uint8_t *how,
 	struct plan_figures *out);

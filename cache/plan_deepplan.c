@@ -19,7 +19,7 @@ struct greedy {
 /* What it calls the load time of a layer: a copy of its own. */
 static uint64_t load_ns(const struct plan_problem *q, uint32_t i)
 {
-	return q->overhead_ns[0] + q->items[i].load_ns[0];
+	return q->items[i].piece_ns[0];
 }
 
 static bool is_nothing(const struct plan_problem *q, uint32_t i)

@@ -14,7 +14,8 @@ enum plan_fate {
 };
 
 struct plan_item {
-	uint64_t load_ns[PLAN_MAX_PARTS]; /* over each usable link, without its overhead */
+	uint64_t load_ns[PLAN_MAX_PARTS]; /* over each usable link: of its bytes */
+	uint64_t piece_ns[PLAN_MAX_PARTS]; /* with the overhead, if any, that it costs to begin a piece */
 	uint64_t exec_ns;
 	uint64_t dha_ns;                  /* 0: cannot be read from the host here */
 	uint64_t traffic_ns;              /* of the target's link while it is; at most dha_ns */
@@ -30,7 +31,7 @@ struct plan_problem {
 	uint32_t n;
 	uint8_t links[PLAN_MAX_PARTS]; /* usable; [0] is the target's */
 	unsigned n_links;
-	uint64_t overhead_ns[PLAN_MAX_PARTS], hop_ns[PLAN_MAX_PARTS];
+	uint64_t hop_ns[PLAN_MAX_PARTS];
 	uint64_t memory_bytes;         /* UINT64_MAX: they all fit */
 	uint8_t *how;                  /* the policy's answer; PLAN_NOTHING of what has nothing to bring is its business */
 	/* What the programme says of itself. */
@@ -50,9 +51,9 @@ void plan_settle(const struct plan_problem *q, uint8_t *how);
 int plan_play(const struct plan_problem *q, const uint8_t *how, enum plan_charge charge, struct plan_step *steps,
 	struct plan_figures *out);
 
-/* What a plan may do beyond loading all over the target's link, each layer in a piece of its own. */
+/* What a plan may do beyond loading all over the target's link, in pieces as suits best. */
 struct plan_choice {
-	bool dha, join, part;
+	bool dha, part;
 };
 /* The programme: fills q->how with the shortest plan of those allowed, and what it says of itself.  -ENOSPC as plan_make(). */
 int plan_search(struct plan_problem *q, const struct plan_choice *may);

@@ -4,8 +4,9 @@
  * A plan is one byte per layer, in the order of execution; it is its own encoding, in memory, in files and on the wire:
  *   PLAN_DHA       the layer is not loaded: its kernels read host memory over the target's link (direct host access)
  *   PLAN_NOTHING   there is nothing to bring: no bytes, or those of an earlier layer that is loaded
- *   else           it is loaded over link plan_link(); with PLAN_JOIN in one piece with the loaded layer before it on that
- *                  link, so that both can be used when the piece is there, and one overhead is paid
+ *   else           it is loaded over link plan_link(); with PLAN_JOIN in one piece with the layer before it (but
+ *                  for those with nothing to bring), which is loaded over the same link: one overhead is paid, and
+ *                  all of a piece can be used when the whole of it is there
  * Times are ns, sizes bytes, rates bytes per second.  Thread: any.  Owns nothing. */
 #ifndef SHARED_PLAN_H
 #define SHARED_PLAN_H
@@ -16,6 +17,7 @@
 #define PLAN_MAX_LINKS 16
 #define PLAN_MAX_SHARINGS 64                   /* ways in which layers with the same bytes can be loaded or not */
 #define PLAN_MAX_NS ((uint64_t)1 << 36)        /* of one layer, for anything: 68 s */
+#define PLAN_MAX_TOTAL_NS ((uint64_t)1 << 45)  /* all that its layers might take, one after the other: 9 hours */
 #define PLAN_MAX_BYTES ((uint64_t)1 << 42)     /* of one layer */
 #define PLAN_MAX_RATE ((uint64_t)1 << 42)
 
@@ -52,7 +54,7 @@ struct plan_profile {
 /* The way from host memory to one GPU. */
 struct plan_link {
 	uint64_t bytes_per_s;     /* what pieces of chunk_bytes get that queue behind one another */
-	uint64_t overhead_ns;     /* that a piece of its own costs beyond its bytes */
+	uint64_t overhead_ns;     /* that a piece costs beyond its bytes if its first layer is less than a chunk */
 	uint64_t hop_bytes_per_s; /* from that GPU to the target (NVLink); 0: none; not looked at for the target's own link */
 	uint32_t group;           /* links of one group share hardware (PCIe switch, NUMA node): one of them at a time */
 	bool busy;                /* others use it now: not for parallel transmission */

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-#define FIXTURE_LAYERS 64
+#define FIXTURE_LAYERS 32
 
 struct plan_fixture {
 	struct plan_layer layers[FIXTURE_LAYERS];
@@ -132,13 +132,9 @@ static inline uint32_t list_jobs(const struct plan_fixture *f, const uint8_t *ho
 			jobs[n++] = (struct link_job){.link = f->machine.target, .layers = {i}, .n = 1, .traffic = true};
 			continue;
 		}
-		uint32_t piece = n;
-		if (how[i] & PLAN_JOIN)
-			while (jobs[--piece].traffic)
-				;
-		else
+		if (!(how[i] & PLAN_JOIN))
 			jobs[n++] = (struct link_job){.link = plan_link(how[i])};
-		jobs[piece].layers[jobs[piece].n++] = i;
+		jobs[n - 1].layers[jobs[n - 1].n++] = i;
 	}
 	return n;
 }
@@ -153,7 +149,10 @@ static inline uint64_t second_total(const struct plan_fixture *f, const uint8_t 
 		struct link_job *j = &jobs[k];
 		const struct plan_link *l = &f->machine.links[j->link];
 		uint64_t hop = j->link == f->machine.target ? 0 : ratio_up(f->machine.chunk_bytes, NS_PER_S, l->hop_bytes_per_s);
-		clock[j->link] += j->traffic ? traffic_ns(f, j->layers[0]) : l->overhead_ns;
+		if (j->traffic)
+			clock[j->link] += traffic_ns(f, j->layers[0]);
+		else if (f->layers[j->layers[0]].bytes < f->machine.chunk_bytes)
+			clock[j->link] += l->overhead_ns;
 		for (uint32_t i = 0; i < j->n && !j->traffic; i++)
 			clock[j->link] += bytes_ns(f, j->layers[i], j->link);
 		for (uint32_t i = 0; i < j->n && !j->traffic; i++)

@@ -20,7 +20,8 @@ struct all_plans {
 /* Where a beginning of a plan has led to. */
 struct beginning {
 	unsigned part, used;          /* indices and bits of usable links */
-	uint32_t piece;               /* the open piece's first layer; UINT32_MAX: none */
+	bool open;                    /* the last piece, so that a layer can be joined to it */
+	uint32_t piece;               /* its first layer */
 	uint64_t piece_begin, piece_ns, run_before; /* on its link, overhead included; the run before its first layer */
 	uint64_t charged;             /* behind it */
 	uint64_t run;
@@ -65,9 +66,12 @@ static void load_first(struct all_plans *a, uint32_t i, struct beginning b, unsi
 	a->how[i] = (uint8_t)link;
 	b.part = part;
 	b.used |= 1u << part;
+	b.open = true;
 	b.piece = i;
 	b.piece_begin = frontier;
-	b.piece_ns = a->f->machine.links[link].overhead_ns + bytes_ns(a->f, i, link);
+	b.piece_ns = bytes_ns(a->f, i, link);
+	if (a->f->layers[i].bytes < a->f->machine.chunk_bytes)
+		b.piece_ns += a->f->machine.links[link].overhead_ns;
 	b.run_before = b.run;
 	b.charged = 0;
 	load(a, i, b);
@@ -99,11 +103,12 @@ static void go_on(struct all_plans *a, uint32_t i, struct beginning b)
 	if (a->f->machine.dha && a->f->layers[i].dha_ns) {
 		struct beginning c = b;
 		a->how[i] = PLAN_DHA;
+		c.open = false;
 		c.run += runs_ns(a, i);
 		c.charged += b.part == 0 ? traffic_ns(a->f, i) : 0;
 		go_on(a, i + 1, c);
 	}
-	if (b.piece != UINT32_MAX)
+	if (b.open)
 		load_joined(a, i, b);
 	for (unsigned k = 0; k < a->n_links; k++)
 		if (k == b.part || (k > 0 && !(b.used & 1u << k)))
@@ -115,7 +120,7 @@ static uint64_t best_of_all(const struct plan_fixture *f)
 {
 	struct all_plans a = {.f = f, .best = UINT64_MAX, .memory = f->machine.memory_bytes ? f->machine.memory_bytes : UINT64_MAX};
 	a.n_links = plan_usable_links(&f->machine, a.links);
-	go_on(&a, 0, (struct beginning){.used = 1, .piece = UINT32_MAX});
+	go_on(&a, 0, (struct beginning){.used = 1});
 	return a.best;
 }
 
@@ -153,7 +158,7 @@ START_TEST(no_policy_is_better)
 	for (unsigned i = 0; i < PROFILES; i++) {
 		struct plan_fixture f;
 		struct plan_figures best, other;
-		fixture_random(&f, (uint32_t)between(&seed, 1, 24), (uint32_t)between(&seed, 1, 4), &seed);
+		fixture_random(&f, (uint32_t)between(&seed, 1, FIXTURE_LAYERS), (uint32_t)between(&seed, 1, 4), &seed);
 		int possible = plan_make(PLAN_BY_BEST, &f.profile, &f.machine, f.how, &best);
 		ck_assert(possible == 0 || possible == -ENOSPC);
 		for (unsigned p = 0; p < PLAN_POLICIES; p++) {
