@@ -309,6 +309,11 @@ uint64_t cache_find(const struct cache *c, const char *name);
 int cache_view(const struct cache *c, uint64_t model, struct cache_model_view *out); /* -ENOENT */
 /* The i-th name of a model, NULL past the end; borrowed until the next event. */
 const char *cache_name(const struct cache *c, uint64_t model, uint32_t i);
+/* Shows the names that lead to models, in steps: looks at the next `most` places where a name can be, from *cursor on (0: the
+ * beginning; every value is allowed), and returns false when there are no more.  Events may come between steps: a name that
+ * is there from the first to the last is shown exactly once, with the model that it leads to then. */
+bool cache_names_step(const struct cache *c, uint64_t *cursor, uint32_t most,
+	void (*show)(void *ctx, const char *name, uint64_t model), void *ctx);
 /* Pages through models in id order: the first with id > *cursor; false at the end. */
 bool cache_next_model(const struct cache *c, uint64_t *cursor);
 const char *copy_state_name(enum copy_state s);

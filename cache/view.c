@@ -95,6 +95,19 @@ const char *cache_name(const struct cache *c, uint64_t model, uint32_t i)
 	return list_entry(it, struct name, model_node)->text;
 }
 
+bool cache_names_step(const struct cache *c, uint64_t *cursor, uint32_t most,
+	void (*show)(void *ctx, const char *name, uint64_t model), void *ctx)
+{
+	uint64_t end = c->names.n, from = MIN(*cursor, end);
+	*cursor = MIN(from + most, end);
+	for (uint64_t i = from; i < *cursor; i++) {
+		const struct name *n = c->names.v[i].object;
+		if (n && n->model)
+			show(ctx, n->text, n->model->id);
+	}
+	return *cursor < end;
+}
+
 bool cache_next_model(const struct cache *c, uint64_t *cursor)
 {
 	const struct model *m = slots_above(&c->models, *cursor);

@@ -7,6 +7,7 @@
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
+#include "shared/own.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -64,17 +65,28 @@ void catalog_adopt(struct daemon *d)
 	log_info("disk", "%u names known from earlier runs", known);
 }
 
-/* ---- the catalog of names ---- */
+/* ---- the catalog of names ----
+ *
+ * Gathered over turns of the loop: what changes meanwhile may be in it or not, but a name that stays is, and any change has
+ * it written once more.  The file is replaced as a whole, so a daemon that is killed anywhere in this leaves the last one. */
+
+#define NAMES_PER_TURN 1024 /* places looked at, a few 100 us */
 
 struct names_job {
 	struct job job;
 	struct daemon *daemon;
+	uint64_t cursor;
+	uint64_t now_s;
 	struct disk_name *names;
 	uint32_t n, cap;
 };
 
-static void names_add(struct names_job *j, const char *name, const struct holding *img)
+static void names_add(void *ctx, const char *name, uint64_t model)
 {
+	struct names_job *j = ctx;
+	const struct holding *img = holding_by_model(j->daemon, model);
+	if (!img || !img->stored)
+		return;
 	const struct image_desc *desc = holding_desc(img);
 	if (j->n == j->cap) {
 		j->cap = j->cap ? j->cap * 2 : 64;
@@ -87,8 +99,20 @@ static void names_add(struct names_job *j, const char *name, const struct holdin
 		.revision = strdup(desc->revision),
 		.fingerprint_hi = img->fingerprint_hi,
 		.fingerprint_lo = img->fingerprint_lo,
-		.last_use_s = clock_unix() / NS_PER_S,
+		.last_use_s = j->now_s,
 	};
+}
+
+/* By the worker if it can: with many names it takes longer than the loop has. */
+static void names_forget(struct names_job *j)
+{
+	while (j->n) {
+		struct disk_name *n = &j->names[--j->n];
+		free(n->name);
+		free(n->source);
+		free(n->revision);
+	}
+	free(STEAL(j->names));
 }
 
 static void names_run(struct job *job, void *worker)
@@ -97,19 +121,14 @@ static void names_run(struct job *job, void *worker)
 	struct fault why;
 	if (disk_names_save(j->daemon->disk, j->names, j->n, &why))
 		log_warn("disk", "the catalog of names was not written: %s", why.text);
+	names_forget(j);
 }
 
 static void names_done(struct job *job)
 {
 	struct names_job *j = container_of(job, struct names_job, job);
 	j->daemon->names_saving = false;
-	while (j->n) {
-		struct disk_name *n = &j->names[--j->n];
-		free(n->name);
-		free(n->source);
-		free(n->revision);
-	}
-	free(j->names);
+	names_forget(j);
 	free(j);
 }
 
@@ -118,23 +137,45 @@ void catalog_changed(struct daemon *d)
 	d->names_dirty = true;
 }
 
-bool catalog_save(struct daemon *d)
+/* Before everything is adopted the brain knows less than the catalog does. */
+static bool may_gather(const struct daemon *d)
 {
-	/* Before everything is adopted the brain knows less than the catalog does. */
-	if (!d->disk || !d->adopted || !d->names_dirty || d->names_saving)
-		return false;
-	struct names_job *j = calloc(1, sizeof *j);
-	ASSERT(j);
-	j->daemon = d;
-	for (uint64_t model = 0; cache_next_model(d->cache, &model);) {
-		struct holding *img = holding_by_model(d, model);
-		const char *name;
-		for (uint32_t i = 0; img && img->stored && (name = cache_name(d->cache, model, i)); i++)
-			names_add(j, name, img);
+	return d->disk && d->adopted && !d->names_saving && (d->names_dirty || d->names_gathered);
+}
+
+/* True when there are more. */
+static bool gather(struct daemon *d)
+{
+	struct names_job *j = d->names_gathered;
+	if (!j) {
+		d->names_gathered = j = calloc(1, sizeof *j);
+		ASSERT(j);
+		j->daemon = d;
+		j->now_s = clock_unix() / NS_PER_S;
+		d->names_dirty = false; /* what changes from here on may have come too late */
 	}
-	d->names_dirty = false;
+	if (cache_names_step(d->cache, &j->cursor, NAMES_PER_TURN, names_add, j))
+		return true;
+	d->names_gathered = NULL;
 	d->names_saving = true;
 	j->job = (struct job){.run = names_run, .done = names_done, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
 	pool_submit(d->misc, &j->job);
-	return true;
+	return false;
+}
+
+bool catalog_turn(struct daemon *d)
+{
+	return may_gather(d) && gather(d);
+}
+
+void catalog_save(struct daemon *d)
+{
+	ASSERT(!d->names_saving);
+	if (d->names_gathered) { /* begins anew: more may have changed */
+		names_forget(d->names_gathered);
+		free(STEAL(d->names_gathered));
+		d->names_dirty = true;
+	}
+	while (may_gather(d) && gather(d))
+		;
 }

@@ -8,7 +8,10 @@
 void catalog_adopt(struct daemon *d);
 /* Names or uses have changed: the catalog is written soon. */
 void catalog_changed(struct daemon *d);
-/* Writes it now, on a worker; false when that is under way already, or nothing has changed. */
-bool catalog_save(struct daemon *d);
+/* Goes on with writing it, if there is anything new: gathers some of the names, so that the loop is not held up however many
+ * there are, and when it has all of them hands them to a worker.  True: there are more to gather, call again soon. */
+bool catalog_turn(struct daemon *d);
+/* Gathers and hands over all of it now, for the end; no save may be with a worker. */
+void catalog_save(struct daemon *d);
 
 #endif

@@ -39,6 +39,7 @@
 
 #define GAUGES_S 0.5
 #define NAMES_S 2.0
+#define NAMES_TURN_S 0.001 /* while there are more to gather */
 #define TICK_MIN_S 0.001
 #define TICK_MAX_S 1.0
 #define FIND_THREADS 8
@@ -97,7 +98,8 @@ static void on_gauges(struct ev_loop *loop, ev_timer *w, int revents)
 
 static void on_names(struct ev_loop *loop, ev_timer *w, int revents)
 {
-	catalog_save(w->data);
+	w->repeat = catalog_turn(w->data) ? NAMES_TURN_S : NAMES_S;
+	ev_timer_again(loop, w);
 }
 
 static void on_watchdog(struct ev_loop *loop, ev_timer *w, int revents)

@@ -68,6 +68,7 @@ struct daemon {
 	struct degraded degraded[DAEMON_MAX_DEGRADED];
 	size_t n_degraded;
 	bool pumping, adopted, names_dirty, names_saving, stopping;
+	struct names_job *names_gathered; /* catalog.c's; NULL: none are being gathered */
 	uint64_t started_ns, settle_ns, boot_hi, boot_lo;
 	uint64_t identity_hi, identity_lo; /* of the cache directory: outlives runs */
 	ev_timer tick, watchdog, names_timer, gauges, drain;

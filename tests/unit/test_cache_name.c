@@ -401,6 +401,71 @@ START_TEST(an_adopted_image_without_a_name_waits_for_one)
 }
 END_TEST
 
+struct shown {
+	uint32_t n, times[100];
+	uint64_t model[100];
+};
+
+static void on_name(void *ctx, const char *name, uint64_t model)
+{
+	struct shown *s = ctx;
+	unsigned i;
+	if (sscanf(name, "kept%u", &i) == 1) {
+		ck_assert_uint_lt(i, 100);
+		s->times[i]++;
+		s->model[i] = model;
+	}
+	s->n++;
+}
+
+static void open_and_close(struct fixture *f, const char *name)
+{
+	if (fix_open(f, 1, name)->kind == FX_GRANT)
+		fix_close(f, 1);
+	f->answers[1].kind = FX_N; /* the number may be used again */
+}
+
+START_TEST(names_are_shown_once_in_steps_whatever_happens_between)
+{
+	uint64_t seed = unit_seed();
+	for (int round = 0; round < 100; round++) {
+		struct fixture f;
+		struct shown shown = {0};
+		struct cache_model_info info;
+		uint64_t cursor = 0, model;
+		uint32_t most = 1 + (uint32_t)(unit_random(&seed) % 40), steps = 0;
+		char name[32];
+		fix_prepare(&f);
+		f.config.max_names = 100; /* so that places are used again and again */
+		fix_start(&f);
+		info = fix_info(&f, "kept");
+		ck_assert_int_eq(cache_adopt(f.c, f.now, "kept0", &info, 1, true, 0, &model), 0);
+		for (unsigned i = 1; i < 60; i++) {
+			snprintf(name, sizeof name, "kept%u", i);
+			ck_assert_int_eq(cache_adopt_name(f.c, f.now, name, model), 0);
+			snprintf(name, sizeof name, "gone%u:1!", i % 8 + 8 * (unsigned)(unit_random(&seed) % 4));
+			f.unreachable = unit_random(&seed) % 2 ? TRIMS_E_NOT_FOUND : TRIMS_E_NONE;
+			open_and_close(&f, name);
+		}
+		do {
+			for (int i = 0; i < 5; i++) {
+				snprintf(name, sizeof name, "new%u:1!", (unsigned)(unit_random(&seed) % 1000));
+				f.unreachable = unit_random(&seed) % 2 ? TRIMS_E_NOT_FOUND : TRIMS_E_NONE;
+				open_and_close(&f, name);
+			}
+			steps++;
+		} while (cache_names_step(f.c, &cursor, most, on_name, &shown));
+		for (unsigned i = 0; i < 60; i++) {
+			ck_assert_uint_eq(shown.times[i], 1);
+			ck_assert_uint_eq(shown.model[i], model);
+		}
+		ck_assert_uint_ge(steps, 60 / most);
+		ck_assert(!cache_names_step(f.c, &cursor, most, on_name, &shown));
+		fix_fini(&f);
+	}
+}
+END_TEST
+
 static void resolving(Suite *s)
 {
 	UNIT_CASE(s, "resolving", an_unknown_name_is_resolved_once_for_all_who_wait, no_such_model_is_remembered_for_a_while,
@@ -419,7 +484,8 @@ static void remembering(Suite *s)
 		names_that_all_hold_something_are_a_limit, equal_contents_become_one_model,
 		equal_contents_stay_apart_without_dedup, fingerprints_that_lead_to_one_model_are_bounded,
 		a_model_of_impossible_size_is_refused, an_image_found_on_disk_is_loaded_from_there,
-		a_partial_image_found_on_disk_is_resumed, an_adopted_image_without_a_name_waits_for_one);
+		a_partial_image_found_on_disk_is_resumed, an_adopted_image_without_a_name_waits_for_one,
+		names_are_shown_once_in_steps_whatever_happens_between);
 }
 
 UNIT_MAIN("cache_name", resolving, remembering)
