@@ -175,16 +175,16 @@ static void post(struct trims_conn *c, enum msg_type type, uint64_t value)
 static int send_request(struct trims_conn *c, const struct msg *m, uint64_t deadline)
 {
 	uint8_t bytes[MSG_MAX_BYTES];
-	int no_fds[1];
+	int fds[MSG_MAX_FDS];
 	uint32_t n_fds;
-	ssize_t len = msg_encode(m, bytes, sizeof bytes, no_fds, &n_fds);
+	ssize_t len = msg_encode(m, bytes, sizeof bytes, fds, &n_fds);
 
 	if (len < 0)
 		return (int)len;
 	while (!c->dead) {
 		int r = -EAGAIN;
 		if (flush_unsent(c) && !c->dead)
-			r = seqpacket_send(c->fd, bytes, (size_t)len, NULL, 0, MSG_DONTWAIT);
+			r = seqpacket_send(c->fd, bytes, (size_t)len, fds, n_fds, MSG_DONTWAIT);
 		if (r == 0 || c->dead)
 			return 0;
 		if (r != -EAGAIN) {

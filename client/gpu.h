@@ -3,13 +3,14 @@
  *   gpu_driver.c   the process's driver, its devices, and contexts
  *   gpu_session.c  a connection's session: attaching, the session page, who waits, the watchdog thread
  *   gpu_map.c      the device memory of copies, one mapping per copy and process
+ *   gpu_dha.c      what a plan left out of it, read where the host tier has it
  *   gpu_model.c    what an open model has of all that, and the calls of trims.h
  *
  * Keeps: no function leaves another context current than it found; none is called in a forked child with a connection of
  * its parent (conn_foreign()), and with one of its own the driver is refused, since drivers do not survive fork().
  *
  * Thread: any.  Locks, in the order they are taken: a connection's gpu lock, the canary lock, a session's lock, the maps'
- * lock, the driver's lock. */
+ * lock, a model's lock, the registrations' lock, the driver's lock. */
 #ifndef CLIENT_GPU_H
 #define CLIENT_GPU_H
 
@@ -77,10 +78,12 @@ int gpu_failed(const struct gpu_driver *d, cu_result result, const char *what);
  * scope. */
 int gpu_copy_to_host(struct gpu_driver *d, void *to, cu_ptr from, size_t bytes);
 int gpu_copy_on_device(struct gpu_driver *d, cu_ptr to, cu_ptr from, size_t bytes);
+int gpu_copy_to_device(struct gpu_driver *d, cu_ptr to, const void *from, size_t bytes);
 
 /* ---- gpu_map.c ---- */
 
 struct gpu_memory;
+struct gpu_dha;
 
 /* What is mapped: where, and by which handles. */
 struct gpu_source {
@@ -101,8 +104,20 @@ int gpu_memory_map(const struct gpu_source *from, struct gpu_memory **out);
 int gpu_memory_get(const struct conn_life *life, uint64_t copy, const struct gpu_source *from, struct gpu_memory **out);
 /* Unmaps what was mapped by either, if it is the last reference.  NULLs *m; NULL is fine. */
 void gpu_memory_put(struct gpu_memory **m);
-/* Where the extent begins; false when that does not lie whole inside it. */
+/* The address of that part of an extent; false when not all of it is there, or not in one stretch of addresses.  What has
+ * no bytes is anywhere: its address may be 0. */
 bool gpu_memory_at(const struct gpu_memory *m, uint32_t extent, uint64_t offset, uint64_t bytes, cu_ptr *out);
+/* What of each piece has to be there.  Begin with = {0}. */
+struct gpu_need {
+	uint32_t next;  /* where to go on */
+	uint32_t piece; /* number of its slot and watermark */
+	uint64_t bytes; /* from its start */
+};
+/* The next piece that has bytes of that place, or any bytes when it is NULL; false at the end. */
+bool gpu_memory_next(const struct gpu_memory *m, const struct tensor_place *place, struct gpu_need *need);
+uint32_t gpu_memory_pieces(const struct gpu_memory *m);
+/* What is there of the image. */
+uint64_t gpu_memory_bytes(const struct gpu_memory *m);
 
 /* ---- gpu_session.c ---- */
 
@@ -133,17 +148,55 @@ int gpu_session_wait(struct gpu_session *s, cu_stream stream, uint32_t slot, uin
 
 /* ---- gpu_model.c ---- */
 
+struct private_copy;
+
+struct model_gpu { /* for gpu_model.c and gpu_dha.c alone */
+	struct gpu_session *session;
+	struct gpu_memory *memory;
+	struct gpu_dha *dha; /* NULL: every tensor is in that memory */
+	struct gpu_device *device;
+	uint32_t kind, slot;
+	uint32_t stream_wait; /* enum trims_stream_wait */
+	const char *why;      /* streams cannot wait; NULL: they can, or need not */
+	pthread_mutex_t lock; /* guards privates, and is held while something is staged */
+	struct private_copy *privates;
+};
+
 /* Attaches the connection when it is not, and for that device (a UUID; NULL: any); *life is the one it is attached in. */
 int gpu_attach(trims_conn *c, const char *device, uint64_t deadline, struct conn_life *life);
 /* Makes m->gpu of an OPENED on tier gpu; takes all descriptors but the first two, also on failure. */
 int gpu_open(trims_model *m, struct msg_opened *o, uint64_t deadline);
 /* NULLs m->gpu; harmless without. */
 void gpu_close(trims_model *m);
-int gpu_address(trims_model *m, uint32_t extent, uint64_t offset, uint64_t bytes, const void **out);
-int gpu_read(trims_model *m, cu_ptr from, void *to, size_t bytes);
+/* Fills data and place of a tensor that lies there. */
+int gpu_address(trims_model *m, const struct tensor_place *place, struct trims_tensor *out);
+/* `from` is `offset` behind the data of *t. */
+int gpu_read(trims_model *m, const struct trims_tensor *t, uint64_t offset, void *to, size_t bytes);
+/* gpu_memory_next() of its memory. */
+bool gpu_next(trims_model *m, const struct tensor_place *place, struct gpu_need *need);
+uint32_t gpu_pieces(const trims_model *m);
 void gpu_info(trims_model *m, struct trims_info *info);
 const char *gpu_uuid(const trims_model *m);
 /* DISCONNECTED when the memory went with the daemon, else 0. */
 int gpu_owner_gone(trims_model *m);
+
+/* ---- gpu_dha.c: all take a model on tier gpu, any place, and are harmless without tensors on the host ---- */
+
+/* Finds out what of the image no memory of the device has: m->gpu->dha is NULL when there is no tensor in that. */
+int gpu_dha_find(trims_model *m);
+/* Makes it readable by the device.  host: the same version of the model on the host tier, taken over, also on failure. */
+int gpu_dha_open(trims_model *m, trims_model *host);
+void gpu_dha_close(trims_model *m);
+/* A tensor with bytes, on the host. */
+bool gpu_dha_has(trims_model *m, const struct tensor_place *place);
+/* Where the device sees a tensor that gpu_dha_has(), and where this process does: enum trims_place; LOCAL for any other. */
+uint32_t gpu_dha_at(trims_model *m, const struct tensor_place *place, cu_ptr *device, const char **cpu);
+void gpu_dha_info(trims_model *m, struct trims_info *info);
+/* As model_look() and model_wait(); a place is one that gpu_dha_has(), NULL means all of them.  Where it is staged it is on
+ * the device after a wait. */
+int gpu_dha_look(trims_model *m, const struct tensor_place *place);
+int gpu_dha_wait(trims_model *m, const struct tensor_place *place, uint64_t deadline);
+/* 1: all of it is where the device reads it; 0: not yet; else why it never will be. */
+int gpu_dha_state(trims_model *m);
 
 #endif

@@ -215,7 +215,8 @@ void gpu_leave(struct gpu_scope *s)
 
 /* ---- copies ---- */
 
-static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, cu_ptr from, size_t bytes)
+/* To the host, from it, or neither. */
+static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, const void *from_host, cu_ptr from, size_t bytes)
 {
 	const struct cuda *cu = d->cu;
 	cu_stream stream = NULL;
@@ -226,6 +227,9 @@ static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, cu_ptr from, siz
 	if (to_host) {
 		what = "cuMemcpyDtoHAsync";
 		r = cu->memcpy_dtoh_async(to_host, from, bytes, stream);
+	} else if (from_host) {
+		what = "cuMemcpyHtoDAsync";
+		r = cu->memcpy_htod_async(to, from_host, bytes, stream);
 	} else {
 		what = "cuMemcpyDtoDAsync";
 		r = cu->memcpy_dtod_async(to, from, bytes, stream);
@@ -242,10 +246,15 @@ static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, cu_ptr from, siz
 
 int gpu_copy_to_host(struct gpu_driver *d, void *to, cu_ptr from, size_t bytes)
 {
-	return copy(d, to, 0, from, bytes);
+	return copy(d, to, 0, NULL, from, bytes);
 }
 
 int gpu_copy_on_device(struct gpu_driver *d, cu_ptr to, cu_ptr from, size_t bytes)
 {
-	return copy(d, NULL, to, from, bytes);
+	return copy(d, NULL, to, NULL, from, bytes);
+}
+
+int gpu_copy_to_device(struct gpu_driver *d, cu_ptr to, const void *from, size_t bytes)
+{
+	return copy(d, NULL, to, from, 0, bytes);
 }

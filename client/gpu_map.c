@@ -1,6 +1,8 @@
 /* gpu_map.c - the device memory of copies; see gpu.h.
  *
- * vmm-fd: one reservation of addresses for a model, its extents mapped in order, one call for read access to all of them.
+ * A copy's memory comes in pieces, each of one extent, which need not cover it (shared/gpu_handle.h).
+ * vmm-fd: one reservation of addresses for a model in which each piece has its place, so that a tensor may lie across pieces
+ * that are neighbours; addresses of what is not there stay without memory.
  * cuda-ipc: every handle opened by itself, in one context: the driver allows a process to open a handle in one context per
  * device, and counts how often, so this is the only place that opens one.
  *
@@ -29,12 +31,16 @@ struct gpu_memory {
 	cu_context ctx;  /* cuda-ipc: where it is open */
 	cu_ptr range;    /* vmm-fd: the reservation */
 	uint64_t range_bytes;
-	uint32_t n_mapped, n; /* extents so far, and in all */
-	struct gpu_extent {
+	uint32_t n_mapped, n; /* pieces so far, and in all */
+	uint8_t by_place[GPU_MAX_PIECES];
+	struct gpu_piece {
+		uint32_t extent;
+		uint64_t offset, used; /* in the extent */
+		uint64_t bytes;        /* of the allocation */
 		cu_ptr at;
-		uint64_t bytes;
-	} extent[];
+	} piece[]; /* in the order of the records */
 };
+_Static_assert(GPU_MAX_PIECES - 1 <= UINT8_MAX, "see by_place");
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct list copies = {&copies, &copies};
@@ -50,9 +56,8 @@ int gpu_records_read(int fd, uint32_t kind, uint32_t n_fds, struct gpu_handle **
 {
 	struct stat st;
 	char *bytes;
-	uint64_t sum = 0;
 	if (fstat(fd, &st) || st.st_size < 0 || st.st_size % (off_t)sizeof(struct gpu_handle) ||
-		(uint64_t)st.st_size > PROGRESS_MAX_EXTENTS * sizeof(struct gpu_handle))
+		(uint64_t)st.st_size > GPU_MAX_PIECES * sizeof(struct gpu_handle))
 		return bad_records();
 	int r = memory_read(fd, (uint64_t)st.st_size, &bytes);
 	if (r < 0)
@@ -61,7 +66,8 @@ int gpu_records_read(int fd, uint32_t kind, uint32_t n_fds, struct gpu_handle **
 	*n = (uint32_t)((size_t)st.st_size / sizeof *h);
 	bool good = n_fds == (kind == GPU_HANDLE_VMM_FD ? *n : 0);
 	for (uint32_t i = 0; i < *n && good; i++)
-		good = h[i].kind == kind && h[i].bytes && !add_overflows(sum, h[i].bytes, &sum) && sum <= RANGE_MAX;
+		good = h[i].kind == kind && h[i].extent < PROGRESS_MAX_EXTENTS && h[i].bytes && h[i].used <= h[i].bytes &&
+			h[i].bytes <= RANGE_MAX && h[i].offset <= RANGE_MAX;
 	if (!good) {
 		free(bytes);
 		return bad_records();
@@ -70,18 +76,108 @@ int gpu_records_read(int fd, uint32_t kind, uint32_t n_fds, struct gpu_handle **
 	return 0;
 }
 
+/* ---- pieces ---- */
+
+static bool is_before(const struct gpu_piece *a, const struct gpu_piece *b)
+{
+	return a->extent < b->extent || (a->extent == b->extent && a->offset < b->offset);
+}
+
+/* Takes the records over and finds the order of places.  False: two pieces want the same place. */
+static bool place_pieces(struct gpu_memory *m, const struct gpu_handle *h)
+{
+	for (uint32_t i = 0; i < m->n; i++) {
+		m->piece[i] = (struct gpu_piece){.extent = h[i].extent, .offset = h[i].offset, .used = h[i].used, .bytes = h[i].bytes};
+		uint32_t at = i;
+		for (; at && is_before(&m->piece[i], &m->piece[m->by_place[at - 1]]); at--)
+			m->by_place[at] = m->by_place[at - 1];
+		m->by_place[at] = (uint8_t)i;
+	}
+	for (uint32_t i = 1; i < m->n; i++) {
+		const struct gpu_piece *a = &m->piece[m->by_place[i - 1]], *b = &m->piece[m->by_place[i]];
+		if (a->extent == b->extent && a->offset + a->bytes > b->offset)
+			return false;
+	}
+	return true;
+}
+
+/* The first piece, in the order of places, that ends above that place. */
+static uint32_t first_above(const struct gpu_memory *m, uint32_t extent, uint64_t offset)
+{
+	uint32_t low = 0, high = m->n;
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		const struct gpu_piece *p = &m->piece[m->by_place[middle]];
+		if (p->extent > extent || (p->extent == extent && p->offset + p->used > offset))
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+bool gpu_memory_at(const struct gpu_memory *m, uint32_t extent, uint64_t offset, uint64_t bytes, cu_ptr *out)
+{
+	uint64_t end;
+	uint32_t i = first_above(m, extent, offset);
+	*out = 0;
+	if (bytes == 0 && i < m->n && m->piece[m->by_place[i]].extent == extent && m->piece[m->by_place[i]].offset <= offset)
+		*out = m->piece[m->by_place[i]].at + (offset - m->piece[m->by_place[i]].offset);
+	if (bytes == 0)
+		return true;
+	if (add_overflows(offset, bytes, &end))
+		return false;
+	for (uint64_t at = offset; i < m->n; i++) {
+		const struct gpu_piece *p = &m->piece[m->by_place[i]];
+		if (p->extent != extent || p->offset > at || (at > offset && m->kind != GPU_HANDLE_VMM_FD))
+			return false; /* a hole, or memory that has an address of its own */
+		if (at == offset)
+			*out = p->at + (offset - p->offset);
+		at = p->offset + p->used;
+		if (at >= end)
+			return true;
+	}
+	return false;
+}
+
+bool gpu_memory_next(const struct gpu_memory *m, const struct tensor_place *place, struct gpu_need *need)
+{
+	uint32_t i = need->next ? need->next : place ? first_above(m, place->extent, place->offset) : 0;
+	if (i >= m->n)
+		return false;
+	const struct gpu_piece *p = &m->piece[m->by_place[i]];
+	if (place && (p->extent != place->extent || p->offset >= place->end))
+		return false;
+	*need = (struct gpu_need){.next = i + 1, .piece = m->by_place[i],
+		.bytes = place ? MIN(place->end - p->offset, p->used) : p->used};
+	return true;
+}
+
+uint64_t gpu_memory_bytes(const struct gpu_memory *m)
+{
+	uint64_t bytes = 0;
+	for (uint32_t i = 0; i < m->n; i++)
+		bytes += m->piece[i].used;
+	return bytes;
+}
+
+uint32_t gpu_memory_pieces(const struct gpu_memory *m)
+{
+	return m->n;
+}
+
 /* ---- vmm-fd ---- */
 
 /* The handle is not needed once the memory is mapped: the mapping keeps it. */
-static int map_extent(struct gpu_memory *m, uint32_t i, int fd)
+static int map_piece(struct gpu_memory *m, uint32_t i, int fd)
 {
 	const struct cuda *cu = m->driver->cu;
-	struct gpu_extent *e = &m->extent[i];
+	struct gpu_piece *p = &m->piece[i];
 	cu_mem_handle handle;
 	cu_result r = cu->mem_import(&handle, (void *)(intptr_t)fd, CU_HANDLE_FD);
 	if (r)
 		return gpu_failed(m->driver, r, "cuMemImportFromShareableHandle");
-	r = cu->mem_map(e->at, e->bytes, 0, handle, 0);
+	r = cu->mem_map(p->at, p->bytes, 0, handle, 0);
 	cu_result released = GPU_UNDO(cu->mem_release(handle));
 	if (r)
 		return gpu_failed(m->driver, r, "cuMemMap");
@@ -89,37 +185,64 @@ static int map_extent(struct gpu_memory *m, uint32_t i, int fd)
 	return released ? gpu_failed(m->driver, released, "cuMemRelease") : 0;
 }
 
-static int map_extents(struct gpu_memory *m, const struct gpu_source *from)
+/* Gives each piece its place behind m->range: extents end to end, as long as what is there of them reaches.  Returns the
+ * bytes in all. */
+static uint64_t lay_out(struct gpu_memory *m)
 {
-	const struct cuda *cu = m->driver->cu;
-	uint64_t end = 0;
-	for (uint32_t i = 0; i < m->n; i++)
-		end += from->handles[i].bytes;
-	if (end == 0)
-		return 0;
-	cu_result r = cu->mem_address_reserve(&m->range, end, 0, 0, 0);
-	if (r)
-		return gpu_failed(m->driver, r, "cuMemAddressReserve");
-	m->range_bytes = end;
-	end = 0;
+	uint64_t begin = 0, end = 0;
 	for (uint32_t i = 0; i < m->n; i++) {
-		m->extent[i] = (struct gpu_extent){.at = m->range + end, .bytes = from->handles[i].bytes};
-		int e = map_extent(m, i, from->fds[i]);
-		if (e < 0)
-			return e;
-		end += m->extent[i].bytes;
+		struct gpu_piece *p = &m->piece[m->by_place[i]];
+		if (i && p->extent != m->piece[m->by_place[i - 1]].extent)
+			begin = end;
+		p->at = m->range + begin + p->offset;
+		end = begin + p->offset + p->bytes;
+		if (end > RANGE_MAX)
+			break;
 	}
-	struct cu_mem_access access = {.location = {CU_AT_DEVICE, m->device->ordinal}, .flags = CU_PROT_READ};
-	r = cu->mem_set_access(m->range, m->range_bytes, &access, 1);
-	return r ? gpu_failed(m->driver, r, "cuMemSetAccess") : 0;
+	return end;
 }
 
-static void unmap_extents(struct gpu_memory *m)
+/* One call for each stretch of addresses without a hole. */
+static int let_read(struct gpu_memory *m)
+{
+	struct cu_mem_access access = {.location = {CU_AT_DEVICE, m->device->ordinal}, .flags = CU_PROT_READ};
+	for (uint32_t i = 0; i < m->n;) {
+		cu_ptr from = m->piece[m->by_place[i]].at, to = from;
+		while (i < m->n && m->piece[m->by_place[i]].at == to)
+			to += m->piece[m->by_place[i++]].bytes;
+		cu_result r = m->driver->cu->mem_set_access(from, to - from, &access, 1);
+		if (r)
+			return gpu_failed(m->driver, r, "cuMemSetAccess");
+	}
+	return 0;
+}
+
+static int map_pieces(struct gpu_memory *m, const int *fds)
+{
+	uint64_t bytes = lay_out(m);
+	if (bytes > RANGE_MAX)
+		return bad_records();
+	if (bytes == 0)
+		return 0;
+	cu_result r = m->driver->cu->mem_address_reserve(&m->range, bytes, 0, 0, 0);
+	if (r)
+		return gpu_failed(m->driver, r, "cuMemAddressReserve");
+	m->range_bytes = bytes;
+	lay_out(m);
+	for (uint32_t i = 0; i < m->n; i++) {
+		int e = map_piece(m, i, fds[i]);
+		if (e < 0)
+			return e;
+	}
+	return let_read(m);
+}
+
+static void unmap_pieces(struct gpu_memory *m)
 {
 	const struct cuda *cu = m->driver->cu;
 	while (m->n_mapped) {
 		m->n_mapped--;
-		GPU_UNDO(cu->mem_unmap(m->extent[m->n_mapped].at, m->extent[m->n_mapped].bytes));
+		GPU_UNDO(cu->mem_unmap(m->piece[m->n_mapped].at, m->piece[m->n_mapped].bytes));
 	}
 	if (m->range_bytes)
 		GPU_UNDO(cu->mem_address_free(m->range, m->range_bytes));
@@ -145,10 +268,9 @@ static int open_handles(struct gpu_memory *m, const struct gpu_source *from)
 		struct cu_ipc_mem_handle handle;
 		_Static_assert(sizeof handle == sizeof from->handles[i].ipc, "the driver's size");
 		memcpy(&handle, from->handles[i].ipc, sizeof handle);
-		cu_result r = cu->ipc_open_mem_handle(&m->extent[i].at, handle, CU_IPC_LAZY_PEER);
+		cu_result r = cu->ipc_open_mem_handle(&m->piece[i].at, handle, CU_IPC_LAZY_PEER);
 		if (r)
 			return open_failed(m, r);
-		m->extent[i].bytes = from->handles[i].bytes;
 		m->n_mapped++;
 	}
 	return 0;
@@ -158,7 +280,7 @@ static void close_handles(struct gpu_memory *m)
 {
 	while (m->n_mapped) {
 		m->n_mapped--;
-		GPU_UNDO(m->driver->cu->ipc_close_mem_handle(m->extent[m->n_mapped].at));
+		GPU_UNDO(m->driver->cu->ipc_close_mem_handle(m->piece[m->n_mapped].at));
 	}
 }
 
@@ -174,7 +296,7 @@ static void unmap(struct gpu_memory *m)
 {
 	struct gpu_scope scope = {0};
 	if (m->kind == GPU_HANDLE_VMM_FD)
-		unmap_extents(m); /* wants no context */
+		unmap_pieces(m); /* wants no context */
 	else if (gpu_enter_to_undo(m->driver, m->ctx, &scope))
 		close_handles(m); /* else they went with their context */
 	gpu_leave(&scope);
@@ -187,7 +309,7 @@ static int map_in_scope(const struct gpu_source *from, const struct gpu_scope *s
 	int r = gpu_driver_get(&driver);
 	if (r < 0)
 		return r;
-	struct gpu_memory *m = calloc(1, sizeof *m + from->n * sizeof m->extent[0]);
+	struct gpu_memory *m = calloc(1, sizeof *m + from->n * sizeof m->piece[0]);
 	if (!m) {
 		gpu_driver_put(&driver);
 		return fail(TRIMS_E_NO_MEMORY, "no memory for a mapping");
@@ -195,13 +317,14 @@ static int map_in_scope(const struct gpu_source *from, const struct gpu_scope *s
 	*m = (struct gpu_memory){.refs = 1, .driver = driver, .device = from->device, .kind = from->kind, .ctx = scope->ctx,
 		.n = from->n};
 	list_init(&m->node);
-	r = m->kind == GPU_HANDLE_VMM_FD ? map_extents(m, from) : open_handles(m, from);
+	r = !place_pieces(m, from->handles) ? bad_records() : m->kind == GPU_HANDLE_VMM_FD ? map_pieces(m, from->fds) :
+		open_handles(m, from);
 	if (r == 0) {
 		*out = m;
 		return 0;
 	}
 	if (m->kind == GPU_HANDLE_VMM_FD)
-		unmap_extents(m);
+		unmap_pieces(m);
 	else
 		close_handles(m);
 	forget(m);
@@ -277,13 +400,4 @@ void gpu_memory_put(struct gpu_memory **p)
 		unmap(m);
 	}
 	pthread_mutex_unlock(&lock);
-}
-
-bool gpu_memory_at(const struct gpu_memory *m, uint32_t extent, uint64_t offset, uint64_t bytes, cu_ptr *out)
-{
-	uint64_t end;
-	if (extent >= m->n || add_overflows(offset, bytes, &end) || end > m->extent[extent].bytes)
-		return false;
-	*out = m->extent[extent].at + offset;
-	return true;
 }

@@ -16,17 +16,6 @@ struct private_copy {
 	cu_context ctx;
 };
 
-struct model_gpu {
-	struct gpu_session *session;
-	struct gpu_memory *memory;
-	struct gpu_device *device;
-	uint32_t kind, slot, n_extents;
-	uint32_t stream_wait; /* enum trims_stream_wait */
-	const char *why;      /* streams cannot wait; NULL: they can, or need not */
-	pthread_mutex_t lock; /* guards privates */
-	struct private_copy *privates;
-};
-
 int gpu_attach(trims_conn *c, const char *device, uint64_t deadline, struct conn_life *life)
 {
 	struct gpu_session *s = NULL;
@@ -74,7 +63,6 @@ static int map(trims_model *m, struct msg_opened *o, uint64_t deadline)
 	g->device = from.device;
 	g->kind = o->export;
 	g->slot = o->slot;
-	g->n_extents = from.n;
 	r = gpu_session_try(m->conn, g->session, from.device, deadline);
 	return r < 0 ? r : gpu_memory_get(&m->lease.life, o->copy, &from, &g->memory);
 }
@@ -108,9 +96,11 @@ static void free_private(struct gpu_driver *d, struct private_copy *p)
 
 void gpu_close(trims_model *m)
 {
-	struct model_gpu *g = STEAL(m->gpu);
+	struct model_gpu *g = m->gpu;
 	if (!g)
 		return;
+	gpu_dha_close(m);
+	m->gpu = NULL;
 	while (g->privates) {
 		struct private_copy *p = g->privates;
 		g->privates = p->next;
@@ -124,25 +114,45 @@ void gpu_close(trims_model *m)
 
 /* ---- asking ---- */
 
-int gpu_address(trims_model *m, uint32_t extent, uint64_t offset, uint64_t bytes, const void **out)
+int gpu_address(trims_model *m, const struct tensor_place *place, struct trims_tensor *out)
 {
 	cu_ptr at;
-	if (!gpu_memory_at(m->gpu->memory, extent, offset, bytes, &at))
+	const char *cpu;
+	uint32_t where = gpu_dha_at(m, place, &at, &cpu);
+	if (where == TRIMS_PLACE_LOCAL &&
+		!gpu_memory_at(m->gpu->memory, place->extent, place->offset, place->end ? place->end - place->offset : 0, &at))
 		return fail(TRIMS_E_PROTOCOL, "copy %llu: extent %u is shorter than the tensor table says",
-			(unsigned long long)m->copy, extent);
+			(unsigned long long)m->copy, place->extent);
 	int r = gpu_owner_gone(m);
-	if (r == 0)
-		*out = (const void *)(uintptr_t)at;
-	return r;
+	if (r < 0)
+		return r;
+	out->data = (const void *)(uintptr_t)at;
+	out->place = where;
+	return 0;
 }
 
-int gpu_read(trims_model *m, cu_ptr from, void *to, size_t bytes)
+/* Where this process sees a tensor that is on the host; NULL: it is not. */
+static const char *on_host(trims_model *m, uint32_t index)
+{
+	struct tensor_place place;
+	cu_ptr at;
+	const char *cpu;
+	return m->gpu->dha && model_tensor_place(m, index, &place) == 0 &&
+		gpu_dha_at(m, &place, &at, &cpu) != TRIMS_PLACE_LOCAL ? cpu : NULL;
+}
+
+int gpu_read(trims_model *m, const struct trims_tensor *t, uint64_t offset, void *to, size_t bytes)
 {
 	struct gpu_driver *d = gpu_session_driver(m->gpu->session);
 	struct gpu_scope scope = {0};
+	const char *cpu = on_host(m, t->index);
+	if (cpu) {
+		memcpy(to, cpu + offset, bytes);
+		return 0;
+	}
 	int r = gpu_enter(d, m->gpu->device, &scope);
 	if (r == 0)
-		r = gpu_copy_to_host(d, to, from, bytes);
+		r = gpu_copy_to_host(d, to, (uintptr_t)t->data + offset, bytes);
 	gpu_leave(&scope);
 	return r;
 }
@@ -156,6 +166,17 @@ void gpu_info(trims_model *m, struct trims_info *info)
 	snprintf(info->device, sizeof info->device, "%s", g->device->uuid);
 	if (g->why)
 		snprintf(info->note, sizeof info->note, "wait-on-cpu: %s", g->why);
+	gpu_dha_info(m, info);
+}
+
+bool gpu_next(trims_model *m, const struct tensor_place *place, struct gpu_need *need)
+{
+	return gpu_memory_next(m->gpu->memory, place, need);
+}
+
+uint32_t gpu_pieces(const trims_model *m)
+{
+	return gpu_memory_pieces(m->gpu->memory);
 }
 
 const char *gpu_uuid(const trims_model *m)
@@ -176,15 +197,10 @@ int gpu_owner_gone(trims_model *m)
 /* Inside the stream's scope. */
 static int wait_on_page(trims_model *m, const struct tensor_place *place, cu_stream stream)
 {
-	const struct mapped_image *im;
 	struct model_gpu *g = m->gpu;
-	if (place)
-		return gpu_session_wait(g->session, stream, g->slot + place->extent, place->end);
-	int r = mapping_image(m->mapping, &im);
-	if (r == 0 && im->n_extents > g->n_extents)
-		r = fail(TRIMS_E_PROTOCOL, "the daemon shares %u extents of %u", g->n_extents, im->n_extents);
-	for (uint32_t i = 0; r == 0 && i < im->n_extents; i++)
-		r = gpu_session_wait(g->session, stream, g->slot + i, im->extents[i].bytes);
+	int r = 0;
+	for (struct gpu_need need = {0}; r == 0 && gpu_memory_next(g->memory, place, &need);)
+		r = gpu_session_wait(g->session, stream, g->slot + need.piece, need.bytes);
 	return r;
 }
 
@@ -213,8 +229,9 @@ int trims_wait_stream(trims_model *m, uint32_t index, void *cu_stream_)
 	if (!m->gpu)
 		return fail(TRIMS_E_BAD_REQUEST, "the model is not on a GPU");
 	int r = place ? model_tensor_place(m, index, place) : 0;
-	if (r == 0 && place && place->extent >= m->gpu->n_extents)
-		r = fail(TRIMS_E_PROTOCOL, "the daemon shares %u extents only", m->gpu->n_extents);
+	/* No slot counts what arrives on the host: for that the call waits. */
+	if (r == 0 && (!place || gpu_dha_has(m, place)))
+		r = gpu_dha_wait(m, place, CONN_NEVER);
 	if (r < 0 || (r = model_look(m, place)) != 0)
 		return MIN(r, 0);
 	if ((r = conn_alive(m->conn, model_lease(m).life.epoch)) < 0)
@@ -225,13 +242,17 @@ int trims_wait_stream(trims_model *m, uint32_t index, void *cu_stream_)
 
 /* ---- private copies ---- */
 
-/* Inside a scope. */
-static int copy_private(struct gpu_driver *d, const struct trims_tensor *t, cu_ptr *out)
+/* Inside a scope.  from: where it is on the host, or NULL. */
+static int copy_private(struct gpu_driver *d, const struct trims_tensor *t, const char *from, cu_ptr *out)
 {
 	cu_result e = d->cu->mem_alloc(out, MAX(t->bytes, 1u));
 	if (e)
 		return gpu_failed(d, e, "cuMemAlloc");
-	int r = t->bytes ? gpu_copy_on_device(d, *out, (uintptr_t)t->data, t->bytes) : 0;
+	int r = 0;
+	if (from)
+		r = gpu_copy_to_device(d, *out, from, t->bytes);
+	else if (t->bytes)
+		r = gpu_copy_on_device(d, *out, (uintptr_t)t->data, t->bytes);
 	if (r < 0)
 		GPU_UNDO(d->cu->mem_free(*out));
 	return r;
@@ -245,7 +266,7 @@ static int make_private(trims_model *m, const struct trims_tensor *t, struct pri
 	p->index = t->index;
 	p->ctx = scope.ctx;
 	if (r == 0)
-		r = copy_private(d, t, &p->at);
+		r = copy_private(d, t, on_host(m, t->index), &p->at);
 	gpu_leave(&scope);
 	return r;
 }

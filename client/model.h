@@ -23,7 +23,7 @@ struct trims_model {
 	struct list node; /* in the connection's models */
 	struct mapping *mapping;
 	struct model_gpu *gpu; /* NULL off tier gpu */
-	uint64_t copy, image_bytes, digest_hi, digest_lo;
+	uint64_t copy, version, image_bytes, digest_hi, digest_lo; /* version: of the model, as the daemon counts them */
 	uint32_t tier, hit;
 	_Atomic bool ready; /* every byte is there */
 	pthread_mutex_t files_lock;

@@ -5,6 +5,7 @@
 #include "client/fail.h"
 #include "client/gpu.h"
 #include "client/options.h"
+#include "client/plan.h"
 #include "shared/name.h"
 #include "shared/own.h"
 
@@ -14,6 +15,7 @@
 #define WIRE_NO_LOAD 1 /* OPEN.flags, bit 0 */
 #define WIRE_DEMAND 0  /* OPEN.class */
 #define WIRE_PREFETCH 1
+#define SAME_TRIES 3   /* opens of both tiers, until they have the same version */
 
 static int fill_request(struct msg *m, const char *name, const struct trims_open_options *o)
 {
@@ -30,7 +32,11 @@ static int fill_request(struct msg *m, const char *name, const struct trims_open
 	m->u.open.deadline_ns = o->timeout_ns == TRIMS_FOREVER ? 0 : o->timeout_ns;
 	if (o->device && MSG_SET_STR(m->u.open.device, o->device) < 0)
 		return fail(TRIMS_E_BAD_REQUEST, "not a device's UUID: %.64s", o->device);
-	return 0;
+	if (o->plan && o->tier != TRIMS_TIER_GPU)
+		return fail(TRIMS_E_BAD_REQUEST, "a plan is for a model on a GPU");
+	int r = o->plan ? plan_memory(o->plan, &m->u.open.plan.fd[0]) : 0;
+	m->u.open.plan.n = r == 0 && o->plan;
+	return r;
 }
 
 static void model_free(trims_model *m)
@@ -49,7 +55,7 @@ static int model_new(trims_conn *conn, const char *name, const struct conn_life 
 		msg_close_fds(o->fds.fd, o->fds.n);
 		return fail(TRIMS_E_NO_MEMORY, "no memory for a model");
 	}
-	*m = (trims_model){.conn = conn, .copy = o->copy, .image_bytes = o->image_bytes, .digest_hi = o->digest_hi,
+	*m = (trims_model){.conn = conn, .copy = o->copy, .version = o->model, .image_bytes = o->image_bytes, .digest_hi = o->digest_hi,
 		.digest_lo = o->digest_lo, .tier = o->tier, .hit = o->hit != 0, .lease = {.life = *life, .number = o->lease},
 		.files_lock = PTHREAD_MUTEX_INITIALIZER, .lease_lock = PTHREAD_MUTEX_INITIALIZER};
 	strcpy(m->name, name);
@@ -71,22 +77,67 @@ static int model_new(trims_conn *conn, const char *name, const struct conn_life 
 	return 0;
 }
 
-static int open_once(trims_conn *conn, struct msg *request, const struct conn_life *attached, uint64_t deadline, bool wait,
-	trims_model **out)
+/* Takes a lease and what comes with it. */
+static int take(trims_conn *conn, struct msg *request, const struct conn_life *where, uint64_t deadline, trims_model **out)
 {
 	struct msg reply;
-	struct conn_life life = *attached;
-	trims_model *m = NULL;
+	struct conn_life life = *where;
 	request->request = 0;
 	int r = conn_call(conn, request, MSG_OPENED, deadline, &reply, &life);
 	if (r < 0)
 		return r;
-	r = model_new(conn, request->u.open.model, &life, &reply.u.opened, deadline, &m);
-	if (r < 0) {
+	r = model_new(conn, request->u.open.model, &life, &reply.u.opened, deadline, out);
+	if (r < 0)
 		conn_close_lease(conn, life.epoch, reply.u.opened.lease);
+	return r;
+}
+
+/* Tensors that the copy on the device does not have are on the host.  1: not of the same version. */
+static int add_host(trims_model *m, const struct msg *request, uint64_t deadline)
+{
+	struct msg again = *request;
+	trims_model *host = NULL;
+	again.u.open.tier = TRIMS_TIER_HOST;
+	again.u.open.device[0] = 0;
+	again.u.open.plan.n = 0;
+	int r = take(m->conn, &again, &m->lease.life, deadline, &host);
+	if (r < 0)
 		return r;
+	if (host->tier == TRIMS_TIER_HOST && host->version == m->version)
+		return gpu_dha_open(m, host);
+	r = host->tier == TRIMS_TIER_HOST ? 1 : fail(TRIMS_E_PROTOCOL, "the daemon opened another tier than it was asked for");
+	trims_close(&host);
+	return r;
+}
+
+static int take_whole(trims_conn *conn, struct msg *request, const struct conn_life *attached, uint64_t deadline,
+	trims_model **out)
+{
+	for (int tries = 0; tries < SAME_TRIES; tries++) {
+		int r = take(conn, request, attached, deadline, out);
+		if (r < 0)
+			return r;
+		if ((*out)->gpu)
+			r = gpu_dha_find(*out);
+		if (r == 0 && (*out)->gpu && (*out)->gpu->dha)
+			r = add_host(*out, request, deadline);
+		if (r == 0)
+			return 0;
+		trims_close(out);
+		if (r < 0)
+			return r;
 	}
-	if (!m->hit && wait)
+	return fail(TRIMS_E_CHANGED, "the model is replaced at its source again and again");
+}
+
+static int open_once(trims_conn *conn, struct msg *request, const struct conn_life *attached, uint64_t deadline, bool wait,
+	trims_model **out)
+{
+	trims_model *m = NULL;
+	int r = take_whole(conn, request, attached, deadline, &m);
+	if (r < 0)
+		return r;
+	if (wait && (!m->hit || (m->gpu && m->gpu->dha)))
 		r = model_wait(m, NULL, deadline);
 	if (r < 0)
 		trims_close(&m);
@@ -102,6 +153,7 @@ int trims_open(trims_conn *conn, const char *name, const struct trims_open_optio
 	int r = options_read(&o, sizeof o, options, "trims_open_options");
 	if (r < 0 || (r = fill_request(&request, name, &o)) < 0)
 		return r;
+	OWN_FD int plan = request.u.open.plan.n ? request.u.open.plan.fd[0] : -1;
 	uint64_t deadline = o.timeout_ns ? conn_deadline(o.timeout_ns) : CONN_NEVER;
 	bool wait = !(o.flags & TRIMS_OPEN_NO_WAIT);
 	struct conn_life attached = {0};

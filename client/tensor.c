@@ -38,6 +38,11 @@ static int read_record(trims_model *m, const struct mapped_image *im, uint32_t i
 	return 0;
 }
 
+static struct tensor_place place_of(const struct table_tensor *t)
+{
+	return (struct tensor_place){.extent = t->extent, .offset = t->offset, .end = t->bytes ? t->offset + t->bytes : 0};
+}
+
 int model_tensor_place(trims_model *m, uint32_t index, struct tensor_place *out)
 {
 	const struct mapped_image *im;
@@ -46,7 +51,7 @@ int model_tensor_place(trims_model *m, uint32_t index, struct tensor_place *out)
 	if (r == 0)
 		r = read_record(m, im, index, &t);
 	if (r == 0)
-		*out = (struct tensor_place){.extent = t.extent, .offset = t.offset, .end = t.bytes ? t.offset + t.bytes : 0};
+		*out = place_of(&t);
 	return r;
 }
 
@@ -69,8 +74,9 @@ int trims_tensor(trims_model *m, uint32_t index, struct trims_tensor *out)
 	*out = (struct trims_tensor){.name = record_name(im, &t), .index = index, .dtype = t.dtype, .rank = t.rank,
 		.bytes = t.bytes};
 	memcpy(out->shape, t.shape, t.rank * sizeof t.shape[0]);
+	struct tensor_place place = place_of(&t);
 	if (m->gpu)
-		return gpu_address(m, t.extent, t.offset, t.bytes, &out->data);
+		return gpu_address(m, &place, out);
 	if (im->extent_at[t.extent])
 		out->data = im->extent_at[t.extent] + t.offset;
 	return 0;
@@ -90,7 +96,7 @@ int trims_read(trims_model *m, uint32_t index, uint64_t offset, void *to, size_t
 	if (bytes == 0)
 		return 0;
 	if (m->gpu)
-		return gpu_read(m, (uintptr_t)t.data + offset, to, bytes);
+		return gpu_read(m, &t, offset, to, bytes);
 	memcpy(to, (const char *)t.data + offset, bytes);
 	return 0;
 }

@@ -137,12 +137,16 @@ enum trims_open_flags {
 	TRIMS_OPEN_BACKGROUND = 4 /* stand behind every load that somebody waits for */
 };
 
+/* How a model comes to a GPU: see "Plans" below. */
+struct trims_plan;
+
 struct trims_open_options {
 	size_t size;         /* sizeof(struct trims_open_options) */
 	uint32_t tier;       /* enum trims_tier */
 	uint32_t flags;      /* enum trims_open_flags */
 	uint64_t timeout_ns; /* for the whole call; 0: none */
 	const char *device;  /* UUID ("GPU-...", "MIG-..."), for TRIMS_TIER_GPU; NULL: any that this process sees */
+	const struct trims_plan *plan; /* for TRIMS_TIER_GPU, read during the call; NULL: all of it, in the order of its tensors */
 };
 
 /* Takes a lease on `name` or `name@revision`.  options NULL: the best tier, wait until every byte is there. */
@@ -172,6 +176,10 @@ struct trims_info {
 	uint32_t simulated;   /* 1: the device is simcuda's; nothing timed on it is a measurement */
 	char device[64];      /* its UUID */
 	char note[128];       /* why stream_wait is TRIMS_STREAM_WAIT_CPU */
+	uint64_t device_bytes; /* what of the image is in the device's memory */
+	uint32_t direct_tensors, staged_tensors; /* that are not: by enum trims_place */
+	uint64_t direct_bytes, staged_bytes;
+	char place_note[128]; /* why tensors are TRIMS_PLACE_STAGED */
 };
 TRIMS_API int trims_info(trims_model *model, struct trims_info *out);
 
@@ -201,15 +209,24 @@ TRIMS_API const char *trims_dtype_name(uint32_t dtype);
 /* How many elements share how many bytes: 1 and 4 for F32, 32 and 18 for Q4_0.  UNSUPPORTED for an unknown number. */
 TRIMS_API int trims_dtype_block(uint32_t dtype, uint32_t *elements, uint32_t *bytes);
 
+/* Where a tensor is that trims_tensor() points to. */
+enum trims_place {
+	TRIMS_PLACE_LOCAL = 0,       /* in the memory of the model's tier, with everybody's */
+	TRIMS_PLACE_HOST_DIRECT = 1, /* of a model on a GPU: in host memory, where the device's kernels read it over the link */
+	TRIMS_PLACE_STAGED = 2       /* the same, but the device cannot: in device memory of this model handle alone */
+};
+
 struct trims_tensor {
 	const char *name; /* NUL-terminated */
-	uint32_t index;   /* in execution order */
+	uint32_t index;   /* in the order of the model's files, as `trims-ctl show` lists them */
 	uint32_t dtype;   /* enum trims_dtype */
 	uint32_t rank;
+	uint32_t place;   /* enum trims_place */
 	uint64_t shape[TRIMS_MAX_RANK]; /* outermost first */
 	uint64_t bytes;
 	const void *data; /* 256-byte aligned; NULL on tier disk; on TRIMS_TIER_GPU a device's address (CUdeviceptr), for its
-	                     kernels and copies and not for the CPU.  Bytes that have not arrived read as anything. */
+	                     kernels and copies and not for the CPU, wherever the tensor is.  May be NULL when bytes is 0.
+	                     Bytes that have not arrived read as anything. */
 };
 
 TRIMS_API int trims_tensor_count(trims_model *model, uint32_t *out);
@@ -279,6 +296,45 @@ TRIMS_API int trims_wait_stream(trims_model *model, uint32_t index, void *cu_str
  * place (scales, buffers).  Waits for the tensor first; the same address each time; freed by trims_close().  NO_MEMORY: the
  * device has no room for it. */
 TRIMS_API int trims_private(trims_model *model, uint32_t index, void **device_address);
+
+/* ---- Plans ----
+ *
+ * A plan says which tensors a GPU needs in its own memory and in which order, and which its kernels read where the host tier
+ * has them (direct host access): an embedding of which a run touches a few rows is not worth its way over the link.
+ * A plan is a wish about cost, never about results: it is given by whoever makes the daemon load the model on a device, stays
+ * with that copy, and other opens, with another plan or none, get the copy as it is.  What of it came true says each
+ * tensor's `place`, and every tensor's `data` is good for the device's kernels in any case.
+ *
+ * Tensors that a copy does not have: the library opens the same version of the model on the host tier as well (a second lease on
+ * this connection, given back by trims_close()) and makes those tensors readable by the device, in this order:
+ * `dha-registered`: their pages are registered with the driver for reading, where the device's attribute 113
+ * (READ_ONLY_HOST_REGISTER) allows it: TRIMS_PLACE_HOST_DIRECT; `dha-staged`: they are copied to device memory of this
+ * model handle: TRIMS_PLACE_STAGED.  trims_info() counts both and says why.  For what is on the host trims_wait_stream() waits
+ * itself, whatever stream_wait says, since no slot counts it.  CHANGED: the model was replaced between the two opens, again
+ * and again.  In a plan of tensors that are whole 4 MiB and more, what is read from the host costs no device memory; smaller
+ * ones share memory with their neighbours. */
+
+enum trims_plan_place { TRIMS_PLAN_LOAD = 0, TRIMS_PLAN_HOST = 1 };
+
+#define TRIMS_PLAN_MAX_ENTRIES (1u << 20)
+#define TRIMS_PLAN_MAX_HELPERS 8
+
+struct trims_plan_entry {
+	uint32_t tensor; /* its index; one that the model does not have, or that was there before, is BAD_REQUEST */
+	uint8_t place;   /* enum trims_plan_place */
+	uint8_t link;    /* 0: over the device's own link; k: over that of helpers[k - 1] and from there to the device */
+	uint16_t step;   /* the layer it belongs to, for traces */
+};
+
+struct trims_plan {
+	size_t size;                            /* sizeof(struct trims_plan) */
+	const struct trims_plan_entry *entries; /* in the order of execution; tensors that are in none are loaded behind them */
+	uint32_t n_entries;                     /* at most TRIMS_PLAN_MAX_ENTRIES */
+	uint32_t n_helpers;                     /* at most TRIMS_PLAN_MAX_HELPERS */
+	const char *const *helpers;             /* UUIDs of devices whose links may help */
+	uint64_t keep_bytes;      /* under pressure an idle copy may shrink to that many leading bytes; 0: it goes whole */
+	uint64_t dha_bytes_per_s; /* of the device's link, to be kept free for direct reads while the model is open; 0: none */
+};
 
 /* ---- files that travel with a model ---- */
 

@@ -25,6 +25,17 @@ static int poisoned(struct progress_page *page)
 	return fail((enum trims_code)code, "%s", *f.text ? f.text : error_text(code));
 }
 
+/* On a device by pieces, else by extents, whose bytes in all only READY vouches for. */
+static bool has_landed(trims_model *m, struct progress_page *page, const struct tensor_place *place)
+{
+	if (!m->gpu)
+		return place && atomic_load_explicit(&page->watermark[place->extent], memory_order_acquire) >= place->end;
+	for (struct gpu_need need = {0}; gpu_next(m, place, &need);)
+		if (atomic_load_explicit(&page->watermark[need.piece], memory_order_acquire) < need.bytes)
+			return false;
+	return true;
+}
+
 static int look(trims_model *m, struct progress_page *page, const struct tensor_place *place)
 {
 	uint32_t state = atomic_load_explicit(&page->state, memory_order_acquire);
@@ -32,7 +43,7 @@ static int look(trims_model *m, struct progress_page *page, const struct tensor_
 		atomic_store_explicit(&m->ready, true, memory_order_release);
 		return 1;
 	}
-	if (place && atomic_load_explicit(&page->watermark[place->extent], memory_order_acquire) >= place->end)
+	if (place && has_landed(m, page, place))
 		return 1;
 	return state == PROGRESS_POISONED ? poisoned(page) : 0;
 }
@@ -52,7 +63,9 @@ static int owner_gone(trims_model *m)
 static int find_page(trims_model *m, const struct tensor_place *place, struct progress_page **out)
 {
 	int r = mapping_progress(m->mapping, out);
-	if (r == 0 && place && place->extent >= (*out)->extents)
+	if (r == 0 && m->gpu && gpu_pieces(m) > (*out)->extents)
+		r = fail(TRIMS_E_PROTOCOL, "the progress page has %u pieces of %u", (*out)->extents, gpu_pieces(m));
+	else if (r == 0 && !m->gpu && place && place->extent >= (*out)->extents)
 		r = fail(TRIMS_E_PROTOCOL, "the progress page has no extent %u", place->extent);
 	return r;
 }
@@ -60,16 +73,10 @@ static int find_page(trims_model *m, const struct tensor_place *place, struct pr
 /* What a stream sees that waits for everything; READY, with the digest, comes a moment later. */
 static bool all_landed(trims_model *m, struct progress_page *page, const struct tensor_place *place)
 {
-	const struct mapped_image *im;
-	if (place || !m->gpu || mapping_image(m->mapping, &im) < 0 || im->n_extents > page->extents)
-		return false;
-	for (uint32_t i = 0; i < im->n_extents; i++)
-		if (atomic_load_explicit(&page->watermark[i], memory_order_acquire) < im->extents[i].bytes)
-			return false;
-	return true;
+	return !place && m->gpu && has_landed(m, page, NULL);
 }
 
-int model_look(trims_model *m, const struct tensor_place *place)
+static int look_here(trims_model *m, const struct tensor_place *place)
 {
 	struct progress_page *page;
 	int r = owner_gone(m);
@@ -81,7 +88,7 @@ int model_look(trims_model *m, const struct tensor_place *place)
 	return r ? r : all_landed(m, page, place);
 }
 
-int model_wait(trims_model *m, const struct tensor_place *place, uint64_t deadline)
+static int wait_here(trims_model *m, const struct tensor_place *place, uint64_t deadline)
 {
 	struct progress_page *page;
 	int r = owner_gone(m);
@@ -108,6 +115,22 @@ int model_wait(trims_model *m, const struct tensor_place *place, uint64_t deadli
 	}
 }
 
+int model_look(trims_model *m, const struct tensor_place *place)
+{
+	if (place && gpu_dha_has(m, place))
+		return gpu_dha_look(m, place);
+	int r = look_here(m, place);
+	return r == 1 && m->gpu && !place ? gpu_dha_look(m, NULL) : r;
+}
+
+int model_wait(trims_model *m, const struct tensor_place *place, uint64_t deadline)
+{
+	if (place && gpu_dha_has(m, place))
+		return gpu_dha_wait(m, place, deadline);
+	int r = wait_here(m, place, deadline);
+	return r == 0 && m->gpu && !place ? gpu_dha_wait(m, NULL, deadline) : r;
+}
+
 int trims_wait(trims_model *m, uint64_t timeout_ns)
 {
 	return model_wait(m, NULL, conn_deadline(timeout_ns));
@@ -123,7 +146,8 @@ int trims_wait_tensor(trims_model *m, uint32_t index, uint64_t timeout_ns)
 int trims_progress(trims_model *m, struct trims_progress *out)
 {
 	struct progress_page *page;
-	if (atomic_load_explicit(&m->ready, memory_order_acquire)) {
+	int rest = m->gpu ? gpu_dha_state(m) : 1;
+	if (rest == 1 && atomic_load_explicit(&m->ready, memory_order_acquire)) {
 		*out = (struct trims_progress){.landed_bytes = m->image_bytes, .image_bytes = m->image_bytes,
 			.state = TRIMS_STATE_READY};
 		return 0;
@@ -135,5 +159,10 @@ int trims_progress(trims_model *m, struct trims_progress *out)
 	*out = (struct trims_progress){.landed_bytes = page->landed, .image_bytes = m->image_bytes, .state = state};
 	if (state == PROGRESS_POISONED)
 		out->error = page->error;
+	else if (rest < 0)
+		*out = (struct trims_progress){.landed_bytes = page->landed, .image_bytes = m->image_bytes,
+			.state = TRIMS_STATE_FAILED, .error = (uint32_t)-rest};
+	else if (rest == 0)
+		out->state = TRIMS_STATE_LOADING;
 	return 0;
 }

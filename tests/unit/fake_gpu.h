@@ -24,14 +24,15 @@
 
 #define FAKE_GPU_SLOTS 64
 #define FAKE_GPU_COPIES 3
-#define FAKE_GPU_BYTES GPU_EXTENT_ALIGN /* of every allocation */
+#define FAKE_GPU_BYTES GPU_EXTENT_ALIGN /* of the canary and of every extent that is not wide */
+#define FAKE_GPU_PIECE_MAX (8 * MIB)
 #define FAKE_GPU_SEED 77
 
 struct fake_gpu_memory {
 	uint32_t n;
-	struct gpu_handle handle[8];
-	cu_ptr at[8]; /* vmm-fd, in the daemon's mapping */
-	int fd[8];
+	struct gpu_handle handle[FAKE_PIECES_MAX];
+	cu_ptr at[FAKE_PIECES_MAX]; /* vmm-fd, in the daemon's mapping */
+	int fd[FAKE_PIECES_MAX];
 	int records;
 };
 
@@ -171,13 +172,25 @@ static inline uint64_t fake_gpu_free_bytes(void)
 	return left;
 }
 
-/* What allocation number `extent` of a copy holds: as fake_copy_init() does it, tensor by tensor. */
-static inline void fake_gpu_content(const struct fake_copy *c, uint32_t extent, uint8_t *out)
+/* Piece number i of a copy. */
+static inline struct fake_piece fake_gpu_piece(const struct fake_copy *c, uint32_t i)
 {
-	uint32_t per_extent = c->n_tensors / c->n_extents;
-	memset(out, 0, FAKE_GPU_BYTES);
-	for (uint32_t i = 0; i < per_extent; i++)
-		memset(out + i * FAKE_TENSOR_STRIDE, (int)(extent * per_extent + i), FAKE_TENSOR_STRIDE);
+	uint64_t extent_bytes = c->n_tensors / c->n_extents * c->stride;
+	return c->n_pieces ? c->piece[i] : (struct fake_piece){.extent = i, .bytes = extent_bytes};
+}
+
+static inline uint32_t fake_gpu_pieces(const struct fake_copy *c)
+{
+	return c->n_pieces ? c->n_pieces : c->n_extents;
+}
+
+/* What it holds: as fake_copy_init() does it, tensor by tensor. */
+static inline void fake_gpu_content(const struct fake_copy *c, const struct fake_piece *p, uint8_t *out)
+{
+	uint32_t first = p->extent * (c->n_tensors / c->n_extents);
+	memset(out, 0, align_up(p->bytes, GPU_EXTENT_ALIGN));
+	for (uint64_t i = 0; i < p->bytes; i++)
+		out[i] = (uint8_t)(first + (p->offset + i) / c->stride);
 }
 
 static inline void fake_gpu_pattern(uint8_t *out)
@@ -188,36 +201,41 @@ static inline void fake_gpu_pattern(uint8_t *out)
 
 /* One allocation with these bytes. */
 static inline void fake_gpu_add(const struct cuda *cu, struct fake_gpu_memory *m, uint32_t kind, uint64_t generation,
-	const uint8_t *content)
+	const struct fake_piece *p, const uint8_t *content)
 {
 	uint32_t i = m->n++;
+	uint64_t bytes = align_up(p->bytes, GPU_EXTENT_ALIGN);
 	struct cu_mem_prop prop = {.type = CU_ALLOCATION_PINNED, .handle_types = CU_HANDLE_FD, .location = {CU_AT_DEVICE, 0}};
 	struct cu_mem_access access = {.location = {CU_AT_DEVICE, 0}, .flags = CU_PROT_READWRITE};
 	cu_mem_handle handle;
-	m->handle[i] = (struct gpu_handle){.kind = kind, .bytes = FAKE_GPU_BYTES, .generation = generation};
+	m->handle[i] = (struct gpu_handle){.kind = kind, .extent = p->extent, .bytes = bytes, .generation = generation,
+		.offset = p->offset, .used = p->bytes};
 	if (kind == GPU_HANDLE_VMM_FD) {
-		FAKE_CU(cu->mem_create(&handle, FAKE_GPU_BYTES, &prop, 0));
-		FAKE_CU(cu->mem_address_reserve(&m->at[i], FAKE_GPU_BYTES, 0, 0, 0));
-		FAKE_CU(cu->mem_map(m->at[i], FAKE_GPU_BYTES, 0, handle, 0));
-		FAKE_CU(cu->mem_set_access(m->at[i], FAKE_GPU_BYTES, &access, 1));
+		FAKE_CU(cu->mem_create(&handle, bytes, &prop, 0));
+		FAKE_CU(cu->mem_address_reserve(&m->at[i], bytes, 0, 0, 0));
+		FAKE_CU(cu->mem_map(m->at[i], bytes, 0, handle, 0));
+		FAKE_CU(cu->mem_set_access(m->at[i], bytes, &access, 1));
 		FAKE_CU(cu->mem_export(&m->fd[i], handle, CU_HANDLE_FD, 0));
 		FAKE_CU(cu->mem_release(handle));
 	} else {
-		FAKE_CU(cu->mem_alloc(&m->at[i], FAKE_GPU_BYTES));
+		FAKE_CU(cu->mem_alloc(&m->at[i], bytes));
 		FAKE_CU(cu->ipc_get_mem_handle((void *)m->handle[i].ipc, m->at[i]));
 	}
-	FAKE_CU(cu->memcpy_htod(m->at[i], content, FAKE_GPU_BYTES));
+	FAKE_CU(cu->memcpy_htod(m->at[i], content, bytes));
 }
 
 static inline void fake_gpu_make(const struct cuda *cu, const struct fake_copy *copies, uint32_t n)
 {
-	uint8_t *content = malloc(FAKE_GPU_BYTES);
+	const struct fake_piece canary = {.bytes = FAKE_GPU_BYTES};
+	uint8_t *content = malloc(FAKE_GPU_PIECE_MAX);
 	fake_gpu_pattern(content);
-	fake_gpu_add(cu, &gpu.canary, gpu.kind, 1, content);
+	fake_gpu_add(cu, &gpu.canary, gpu.kind, 1, &canary, content);
 	for (uint32_t c = 0; c < n; c++)
-		for (uint32_t e = 0; e < copies[c].n_extents; e++) {
-			fake_gpu_content(&copies[c], e, content);
-			fake_gpu_add(cu, &gpu.copy[c], gpu.kind, copies[c].number, content);
+		for (uint32_t i = 0; i < fake_gpu_pieces(&copies[c]); i++) {
+			struct fake_piece p = fake_gpu_piece(&copies[c], i);
+			ck_assert_uint_le(p.bytes, FAKE_GPU_PIECE_MAX);
+			fake_gpu_content(&copies[c], &p, content);
+			fake_gpu_add(cu, &gpu.copy[c], gpu.kind, copies[c].number, &p, content);
 		}
 	free(content);
 }
@@ -302,8 +320,8 @@ static inline void fake_gpu_init(uint32_t kind, const struct fake_copy *copies, 
 static inline void fake_gpu_drop(struct fake_gpu_memory *m)
 {
 	for (uint32_t i = 0; i < m->n && gpu.kind == GPU_HANDLE_VMM_FD; i++) {
-		FAKE_CU(gpu.cu->mem_unmap(m->at[i], FAKE_GPU_BYTES));
-		FAKE_CU(gpu.cu->mem_address_free(m->at[i], FAKE_GPU_BYTES));
+		FAKE_CU(gpu.cu->mem_unmap(m->at[i], m->handle[i].bytes));
+		FAKE_CU(gpu.cu->mem_address_free(m->at[i], m->handle[i].bytes));
 		close(m->fd[i]);
 	}
 	close(m->records);
@@ -367,11 +385,12 @@ static inline void fake_gpu_opened(struct fake *f, uint32_t i, uint64_t request,
 	r->u.opened.export = gpu.kind;
 	MSG_SET_STR(r->u.opened.device, gpu.uuid);
 	r->u.opened.slot = GPU_SLOT_NONE;
-	if (!r->u.opened.hit && gpu.slot + c->n_extents < FAKE_GPU_SLOTS) {
+	uint32_t pieces = fake_gpu_pieces(c);
+	if (!r->u.opened.hit && gpu.slot + pieces < FAKE_GPU_SLOTS) {
 		r->u.opened.slot = gpu.slot;
-		for (uint32_t e = 0; e < c->n_extents; e++)
-			atomic_store(&gpu.page[gpu.slot + e], (int64_t)atomic_load(&c->p->watermark[e]));
-		gpu.slot += c->n_extents;
+		for (uint32_t k = 0; k < pieces; k++)
+			atomic_store(&gpu.page[gpu.slot + k], (int64_t)atomic_load(&c->p->watermark[k]));
+		gpu.slot += pieces;
 	}
 	r->u.opened.fds.n = 2;
 	r->u.opened.fds.fd[r->u.opened.fds.n++] = m->records;
@@ -384,10 +403,12 @@ static inline bool fake_gpu_claim(struct fake *f, int fd, const struct msg *m)
 	struct msg r;
 	gpu.claims++;
 	for (uint32_t i = 0; gpu.keeps && i < f->n_copies; i++) {
-		if (f->copies[i].number != m->u.claim.copy)
+		struct fake_copy *host = f->copies[i].host;
+		if (f->copies[i].number != m->u.claim.copy && (!host || host->number != m->u.claim.copy))
 			continue;
 		fake_gpu_opened(f, i, m->request, &r);
 		r.u.opened.tier = m->u.claim.tier;
+		r.u.opened.copy = m->u.claim.copy;
 		r.u.opened.fds.n = 0;
 		f->leases++;
 		fake_send(fd, &r);
@@ -438,8 +459,8 @@ static inline void fake_gpu_land(struct fake_copy *c, uint32_t first, uint32_t e
 
 static inline void fake_gpu_end(struct fake_copy *c, uint32_t first)
 {
-	for (uint32_t e = 0; e < c->n_extents; e++)
-		fake_gpu_slots(c, first, e, GPU_SLOT_ENDED);
+	for (uint32_t i = 0; i < fake_gpu_pieces(c); i++)
+		fake_gpu_slots(c, first, i, GPU_SLOT_ENDED);
 }
 
 #endif

@@ -34,9 +34,19 @@
 
 /* ---- a copy of a model ---- */
 
-/* Tensor i is called "t<i>", is U8[i + 1][10] except the last, which is empty, and holds bytes of value i. */
+#define FAKE_PIECES_MAX 8
+
+/* Tensor i is called "t<i>", is U8[i + 1][10] except the last, which is empty, and holds bytes of value i; of a wide copy all
+ * but the last are U8[tensor_bytes]. */
 struct fake_copy {
-	uint64_t number;
+	uint64_t number, version;
+	uint64_t stride, tensor_bytes;
+	struct fake_copy *host; /* what opens on tier host get; NULL: this one */
+	uint32_t n_pieces;      /* on a device; 0: its extents */
+	struct fake_piece {
+		uint32_t extent;
+		uint64_t offset, bytes;
+	} piece[FAKE_PIECES_MAX];
 	uint32_t n_tensors, n_extents;
 	uint64_t image_bytes;
 	int table, page, extent[8];
@@ -77,25 +87,31 @@ static inline void fake_fill_table(struct fake_copy *c, uint32_t per_extent)
 	struct table_tensor *t = (void *)((char *)h + h->tensors_off);
 	uint32_t *by_name = (void *)((char *)h + h->by_name_off);
 	char *names = (char *)h + h->names_off;
-	uint64_t extent_bytes = (uint64_t)per_extent * FAKE_TENSOR_STRIDE;
+	uint64_t extent_bytes = (uint64_t)per_extent * c->stride;
 	for (uint32_t i = 0; i < c->n_extents; i++)
 		e[i] = (struct table_extent){.bytes = extent_bytes, .image_off = i * extent_bytes};
 	for (uint32_t i = 0; i < c->n_tensors; i++) {
 		int len = sprintf(names + i * 8, "t%u", i);
 		t[i] = (struct table_tensor){.name_off = i * 8, .name_len = (uint32_t)len, .dtype = 9, .rank = 2,
-			.extent = i / per_extent, .offset = (uint64_t)(i % per_extent) * FAKE_TENSOR_STRIDE,
+			.extent = i / per_extent, .offset = (uint64_t)(i % per_extent) * c->stride,
 			.bytes = (i + 1) * 10, .shape = {i + 1, 10}};
+		if (c->tensor_bytes) {
+			t[i].rank = 1;
+			t[i].bytes = t[i].shape[0] = c->tensor_bytes;
+		}
 		by_name[i] = i;
 	}
 	t[c->n_tensors - 1].bytes = t[c->n_tensors - 1].shape[0] = 0;
 	qsort(by_name, c->n_tensors, sizeof *by_name, fake_by_name);
 }
 
-static inline void fake_copy_init(struct fake_copy *c, uint64_t number, uint32_t n_extents, uint32_t per_extent)
+static inline void fake_copy_init_wide(struct fake_copy *c, uint64_t number, uint32_t n_extents, uint32_t per_extent,
+	uint64_t stride, uint64_t tensor_bytes)
 {
 	void *p;
-	*c = (struct fake_copy){.number = number, .n_extents = n_extents, .n_tensors = n_extents * per_extent};
-	c->image_bytes = (uint64_t)c->n_tensors * FAKE_TENSOR_STRIDE;
+	*c = (struct fake_copy){.number = number, .version = number, .n_extents = n_extents,
+		.n_tensors = n_extents * per_extent, .stride = stride, .tensor_bytes = tensor_bytes};
+	c->image_bytes = (uint64_t)c->n_tensors * stride;
 	c->table_bytes = sizeof(struct table_header) + 8 * sizeof(struct table_extent) +
 		FAKE_TENSORS_MAX * (sizeof(struct table_tensor) + sizeof(uint32_t) + 8);
 	c->table = fake_memory("fake-table", c->table_bytes, &p);
@@ -109,11 +125,23 @@ static inline void fake_copy_init(struct fake_copy *c, uint64_t number, uint32_t
 	c->p->extents = n_extents;
 	c->p->image_bytes = c->image_bytes;
 	for (uint32_t e = 0; e < n_extents; e++) {
-		c->extent[e] = fake_memory("fake-extent", (uint64_t)per_extent * FAKE_TENSOR_STRIDE, &p);
+		c->extent[e] = fake_memory("fake-extent", (uint64_t)per_extent * stride, &p);
 		for (uint32_t i = 0; i < per_extent; i++)
-			memset((char *)p + i * FAKE_TENSOR_STRIDE, (int)(e * per_extent + i), FAKE_TENSOR_STRIDE);
-		munmap(p, (uint64_t)per_extent * FAKE_TENSOR_STRIDE);
+			memset((char *)p + i * stride, (int)(e * per_extent + i), stride);
+		munmap(p, (uint64_t)per_extent * stride);
 	}
+}
+
+static inline void fake_copy_init(struct fake_copy *c, uint64_t number, uint32_t n_extents, uint32_t per_extent)
+{
+	fake_copy_init_wide(c, number, n_extents, per_extent, FAKE_TENSOR_STRIDE, 0);
+}
+
+/* Of a copy on a device that is not to be there whole. */
+static inline void fake_piece_add(struct fake_copy *c, uint32_t extent, uint64_t offset, uint64_t bytes)
+{
+	c->piece[c->n_pieces++] = (struct fake_piece){.extent = extent, .offset = offset, .bytes = bytes};
+	c->p->extents = c->n_pieces;
 }
 
 static inline void fake_copy_fini(struct fake_copy *c)
@@ -226,6 +254,7 @@ static inline void fake_opened(struct fake *f, struct fake_copy *c, uint64_t req
 	msg_init(m, MSG_OPENED, request);
 	m->u.opened.lease = (uint64_t)++f->opens;
 	m->u.opened.copy = c->number;
+	m->u.opened.model = c->version;
 	m->u.opened.tier = 2;
 	m->u.opened.image_bytes = c->image_bytes;
 	m->u.opened.slot = GPU_SLOT_NONE;
@@ -245,7 +274,8 @@ static inline bool fake_open(struct fake *f, int fd, struct msg *m)
 		snprintf(name, sizeof name, "m%u", i);
 		if (strcmp(m->u.open.model, name))
 			continue;
-		fake_opened(f, &f->copies[i], m->request, &r);
+		struct fake_copy *c = &f->copies[i];
+		fake_opened(f, c->host ? c->host : c, m->request, &r);
 		f->leases++;
 		fake_send(fd, &r);
 		return true;

@@ -282,12 +282,13 @@ END_TEST
 
 START_TEST(ones_own_ipc_handle_is_refused_with_a_reason)
 {
+	const struct fake_piece p = {.bytes = FAKE_GPU_BYTES};
 	struct fake_gpu_memory own = {0};
 	uint8_t *content = malloc(FAKE_GPU_BYTES);
 	trims_model *m;
 	fake_gpu_pattern(content);
 	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
-	fake_gpu_add(gpu.cu, &own, GPU_HANDLE_CUDA_IPC, 1, content);
+	fake_gpu_add(gpu.cu, &own, GPU_HANDLE_CUDA_IPC, 1, &p, content);
 	ck_assert_int_eq(pwrite(gpu.canary.records, own.handle, sizeof own.handle[0], 0), sizeof own.handle[0]);
 	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
 	ck_assert_int_eq(try_open("m0", 0, NULL, &m), -TRIMS_E_UNSUPPORTED);
