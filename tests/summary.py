@@ -39,6 +39,9 @@ def report(where, test):
         elif verdict == 'skipped':
             print(f"skipped {where} {test['name']}: {what + ': ' if what else ''}{why}")
     if counts['failed']:
+        for line in (test.get('stdout') or '').splitlines():
+            if line.startswith('Bail out!'):  # a sanitizer's report behind it may be longer than what is printed below
+                print('    | ' + line)
         output = [line for text in (test.get('stdout'), test.get('stderr')) for line in (text or '').splitlines()]
         print('\n'.join('    | ' + line for line in output if not line.startswith('ok '))[-6000:])
     return counts

@@ -4,7 +4,8 @@
  *   FUZZ_SECONDS=N  and seconds at most (default 4)
  *   TRIMS_SEED=N    repeat a run; FUZZ_ONLY=N: its Nth mutation alone
  * A mutation depends on the corpus, the seed and its number alone.  The input that ends the program is left in
- * crash-SEED-NUMBER in the working directory.  Keeps: `now` always describes the input that is being run. */
+ * crash-SEED-NUMBER in the working directory, and its first bytes are in the line that says so: of a run far away that line
+ * may be all that is left.  Keeps: `now` always describes the input that is being run. */
 #include "tests/fuzz/fuzz.h"
 
 #include <dirent.h>
@@ -28,6 +29,7 @@
 #define INPUT_MAX ((size_t)1 << 16)
 #define SEEDS_MAX 4096
 #define HANG_SECONDS 10
+#define BYTES_TOLD 600
 
 struct input {
 	char *name;
@@ -51,16 +53,48 @@ static const int fatal[] = {SIGABRT, SIGALRM};
 static const int fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGALRM};
 #endif
 
+/* The line on_fatal() makes. */
+static char said[BYTES_TOLD * 2 + 256];
+static size_t said_size;
+
+static void tell(const char *text)
+{
+	for (; *text && said_size < sizeof said; text++)
+		said[said_size++] = *text;
+}
+
+static void tell_number(size_t n)
+{
+	char digits[24];
+	size_t at = sizeof digits - 1;
+
+	digits[at] = 0;
+	do
+		digits[--at] = (char)('0' + n % 10);
+	while (n /= 10);
+	tell(digits + at);
+}
+
+static void tell_hex(const uint8_t *data, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+		tell((const char[]){"0123456789abcdef"[data[i] >> 4], "0123456789abcdef"[data[i] & 15], 0});
+}
+
 /* Async-signal-safe: the program is in an unknown state. */
 static void on_fatal(int sig)
 {
 	int fd = open(now.crash_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	bool kept = fd >= 0 && write(fd, now.data, now.size) == (ssize_t)now.size;
-	const char *why = sig == SIGALRM ? "Bail out! hangs; input: " : "Bail out! crashes; input: ";
 
-	if (write(STDOUT_FILENO, why, strlen(why)) < 0 ||
-		write(STDOUT_FILENO, now.crash_file, strlen(now.crash_file)) < 0 ||
-		write(STDOUT_FILENO, kept ? "\n" : " (not written)\n", kept ? 1 : 15) < 0)
+	tell(sig == SIGALRM ? "Bail out! hangs; input: " : "Bail out! crashes; input: ");
+	tell(now.crash_file);
+	tell(kept ? ", " : " (not written), ");
+	tell_number(now.size);
+	tell(now.size > BYTES_TOLD ? " bytes that begin with " : " bytes: ");
+	tell_hex(now.data, now.size < BYTES_TOLD ? now.size : BYTES_TOLD);
+	tell("\n");
+	if (write(STDOUT_FILENO, said, said_size) < 0)
 		_exit(2);
 	signal(sig, SIG_DFL);
 	raise(sig == SIGALRM ? SIGKILL : sig);
