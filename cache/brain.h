@@ -45,9 +45,10 @@
 enum hold {
 	HOLD_NONE,    /* ABSENT */
 	HOLD_PART,    /* what a cancelled load left: first victim */
-	HOLD_IDLE,    /* complete, unused, old enough: victim by policy */
+	HOLD_IDLE,    /* complete, or a beginning that is kept; unused, old enough: victim by policy */
 	HOLD_YOUNG,   /* complete, unused, below the minimum residency */
-	HOLD_SOFT,    /* a load under way that nobody leased or pinned, no demand or given up: makes way for a demand */
+	HOLD_SOFT,    /* a load under way that nobody leased or pinned, no demand or given up, and what a copy grows by: makes
+	               * way for a demand */
 	HOLD_READ,    /* the source of a running transfer, otherwise idle */
 	HOLD_RELAY,   /* arriving for nobody but loads on other tiers, which need nothing more than its bytes: READ, then idle */
 	HOLD_FREEING, /* on its way out; will come back without anybody's doing */
@@ -67,13 +68,16 @@ struct tier {
 	uint64_t capacity_bytes, used_bytes;
 	uint64_t hold_bytes[HOLD_N];
 	uint64_t pinned_bytes, leased_bytes, draining_bytes;
-	uint32_t n_copies, n_pinned, n_leased;
+	uint32_t n_copies, n_pinned, n_leased, n_partial, n_heads;
 	uint64_t evicted[CACHE_EVICTED_N];
 	struct heap victims; /* PART and IDLE copies, and some that were */
 	struct list idle;    /* PART, IDLE and YOUNG copies, used longest ago first */
 	struct list young;   /* READY copies below the minimum residency, oldest first */
 	struct list soft;    /* SOFT copies */
 	struct list queue;   /* loads waiting for room: class, deadline, age */
+	struct load *served; /* the first of these, as far as its copy knows; NULL: none */
+	struct list partial; /* copies that could be completed in idle time */
+	struct list growths; /* copies that are, and go on with it */
 };
 
 struct link {
@@ -146,9 +150,16 @@ enum doom {
 
 /* What a copy contributes to its tier's sums at the moment. */
 struct account {
-	uint64_t bytes;
-	enum hold hold;
-	bool pinned, leased, draining;
+	uint64_t bytes, tail_bytes; /* tail: what it grows by, or what leaves it */
+	enum hold hold, tail_hold;
+	bool pinned, leased, draining, partial, head;
+};
+
+/* In this order victims go, within a class by the policy. */
+enum rank_class {
+	RANK_PART, /* worth little: a load that nobody wanted any more */
+	RANK_TAIL, /* can lose bytes that cost no open any time */
+	RANK_WHOLE
 };
 
 struct copy {
@@ -158,6 +169,9 @@ struct copy {
 	uint8_t doom;  /* enum doom: it drains as soon as the states allow */
 	bool has_memory, alloc_pending, free_sent;
 	bool filled;     /* a transfer of this life ran: what is there is worth keeping */
+	bool headed;     /* its beginning is complete, from the time when all of it was */
+	bool trimming;   /* TRIM was sent */
+	bool stuck;      /* a tail could not be given back: no more of that */
 	bool young;      /* in the tier's young list */
 	bool stale_rank; /* used since `rank` was computed; ranks only rise meanwhile */
 	bool prefetched; /* came by prefetch and was not opened yet */
@@ -166,7 +180,11 @@ struct copy {
 	uint8_t reach;   /* enum copy_reach: of what there is of it, or is being brought */
 	uint64_t generation, bytes, landed_bytes, final_bytes;
 	uint64_t edition, plan;
+	uint64_t awaited; /* while an ALLOC or TRIM is out: the edition it named */
 	struct cache_device_size size; /* on a device; else 0 */
+	uint64_t tail_bytes; /* of `bytes`: asked for and not there yet, or on their way out */
+	uint64_t grow_after; /* it failed: not again before */
+	struct load *growth; /* adds to a READY copy what its plan leaves out; READY has no other load */
 	uint64_t since, loaded_at, uses;
 	int64_t last_use;
 	uint32_t n_leases, n_readers;
@@ -174,11 +192,12 @@ struct copy {
 	struct fault *fault; /* FAILED: why */
 	struct account account;
 	struct {
-		bool part;
+		enum rank_class class;
 		int64_t key, last_use;
 	} rank; /* as a victim, when it was last computed */
 	struct heap_node victim_node;
 	struct list idle_node, young_node, soft_node, empty_node;
+	struct list partial_node; /* in the tier's `partial` or `growths` */
 };
 
 /* One party's interest in a load; the best of them is the load's class and deadline, the last one's going ends it. */
@@ -192,6 +211,7 @@ struct want {
 
 enum load_phase {
 	LOAD_DRAIN,    /* the copy's previous life has to end first */
+	LOAD_TRIM,     /* the tail it is to bring again is still on its way out */
 	LOAD_ROOM,     /* in the tier's queue */
 	LOAD_ALLOC,    /* room is reserved, memory asked for */
 	LOAD_PLAN,     /* memory is there; in the cache's list of loads to route */
@@ -214,9 +234,11 @@ struct load {
 	uint8_t keep;        /* enum keep bits: wanted besides waiters and leases */
 	uint64_t plan;       /* what it makes a copy on a device by; elsewhere the order it asks for */
 	struct cache_device_size size; /* on a device */
+	uint64_t edition;    /* a growth's: of the copy, when it is through */
 	bool retried;        /* gave up one damaged source already */
 	bool waited_young;   /* counted in residency_waits */
 	bool condemned;      /* it fails, however its transfer ends */
+	bool served;         /* first in the tier's queue: what its copy has of it already is not taken meanwhile */
 	bool squeezed;       /* was refused memory once and had idle copies evicted: asks again when they are gone */
 	bool accepting;      /* has prefetch or pin requests to accept when the event is over */
 	struct want own;     /* for `keep` */
@@ -349,7 +371,7 @@ void brain_run(struct cache *c);
 /* effect.c */
 void effects_fini(struct effects *e);
 struct pending_effect *effect_add(struct cache *c, enum effect_kind kind);
-void effect_copy(struct cache *c, enum effect_kind kind, const struct copy *k);
+struct pending_effect *effect_copy(struct cache *c, enum effect_kind kind, const struct copy *k);
 void effect_refuse(struct cache *c, const struct ask *ask, const struct fault *why);
 void effect_accept(struct cache *c, const struct ask *ask, const struct model *m);
 /* Withdraws answers to an owner that nobody took yet. */
@@ -411,12 +433,17 @@ void evict_rerank_others(struct cache *c, const struct copy *k);
 int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const struct copy *k);
 /* The next victim, or NULL. */
 struct copy *evict_next(struct cache *c, struct tier *t);
+enum rank_class evict_class(const struct copy *k);
+/* What can be taken of the copy may have changed. */
+void evict_reclass(struct cache *c, struct copy *k);
 /* Frees at least `bytes` from victims; the caller knows that there are enough. */
 void evict_bytes(struct cache *c, struct tier *t, uint64_t bytes);
 /* As above, all or nothing, from victims that are worth less than `key`. */
 bool evict_bytes_below(struct cache *c, struct tier *t, uint64_t bytes, int64_t key);
 void evict_age(struct cache *c, struct tier *t);
 void evict_rerank_all(struct cache *c);
+/* Takes the victim's tail if that is something, else all of it; returns how many bytes will be free. */
+uint64_t evict_take(struct cache *c, struct copy *k, uint64_t bytes);
 /* Residency, capacity, TTL. */
 void evict_tick(struct cache *c, struct tier *t);
 /* When the next copy reaches its TTL. */
@@ -425,6 +452,7 @@ uint64_t evict_wake(const struct cache *c, const struct tier *t);
 /* room.c: loads that wait for bytes of a tier */
 void room_enter(struct cache *c, struct load *l);
 void room_leave(struct cache *c, struct load *l);
+uint64_t room_bytes(const struct cache *c, const struct load *l); /* all that its copy will take */
 /* Its class or deadline changed. */
 void room_resort(struct cache *c, struct load *l);
 /* The machine refused the memory that the tier's capacity promised.  True: idle copies make way and the load waits for
@@ -469,6 +497,9 @@ void load_plan(struct cache *c, struct load *l);
 void load_accept(struct cache *c, struct load *l);
 void load_persist(struct cache *c, struct model *m, uint8_t host);
 enum load_end { LOAD_END_OK, LOAD_END_STOPPED, LOAD_END_FAILED };
+void growth_transfer_ended(struct cache *c, struct copy *k, enum load_end end);
+struct load *load_new(struct cache *c, struct copy *k);
+void load_bury(struct cache *c, struct load *l);
 void load_transfer_ended(struct cache *c, struct load *l, uint8_t from, enum load_end end, const struct fault *why);
 /* CACHE_NEVER, or when to look again. */
 uint64_t load_promote(struct cache *c);
@@ -478,8 +509,27 @@ bool load_is_earned(const struct cache *c, const struct copy *k, int64_t rate);
 #define PROMOTE_LOOK 64 /* most recently used copies considered at a time */
 
 /* reach.c: how much of a copy is on its device */
+#define GROW_AGAIN_NS (60 * NS_PER_S)
 /* What the model takes on a device by a plan. */
 struct cache_device_size device_size(const struct cache *c, const struct model *m, uint64_t plan);
+uint64_t copy_reach_bytes(const struct copy *k, enum copy_reach reach);
+/* Nothing of the image is missing, when it is READY. */
+bool copy_is_whole(const struct copy *k);
+/* The beginning alone is there, and nothing comes. */
+bool copy_is_head(const struct copy *k);
+/* What of its bytes is at rest: not those that it grows by or that leave. */
+uint64_t copy_base_bytes(const struct copy *k);
+/* Who holds what is not; HOLD_NONE: there is no such part. */
+enum hold copy_tail_hold(const struct copy *k);
+/* Down to where it can lose its tail; REACH_N: it cannot.  Then by copy_trim(), which says how many bytes go. */
+enum copy_reach copy_spare(const struct copy *k);
+uint64_t copy_trim(struct cache *c, struct copy *k, enum copy_reach reach);
+/* The answer to an ALLOC that adds to a copy. */
+void head_alloc_done(struct cache *c, struct copy *k, const struct fault *error);
+void growth_start(struct cache *c, struct copy *k);
+/* Gives it up; the copy stays what it was. */
+void growth_stop(struct cache *c, struct copy *k);
+void growth_alloc_done(struct cache *c, struct copy *k, const struct fault *error);
 
 /* route.c */
 struct route {
@@ -509,7 +559,7 @@ void link_dirty(struct cache *c, struct link *link);
 
 /* device.c: choosing a GPU, and losing one */
 uint8_t device_for(const struct cache *c, const struct model *m, uint64_t plan, uint64_t mask);
-/* Brings what is hot on GPUs back to one that has room.  CACHE_NEVER, or when to look again. */
+/* Brings what is hot on GPUs back to one that has room, and completes what is hot there.  CACHE_NEVER, or when to look again. */
 uint64_t device_promote(struct cache *c);
 
 /* catalog.c */

@@ -207,15 +207,20 @@ static void free_dead(struct cache *c)
 	}
 }
 
+static void cache_free_load(struct load *l)
+{
+	if (!l)
+		return;
+	memory_free(l->transfer);
+	memory_free(l->inherited);
+	heap_fini(&l->wants);
+	memory_free(l);
+}
+
 static void cache_free_copy(struct copy *k)
 {
-	struct load *l = k->load;
-	if (l) {
-		memory_free(l->transfer);
-		memory_free(l->inherited);
-		heap_fini(&l->wants);
-		memory_free(l);
-	}
+	cache_free_load(k->load);
+	cache_free_load(k->growth);
 	memory_free(k->fault);
 	memory_free(k);
 }
@@ -374,6 +379,8 @@ static void fail_fed_by(struct cache *c, const struct copy *source, const struct
 	for (uint8_t t = 1; t < c->n_tiers; t++) {
 		struct copy *k = source->model->copies[t];
 		struct transfer *transfer = k && k->load ? k->load->transfer : NULL;
+		if (k && k->growth && k->growth->transfer && k->growth->transfer->source == source)
+			growth_stop(c, k);
 		if (!transfer || transfer->source != source)
 			continue;
 		if (transfer_is_running(transfer))

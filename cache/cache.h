@@ -67,10 +67,10 @@ struct cache_link_config {
 	uint64_t bytes_per_s;    /* first guess, > 0; afterwards measured (exponential average) */
 };
 
-/* What a copy takes on a device.  head < plan <= all. */
+/* What a copy takes on a device.  head is 0 or below plan; plan <= all. */
 struct cache_device_size {
 	uint64_t head_bytes; /* the beginning that is worth keeping when the rest makes room; 0: none, it goes as a whole */
-	uint64_t plan_bytes; /* > 0 */
+	uint64_t plan_bytes;
 	uint64_t all_bytes;  /* with what the plan leaves on the host; plan_bytes when it leaves nothing */
 };
 
@@ -130,8 +130,9 @@ struct cache_effect {
 	uint64_t owner;      /* likewise: the owner given with it */
 	uint64_t model;      /* all but RESOLVE and REFUSE */
 	uint64_t copy;       /* ALLOC START RECLASS CANCEL FREE TRIM GRANT POISON: generation number, unique per copy's life */
-	uint64_t edition;    /* ALLOC START TRIM GRANT: number of what is there of the copy, or will be; another one when it
-	                      * grew or lost its tail.  At first the generation; no two copies ever have the same. */
+	uint64_t edition;    /* GRANT: number of what is there of the copy, another one when that changed; at first the
+	                      * generation, and no two copies ever have the same.  ALLOC: the one it leads to; TRIM: likewise,
+	                      * or that of the ALLOC which it takes back.  Their answers name it.  START: as ALLOC. */
 	uint64_t plan;       /* ALLOC START FREE TRIM GRANT: what the copy was made by; START on other tiers: the order wanted */
 	uint64_t bytes;      /* ALLOC START FREE TRIM: what the copy takes on its tier, then */
 	enum copy_reach reach; /* ALLOC START TRIM GRANT: how much is there, then */
@@ -214,7 +215,7 @@ bool cache_resolved(struct cache *c, uint64_t now, uint64_t name, const struct c
 void cache_resolve_failed(struct cache *c, uint64_t now, uint64_t name, const struct fault *why);
 /* error NULL: the memory is there; else there is nothing to free, and the load fails with it; after NO_MEMORY a
  * demand asks again once, when idle copies have gone. */
-void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy,
+void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t edition,
 	const struct fault *error);
 /* Bytes landed so far in all (monotone). */
 void cache_landed(struct cache *c, uint64_t now, uint64_t transfer, uint64_t landed_bytes);
@@ -222,7 +223,7 @@ void cache_landed(struct cache *c, uint64_t now, uint64_t transfer, uint64_t lan
 void cache_transfer_done(struct cache *c, uint64_t now, uint64_t transfer, const struct fault *error);
 /* Answers TRIM: what it takes now.  More than was to stay: the rest could not be given back, counts on, and nothing more is
  * taken from this copy but all of it. */
-void cache_trimmed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy, uint64_t bytes);
+void cache_trimmed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t edition, uint64_t bytes);
 void cache_freed(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy);
 /* The content digest became known.  With dedup, a model with equal digest takes the names over and this one drains. */
 void cache_identified(struct cache *c, uint64_t now, uint64_t model, uint64_t digest_hi, uint64_t digest_lo);

@@ -431,8 +431,8 @@ static bool part_ok(const struct tier *t, const struct cache_part *part)
 	if (!part)
 		return true;
 	const struct cache_device_size *s = &part->size;
-	return t->kind == TIER_GPU && (part->reach == REACH_PLAN || part->reach == REACH_ALL) && s->plan_bytes &&
-		s->head_bytes < s->plan_bytes && s->plan_bytes <= s->all_bytes && s->all_bytes <= BYTES_LIMIT;
+	return t->kind == TIER_GPU && (part->reach == REACH_PLAN || part->reach == REACH_ALL) &&
+		(!s->head_bytes || s->head_bytes < s->plan_bytes) && s->plan_bytes <= s->all_bytes && s->all_bytes <= BYTES_LIMIT;
 }
 
 int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_info *info, uint8_t tier, uint64_t generation,

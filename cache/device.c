@@ -11,6 +11,7 @@ enum fitness {
 	FIT_EVICTS,  /* others would have to go */
 	FIT_QUEUED,  /* the model waits for room there already */
 	FIT_FREE,    /* there is free memory */
+	FIT_HEAD,    /* its beginning was kept, and the rest finds room */
 	FIT_ARRIVES,
 	FIT_THERE
 };
@@ -46,6 +47,9 @@ static struct choice choice_of(const struct model *m, const struct tier *t, uint
 		x.fitness = FIT_NOT;
 	} else if (k && !is_leaving(k) && k->state == COPY_READY) {
 		x = (struct choice){t->index, FIT_THERE, UINT32_MAX - k->n_leases};
+	} else if (k && !is_leaving(k) && copy_is_head(k)) {
+		uint64_t missing = k->size.plan_bytes - MIN(k->bytes, k->size.plan_bytes);
+		x.fitness = k->load ? FIT_QUEUED : spare_bytes(t) >= missing + k->bytes ? FIT_HEAD : FIT_EVICTS;
 	} else if (k && !is_leaving(k) && (k->state == COPY_LOADING || (k->state == COPY_RESERVED && k->load))) {
 		x.fitness = FIT_ARRIVES;
 	} else if (free_bytes(t) >= bytes) {
@@ -97,6 +101,37 @@ static struct tier *roomiest(struct cache *c, uint8_t host, uint64_t bytes)
 	return best;
 }
 
+/* Hot, at rest, with the host copy to be filled from, and what it lacks is free. */
+static bool may_be_completed(const struct cache *c, const struct copy *k, uint8_t host)
+{
+	const struct copy *source = k->model->copies[host];
+	const struct tier *t = &c->tiers[k->tier];
+	uint64_t whole = copy_reach_bytes(k, k->state == COPY_READY ? REACH_ALL : REACH_PLAN);
+	if (k->load || k->alloc_pending || k->trimming || c->now < k->grow_after || !source || source->state != COPY_READY)
+		return false;
+	return whole - MIN(k->bytes, whole) <= free_bytes(t) && load_is_earned(c, k, k->model->gpu_rate);
+}
+
+/* A head gets its tail back, a copy made by a plan what that leaves out: one at a time, while the link has nothing to do. */
+static void complete_hottest(struct cache *c, uint8_t host, struct tier *t)
+{
+	const struct link *link = c->link_at[host][t->index];
+	struct copy *best = NULL;
+	if (!link || link->n_active || link->queue.n || !list_empty(&t->queue))
+		return;
+	for (int looked = 0; looked < PROMOTE_LOOK && !list_empty(&t->partial); looked++) {
+		struct copy *k = list_first(&t->partial, struct copy, partial_node);
+		list_del(&k->partial_node); /* the next look goes on where this one ends */
+		list_add_tail(&k->partial_node, &t->partial);
+		if (may_be_completed(c, k, host) && (!best || k->model->gpu_rate > best->model->gpu_rate))
+			best = k;
+	}
+	if (best && best->state == COPY_READY)
+		growth_start(c, best);
+	else if (best)
+		load_keep(c, load_get(c, best, best->plan, NULL), KEEP_PROMOTE, CACHE_NOBODY);
+}
+
 uint64_t device_promote(struct cache *c)
 {
 	uint8_t host = cache_tier_index(c, TIER_HOST, 0);
@@ -119,6 +154,9 @@ uint64_t device_promote(struct cache *c)
 	}
 	if (best)
 		load_keep(c, load_get(c, copy_get(c, best->model, to->index), best->model->plan, NULL), KEEP_PROMOTE, CACHE_NOBODY);
+	for (uint8_t i = 1; i < c->n_tiers; i++)
+		if (c->tiers[i].kind == TIER_GPU && !c->tiers[i].lost)
+			complete_hottest(c, host, &c->tiers[i]);
 	return c->now + PROMOTE_PERIOD_NS;
 }
 

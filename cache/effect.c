@@ -30,7 +30,7 @@ struct pending_effect *effect_add(struct cache *c, enum effect_kind kind)
 	return fx;
 }
 
-void effect_copy(struct cache *c, enum effect_kind kind, const struct copy *k)
+struct pending_effect *effect_copy(struct cache *c, enum effect_kind kind, const struct copy *k)
 {
 	struct pending_effect *fx = effect_add(c, kind);
 	fx->model = k->model->id;
@@ -42,6 +42,7 @@ void effect_copy(struct cache *c, enum effect_kind kind, const struct copy *k)
 	fx->to = k->tier;
 	if (kind == FX_POISON)
 		fx->text = memory_copy(k->fault, sizeof(*k->fault));
+	return fx;
 }
 
 void effect_refuse(struct cache *c, const struct ask *ask, const struct fault *why)

@@ -22,8 +22,8 @@ const struct evict_ops *evict_find(const char *name)
 static bool victim_before(const struct heap_node *a, const struct heap_node *b)
 {
 	const struct copy *x = container_of(a, struct copy, victim_node), *y = container_of(b, struct copy, victim_node);
-	if (x->rank.part != y->rank.part)
-		return x->rank.part;
+	if (x->rank.class != y->rank.class)
+		return x->rank.class < y->rank.class;
 	if (x->rank.key != y->rank.key)
 		return x->rank.key < y->rank.key;
 	if (x->rank.last_use != y->rank.last_use)
@@ -38,6 +38,20 @@ void evict_init(struct tier *t)
 	list_init(&t->young);
 	list_init(&t->soft);
 	list_init(&t->queue);
+	list_init(&t->partial);
+	list_init(&t->growths);
+}
+
+enum rank_class evict_class(const struct copy *k)
+{
+	return k->account.hold == HOLD_PART ? RANK_PART : copy_spare(k) != REACH_N ? RANK_TAIL : RANK_WHOLE;
+}
+
+/* A part of the image takes a part of the time. */
+static uint64_t reload_ns(struct cache *c, const struct model *m, uint8_t tier, const struct copy *k)
+{
+	uint64_t whole = route_reload_ns(c, m, tier), all = k ? k->size.all_bytes : 0;
+	return all ? (uint64_t)((unsigned __int128)whole * MIN(copy_base_bytes(k), all) / all) : whole;
 }
 
 int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const struct copy *k)
@@ -46,20 +60,20 @@ int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const
 	if (!k)
 		rate = rate_use(rate, rate_time((int64_t)c->now, c->config.half_life_ns));
 	struct evict_subject s = {
-		.bytes = k ? k->bytes : model_tier_bytes(c, m, tier),
+		.bytes = k ? copy_base_bytes(k) : model_tier_bytes(c, m, tier),
 		.uses = k ? k->uses : 1,
 		.last_use = k ? k->last_use : (int64_t)c->now,
 		.loaded_at = k ? k->loaded_at : c->now,
 		.rate = rate,
-		.reload_ns = c->policy->wants_reload ? route_reload_ns(c, m, tier) : 0,
+		.reload_ns = c->policy->wants_reload ? reload_ns(c, m, tier, k) : 0,
 	};
 	return c->policy->key(&s);
 }
 
 void evict_rank(struct cache *c, struct copy *k)
 {
-	k->rank.part = k->account.hold == HOLD_PART;
-	k->rank.key = k->rank.part ? k->last_use : evict_key_of(c, k->model, k->tier, k);
+	k->rank.class = evict_class(k);
+	k->rank.key = k->rank.class == RANK_PART ? k->last_use : evict_key_of(c, k->model, k->tier, k);
 	k->rank.last_use = k->last_use;
 	k->stale_rank = false;
 }
@@ -70,7 +84,7 @@ void evict_rerank_others(struct cache *c, const struct copy *k)
 		return;
 	for (uint8_t i = 1; i < c->n_tiers; i++) {
 		struct copy *x = k->model->copies[i];
-		if (!x || x == k || !heap_hooked(&x->victim_node) || x->rank.part)
+		if (!x || x == k || !heap_hooked(&x->victim_node) || x->rank.class == RANK_PART)
 			continue;
 		evict_rank(c, x);
 		heap_update(&c->tiers[i].victims, &x->victim_node);
@@ -119,6 +133,19 @@ void evict_place(struct cache *c, struct copy *k, enum hold old, enum hold now)
 	}
 }
 
+void evict_reclass(struct cache *c, struct copy *k)
+{
+	if (!hold_is_victim(k->account.hold) || !heap_hooked(&k->victim_node))
+		return;
+	enum rank_class class = evict_class(k);
+	if (class > k->rank.class) {
+		k->stale_rank = true;
+	} else if (class < k->rank.class) {
+		evict_rank(c, k);
+		heap_update(&c->tiers[k->tier].victims, &k->victim_node);
+	}
+}
+
 struct copy *evict_next(struct cache *c, struct tier *t)
 {
 	struct heap_node *top;
@@ -136,38 +163,80 @@ struct copy *evict_next(struct cache *c, struct tier *t)
 	return NULL;
 }
 
+/* As far down as is needed, if there is a tail; REACH_N: all of it goes. */
+static enum copy_reach evict_down_to(const struct copy *k, uint64_t bytes)
+{
+	enum copy_reach to = copy_spare(k);
+	if (to == REACH_PLAN && k->size.head_bytes && k->bytes - k->size.plan_bytes < bytes)
+		return REACH_HEAD;
+	return to;
+}
+
+static uint64_t evict_yield(const struct copy *k, uint64_t bytes)
+{
+	enum copy_reach to = evict_down_to(k, bytes);
+	return copy_base_bytes(k) - (to == REACH_N ? 0 : copy_reach_bytes(k, to));
+}
+
+uint64_t evict_take(struct cache *c, struct copy *k, uint64_t bytes)
+{
+	enum copy_reach to = evict_down_to(k, bytes);
+	uint64_t yield = evict_yield(k, bytes);
+	if (to == REACH_N)
+		copy_doom(c, k, DOOM_ROOM);
+	else
+		copy_trim(c, k, to);
+	return yield;
+}
+
 void evict_bytes(struct cache *c, struct tier *t, uint64_t bytes)
 {
 	while (bytes) {
 		struct copy *k = evict_next(c, t);
 		ASSERT(k);
-		bytes -= MIN(bytes, k->bytes);
-		copy_doom(c, k, DOOM_ROOM);
+		uint64_t freed = evict_take(c, k, bytes);
+		bytes -= MIN(bytes, freed);
+	}
+}
+
+static void evict_put_back(struct tier *t, struct list *chosen)
+{
+	list_for_each_safe(it, chosen) {
+		struct copy *k = list_entry(it, struct copy, soft_node);
+		list_del(&k->soft_node);
+		heap_add(&t->victims, &k->victim_node);
 	}
 }
 
 bool evict_bytes_below(struct cache *c, struct tier *t, uint64_t bytes, int64_t key)
 {
-	struct list chosen;
+	struct list chosen, spared;
 	uint64_t found = 0;
 	list_init(&chosen);
-	/* Victims come off the heap in order; those that turn out not to be enough go back. */
+	list_init(&spared);
+	/* Victims come off the heap in order; those that turn out not to be enough, or worth too much, go back. */
 	while (found < bytes) {
 		struct copy *k = evict_next(c, t);
-		if (!k || (k->account.hold != HOLD_PART && k->rank.key >= key))
+		bool dear = k && k->rank.class != RANK_PART && k->rank.key >= key;
+		if (!k || (dear && k->rank.class == RANK_WHOLE))
 			break;
-		found += k->bytes;
+		found += dear ? 0 : evict_yield(k, bytes - found);
 		heap_del(&t->victims, &k->victim_node);
-		list_add_tail(&k->soft_node, &chosen);
+		list_add_tail(&k->soft_node, dear ? &spared : &chosen);
+	}
+	evict_put_back(t, &spared);
+	if (found < bytes) {
+		evict_put_back(t, &chosen);
+		return false;
 	}
 	list_for_each_safe(it, &chosen) {
 		struct copy *k = list_entry(it, struct copy, soft_node);
 		list_del(&k->soft_node);
 		heap_add(&t->victims, &k->victim_node);
-		if (found >= bytes)
-			copy_doom(c, k, DOOM_ROOM);
+		uint64_t freed = evict_take(c, k, bytes);
+		bytes -= MIN(bytes, freed);
 	}
-	return found >= bytes;
+	return true;
 }
 
 void evict_age(struct cache *c, struct tier *t)
@@ -222,9 +291,12 @@ static void evict_excess(struct cache *c, struct tier *t)
 {
 	while (t->used_bytes - t->hold_bytes[HOLD_FREEING] > t->capacity_bytes) {
 		struct copy *k = evict_next(c, t);
-		if (!k)
+		if (!list_empty(&t->growths))
+			growth_stop(c, list_first(&t->growths, struct copy, partial_node));
+		else if (k)
+			evict_take(c, k, t->used_bytes - t->hold_bytes[HOLD_FREEING] - t->capacity_bytes);
+		else
 			return;
-		copy_doom(c, k, DOOM_ROOM);
 	}
 }
 

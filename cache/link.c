@@ -96,15 +96,21 @@ static void transfer_unhook(struct cache *c, struct transfer *t)
 	}
 }
 
+static bool transfer_grows(const struct transfer *t)
+{
+	return t->load == t->load->copy->growth;
+}
+
 static struct pending_effect *transfer_effect(struct cache *c, enum effect_kind kind, struct transfer *t)
 {
-	struct pending_effect *fx = effect_add(c, kind);
-	fx->model = t->load->copy->model->id;
-	fx->copy = t->load->copy->generation;
-	fx->edition = t->load->copy->edition;
+	struct pending_effect *fx = effect_copy(c, kind, t->load->copy);
 	fx->plan = t->load->plan;
-	fx->bytes = t->load->copy->bytes;
-	fx->reach = t->load->copy->reach;
+	fx->grow = t->load->copy->headed;
+	if (transfer_grows(t)) {
+		fx->edition = t->load->edition;
+		fx->reach = REACH_ALL;
+		fx->grow = true;
+	}
 	fx->transfer = t->id;
 	fx->follows = t->leader ? t->leader->id : 0;
 	fx->deadline = t->load->deadline;
@@ -141,6 +147,10 @@ void transfer_reclass(struct cache *c, struct transfer *t)
 void transfer_leave_source(struct cache *c, struct transfer *t)
 {
 	struct load *l = t->load;
+	if (l == l->copy->growth) {
+		growth_stop(c, l->copy);
+		return;
+	}
 	if (transfer_is_running(t)) {
 		transfer_stop(c, t); /* load_transfer_ended() plans again */
 		return;
@@ -263,10 +273,18 @@ static void transfer_release_followers(struct transfer *t)
 	}
 }
 
+/* What of the image its copy holds in the end. */
+static uint64_t transfer_whole(const struct transfer *t)
+{
+	const struct copy *k = t->load->copy;
+	uint64_t image = k->model->info.image_bytes;
+	return k->plan ? MIN(image, copy_reach_bytes(k, transfer_grows(t) ? REACH_ALL : REACH_PLAN)) : image;
+}
+
 static void transfer_landed(struct transfer *t, uint64_t landed_bytes)
 {
 	struct copy *k = t->load->copy;
-	landed_bytes = MIN(landed_bytes, k->model->info.image_bytes);
+	landed_bytes = MIN(landed_bytes, transfer_whole(t));
 	if (landed_bytes <= k->landed_bytes)
 		return;
 	t->link->moved_bytes += landed_bytes - k->landed_bytes;
@@ -294,7 +312,7 @@ void cache_transfer_done(struct cache *c, uint64_t now, uint64_t transfer, const
 	if (l->condemned || (error && error->code == TRIMS_E_CANCELLED && t->state == TRANSFER_STOPPING))
 		end = LOAD_END_STOPPED;
 	if (end == LOAD_END_OK)
-		transfer_landed(t, l->copy->model->info.image_bytes);
+		transfer_landed(t, transfer_whole(t));
 	if (end != LOAD_END_FAILED)
 		link_measure(c, t);
 	l->transfer = NULL;

@@ -129,22 +129,8 @@ void load_unkeep(struct cache *c, struct load *l, uint8_t keep)
 
 /* ---- beginning and end ---- */
 
-/* On a device it says what the copy will be; one that there is something of already is gone on with. */
-static void load_set_plan(struct cache *c, struct load *l, uint64_t plan)
+struct load *load_new(struct cache *c, struct copy *k)
 {
-	const struct copy *k = l->copy;
-	bool goes_on = k->state == COPY_RESERVED;
-	l->plan = goes_on && c->tiers[k->tier].kind == TIER_GPU ? k->plan : plan;
-	if (c->tiers[k->tier].kind == TIER_GPU)
-		l->size = goes_on ? k->size : device_size(c, k->model, plan);
-}
-
-struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *created)
-{
-	if (created)
-		*created = !k->load;
-	if (k->load)
-		return k->load;
 	struct load *l = memory_new(sizeof(*l));
 	l->magic = LOAD_MAGIC;
 	l->copy = k;
@@ -160,18 +146,64 @@ struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *crea
 	list_init(&l->plan_node);
 	list_init(&l->accept_node);
 	list_init(&l->dead_node);
+	return l;
+}
+
+void load_bury(struct cache *c, struct load *l)
+{
+	l->phase = LOAD_DEAD;
+	list_add_tail(&l->dead_node, &c->dead_loads);
+}
+
+/* On a device it says what the copy will be; one that there is something of already is gone on with. */
+static void load_set_plan(struct cache *c, struct load *l, uint64_t plan)
+{
+	const struct copy *k = l->copy;
+	bool goes_on = k->state == COPY_RESERVED;
+	l->plan = goes_on && c->tiers[k->tier].kind == TIER_GPU ? k->plan : plan;
+	if (c->tiers[k->tier].kind == TIER_GPU)
+		l->size = goes_on ? k->size : device_size(c, k->model, plan);
+}
+
+static void load_enter_room(struct cache *c, struct load *l)
+{
+	l->phase = LOAD_ROOM;
+	room_enter(c, l);
+}
+
+/* With what an earlier load left, or was kept of a complete copy. */
+static void load_go_on(struct cache *c, struct load *l)
+{
+	struct copy *k = l->copy;
+	ASSERT(k->state == COPY_RESERVED && k->has_memory);
+	if (k->headed)
+		copy_touch(c, k);
+	if (k->trimming)
+		l->phase = LOAD_TRIM;
+	else if (k->alloc_pending)
+		l->phase = LOAD_ALLOC;
+	else if (copy_is_head(k))
+		load_enter_room(c, l);
+	else
+		load_replan(c, l);
+}
+
+struct load *load_get(struct cache *c, struct copy *k, uint64_t plan, bool *created)
+{
+	if (created)
+		*created = !k->load;
+	if (k->load)
+		return k->load;
+	struct load *l = load_new(c, k);
 	k->load = l;
 	load_set_plan(c, l, plan);
 	list_del(&k->empty_node);
-	if (k->state == COPY_DRAINING) {
+	if (k->state == COPY_DRAINING)
 		l->phase = LOAD_DRAIN;
-	} else if (k->state == COPY_ABSENT) {
-		l->phase = LOAD_ROOM;
-		room_enter(c, l);
-	} else {
-		ASSERT(k->state == COPY_RESERVED && k->has_memory);
-		load_replan(c, l);
-	}
+	else if (k->state == COPY_ABSENT)
+		load_enter_room(c, l);
+	else
+		load_go_on(c, l);
 	if (model_is_pinned(k->model, k->tier))
 		load_keep(c, l, KEEP_PIN, CACHE_NOBODY); /* whoever asked for it may go again */
 	copy_settle(c, k);
@@ -208,8 +240,7 @@ static void load_end(struct cache *c, struct load *l)
 	room_leave(c, l);
 	list_del(&l->plan_node);
 	list_del(&l->accept_node);
-	l->phase = LOAD_DEAD;
-	list_add_tail(&l->dead_node, &c->dead_loads);
+	load_bury(c, l);
 	k->load = NULL;
 	if (k->state != COPY_READY && model_is_pinned(k->model, k->tier))
 		pin_failed(c, k->model);
@@ -353,28 +384,40 @@ void load_admitted(struct cache *c, struct load *l)
 	struct copy *k = l->copy;
 	l->phase = LOAD_ALLOC;
 	k->alloc_pending = true;
+	k->awaited = k->edition;
 	k->last_use = (int64_t)c->now;
-	k->prefetched = l->keep & (KEEP_PREFETCH | KEEP_PROMOTE);
-	effect_copy(c, FX_ALLOC, k);
+	if (!k->headed)
+		k->prefetched = l->keep & (KEEP_PREFETCH | KEEP_PROMOTE);
+	effect_copy(c, FX_ALLOC, k)->grow = k->headed;
 }
 
-void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t copy,
+static void load_alloc_done(struct cache *c, struct copy *k, const struct fault *error)
+{
+	k->has_memory = !error;
+	if (k->state != COPY_RESERVED)
+		return;
+	ASSERT(k->load && k->load->phase == LOAD_ALLOC);
+	if (!error)
+		load_replan(c, k->load);
+	else if (!room_squeeze(c, k->load, error))
+		load_fail(c, k->load, error);
+}
+
+void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tier, uint64_t edition,
 	const struct fault *error)
 {
 	brain_begin(c, now);
 	struct model *m = model_get(c, model);
 	struct copy *k = m && tier < c->n_tiers ? m->copies[tier] : NULL;
-	if (!k || k->generation != copy || !k->alloc_pending)
+	if (!k || !k->alloc_pending || k->awaited != edition)
 		return; /* an answer nobody waits for */
 	k->alloc_pending = false;
-	k->has_memory = !error;
-	if (k->state == COPY_RESERVED) {
-		ASSERT(k->load && k->load->phase == LOAD_ALLOC);
-		if (!error)
-			load_replan(c, k->load);
-		else if (!room_squeeze(c, k->load, error))
-			load_fail(c, k->load, error);
-	}
+	if (k->growth)
+		growth_alloc_done(c, k, error);
+	else if (k->headed)
+		head_alloc_done(c, k, error);
+	else
+		load_alloc_done(c, k, error);
 	copy_settle(c, k);
 	brain_run(c);
 }
@@ -383,6 +426,7 @@ void cache_alloc_done(struct cache *c, uint64_t now, uint64_t model, uint8_t tie
 void load_wait_drain(struct cache *c, struct load *l)
 {
 	list_del(&l->plan_node);
+	room_leave(c, l);
 	l->phase = LOAD_DRAIN;
 	load_leave_source(c, l);
 	list_for_each(it, &l->copy->leases) { /* what they hold is the life that ends */
@@ -397,9 +441,8 @@ void load_wait_drain(struct cache *c, struct load *l)
 void load_copy_gone(struct cache *c, struct load *l)
 {
 	ASSERT(l->phase == LOAD_DRAIN);
-	l->phase = LOAD_ROOM;
 	l->retried = l->waited_young = false;
-	room_enter(c, l);
+	load_enter_room(c, l);
 }
 
 /* ---- routing ---- */
@@ -536,6 +579,7 @@ static void load_done(struct cache *c, struct load *l)
 {
 	struct copy *k = l->copy;
 	c->stats.loads_done++;
+	c->stats.regrown += k->headed;
 	if (l->keep & KEEP_PROMOTE)
 		c->stats.promotions++;
 	copy_ready(c, k);
@@ -551,6 +595,10 @@ static void load_done(struct cache *c, struct load *l)
 void load_transfer_ended(struct cache *c, struct load *l, uint8_t from, enum load_end end, const struct fault *why)
 {
 	struct fault *inherited = l->inherited;
+	if (l == l->copy->growth) {
+		growth_transfer_ended(c, l->copy, end);
+		return;
+	}
 	l->inherited = NULL;
 	if (inherited && (end == LOAD_END_STOPPED || l->condemned)) {
 		end = LOAD_END_FAILED;

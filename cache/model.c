@@ -199,6 +199,7 @@ struct copy *copy_get(struct cache *c, struct model *m, uint8_t tier)
 	list_init(&k->idle_node);
 	list_init(&k->young_node);
 	list_init(&k->soft_node);
+	list_init(&k->partial_node);
 	list_init(&k->empty_node);
 	m->copies[tier] = k;
 	if (m->n_copies++ == 0)
@@ -211,7 +212,7 @@ void copy_free(struct cache *c, struct copy *k)
 {
 	CHECK_OBJ(k, COPY_MAGIC);
 	struct model *m = k->model;
-	ASSERT(k->state == COPY_ABSENT && !k->load && !heap_hooked(&k->victim_node) && !list_hooked(&k->idle_node));
+	ASSERT(k->state == COPY_ABSENT && !k->load && !k->growth && !heap_hooked(&k->victim_node) && !list_hooked(&k->idle_node));
 	list_del(&k->empty_node);
 	m->copies[k->tier] = NULL;
 	m->n_copies--;
@@ -297,6 +298,8 @@ void copy_drain(struct cache *c, struct copy *k, const char *why)
 	k->young = k->prefetched = false;
 	if (k->load)
 		load_wait_drain(c, k->load);
+	if (k->growth)
+		growth_stop(c, k);
 }
 
 /* The memory is gone: the copy starts over, and whoever waited for that may load. */
@@ -307,9 +310,9 @@ static void copy_gone(struct cache *c, struct copy *k)
 	memory_free(k->fault);
 	k->fault = NULL;
 	k->doom = DOOM_NONE;
-	k->has_memory = k->free_sent = k->filled = k->stale_rank = false;
+	k->has_memory = k->free_sent = k->filled = k->headed = k->stuck = k->stale_rank = false;
 	k->generation = k->bytes = k->landed_bytes = k->final_bytes = k->loaded_at = k->uses = 0;
-	k->edition = k->plan = 0;
+	k->edition = k->plan = k->grow_after = 0;
 	k->reach = REACH_PLAN;
 	k->size = (struct cache_device_size){0};
 	k->last_use = 0;
@@ -332,7 +335,7 @@ static void copy_advance(struct cache *c, struct copy *k)
 		copy_drain(c, k, copy_drain_why(k));
 	else if (k->state == COPY_FAILED && k->n_leases == 0)
 		copy_drain(c, k, NULL);
-	if (k->state != COPY_DRAINING || k->n_leases || k->n_readers || k->alloc_pending || k->free_sent)
+	if (k->state != COPY_DRAINING || k->n_leases || k->n_readers || k->alloc_pending || k->trimming || k->growth || k->free_sent)
 		return;
 	if (k->has_memory) {
 		k->free_sent = true;
@@ -358,6 +361,13 @@ static bool is_relay(const struct load *l)
 	return l->phase == LOAD_ALLOC || l->phase == LOAD_PLAN || l->phase == LOAD_TRANSFER;
 }
 
+/* A beginning that others may have, like any that nobody uses: as long as its load waits, it must not hold what a load
+ * before it in the queue needs. */
+static bool is_waiting_head(const struct copy *k)
+{
+	return k->state == COPY_RESERVED && (k->load->phase == LOAD_TRIM || (k->load->phase == LOAD_ROOM && !k->load->served));
+}
+
 enum hold copy_hold(const struct copy *k)
 {
 	if (k->state == COPY_ABSENT)
@@ -370,13 +380,15 @@ enum hold copy_hold(const struct copy *k)
 		return HOLD_FREEING; /* LOADING; the other states were left above and by copy_advance() */
 	if (model_is_pinned(k->model, k->tier))
 		return HOLD_FIRM;
+	if (k->load && is_waiting_head(k))
+		return HOLD_IDLE;
 	if (k->load && (k->load->class != CLASS_DEMAND || !load_is_wanted(k->load)))
 		return HOLD_SOFT;
 	if (k->load)
 		return is_relay(k->load) ? HOLD_RELAY : HOLD_FIRM;
 	if (k->n_readers)
 		return HOLD_READ;
-	if (k->state == COPY_RESERVED)
+	if (k->state == COPY_RESERVED && !k->headed)
 		return HOLD_PART;
 	return k->young ? HOLD_YOUNG : HOLD_IDLE;
 }
@@ -387,22 +399,40 @@ static void account_apply(struct tier *t, const struct account *a, int sign)
 	uint32_t one = (uint32_t)sign;
 	if (a->hold == HOLD_NONE)
 		return;
-	t->used_bytes += bytes;
+	uint64_t tail = sign > 0 ? a->tail_bytes : -a->tail_bytes;
+	t->used_bytes += bytes + tail;
 	t->hold_bytes[a->hold] += bytes;
+	t->hold_bytes[a->tail_hold] += tail;
 	t->n_copies += one;
 	t->pinned_bytes += a->pinned ? bytes : 0;
 	t->leased_bytes += a->leased ? bytes : 0;
 	t->draining_bytes += a->draining ? bytes : 0;
 	t->n_pinned += a->pinned ? one : 0;
 	t->n_leased += a->leased ? one : 0;
+	t->n_partial += a->partial ? one : 0;
+	t->n_heads += a->head ? one : 0;
+}
+
+/* What idle time could complete. */
+static void copy_list_partial(struct tier *t, struct copy *k)
+{
+	bool wanted = k->account.partial || (k->state == COPY_RESERVED && k->headed);
+	if (k->growth || wanted == list_hooked(&k->partial_node))
+		return;
+	list_del(&k->partial_node);
+	if (wanted)
+		list_add_tail(&k->partial_node, &t->partial);
 }
 
 static void copy_account(struct cache *c, struct copy *k)
 {
 	struct tier *t = &c->tiers[k->tier];
 	struct account was = k->account;
-	struct account is = {.bytes = k->bytes, .hold = copy_hold(k)};
+	struct account is = {.bytes = copy_base_bytes(k), .hold = copy_hold(k), .tail_hold = copy_tail_hold(k)};
 	if (is.hold != HOLD_NONE) {
+		is.tail_bytes = k->bytes - is.bytes;
+		is.partial = k->state == COPY_READY && !copy_is_whole(k);
+		is.head = copy_is_head(k);
 		is.pinned = model_is_pinned(k->model, k->tier);
 		is.leased = k->n_leases > 0;
 		is.draining = k->state == COPY_DRAINING;
@@ -413,9 +443,11 @@ static void copy_account(struct cache *c, struct copy *k)
 	if (was.hold != is.hold) {
 		evict_place(c, k, was.hold, is.hold);
 		t->dirty = true;
-	} else if (was.bytes != is.bytes) {
+	} else if (was.bytes != is.bytes || was.tail_bytes != is.tail_bytes || was.tail_hold != is.tail_hold) {
 		t->dirty = true;
 	}
+	evict_reclass(c, k);
+	copy_list_partial(t, k);
 }
 
 void copy_settle(struct cache *c, struct copy *k)

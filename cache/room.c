@@ -5,10 +5,17 @@
  * capacity.  A load is refused as soon as it cannot fit by anything but somebody's letting go. */
 #include "cache/brain.h"
 
-static uint64_t load_bytes(const struct cache *c, const struct load *l)
+uint64_t room_bytes(const struct cache *c, const struct load *l)
 {
 	const struct copy *k = l->copy;
 	return c->tiers[k->tier].kind == TIER_GPU ? l->size.plan_bytes : model_tier_bytes(c, k->model, k->tier);
+}
+
+/* A copy may have the beginning already. */
+static uint64_t room_missing(const struct cache *c, const struct load *l)
+{
+	uint64_t bytes = room_bytes(c, l);
+	return bytes - MIN(bytes, l->copy->bytes);
 }
 
 void room_enter(struct cache *c, struct load *l)
@@ -25,8 +32,12 @@ void room_leave(struct cache *c, struct load *l)
 {
 	if (!list_hooked(&l->queue_node))
 		return;
+	struct tier *t = &c->tiers[l->copy->tier];
 	list_del(&l->queue_node);
-	c->tiers[l->copy->tier].dirty = true;
+	t->dirty = true;
+	if (t->served == l)
+		t->served = NULL;
+	l->served = false;
 }
 
 void room_resort(struct cache *c, struct load *l)
@@ -55,7 +66,7 @@ static uint64_t passing_bytes(const struct tier *t)
 static void room_refuse(struct cache *c, struct tier *t, struct load *l)
 {
 	struct fault why;
-	uint64_t need = load_bytes(c, l);
+	uint64_t need = room_bytes(c, l), missing = room_missing(c, l);
 	uint64_t busy = t->hold_bytes[HOLD_FIRM] + t->hold_bytes[HOLD_SOFT] + passing_bytes(t);
 	uint64_t named = MIN(busy, t->leased_bytes + t->pinned_bytes);
 	if (need > t->capacity_bytes)
@@ -65,16 +76,32 @@ static void room_refuse(struct cache *c, struct tier *t, struct load *l)
 		fault_set(&why, TRIMS_E_NO_ROOM,
 			"%s needs %llu bytes, the %s has %llu: %u leased models hold %llu, %u pinned ones %llu, "
 			"%llu are being loaded or moved; close, unpin or evict a model",
-			model_label(l->copy->model), (unsigned long long)need, t->label, (unsigned long long)t->capacity_bytes, t->n_leased, (unsigned long long)t->leased_bytes, t->n_pinned,
+			model_label(l->copy->model), (unsigned long long)missing, t->label, (unsigned long long)t->capacity_bytes, t->n_leased, (unsigned long long)t->leased_bytes, t->n_pinned,
 			(unsigned long long)t->pinned_bytes, (unsigned long long)(busy - named));
 	load_fail(c, l, &why);
+}
+
+/* What a kept beginning lacks. */
+static void room_admit_tail(struct cache *c, struct load *l)
+{
+	struct copy *k = l->copy;
+	k->tail_bytes = room_missing(c, l);
+	k->bytes += k->tail_bytes;
+	k->reach = REACH_PLAN;
+	k->edition = ++c->next_generation;
+	load_admitted(c, l);
+	copy_settle(c, k);
 }
 
 static void room_admit(struct cache *c, struct load *l)
 {
 	struct copy *k = l->copy;
-	list_del(&l->queue_node);
-	k->bytes = load_bytes(c, l);
+	room_leave(c, l);
+	if (k->state == COPY_RESERVED) {
+		room_admit_tail(c, l);
+		return;
+	}
+	k->bytes = room_bytes(c, l);
 	k->generation = k->edition = ++c->next_generation;
 	if (c->tiers[k->tier].kind == TIER_GPU) {
 		k->model->plan = k->plan = l->plan;
@@ -88,6 +115,18 @@ static void room_admit(struct cache *c, struct load *l)
 static uint64_t evictable_bytes(const struct cache *c, const struct tier *t)
 {
 	return t->hold_bytes[HOLD_PART] + (c->policy->evicts ? t->hold_bytes[HOLD_IDLE] : 0);
+}
+
+/* What copies are to grow by goes first. */
+static uint64_t room_take_growths(struct cache *c, struct tier *t, uint64_t bytes)
+{
+	uint64_t taken = 0;
+	while (taken < bytes && !list_empty(&t->growths)) {
+		struct copy *k = list_first(&t->growths, struct copy, partial_node);
+		taken += k->tail_bytes;
+		growth_stop(c, k);
+	}
+	return MIN(taken, bytes);
 }
 
 static void room_take_soft(struct cache *c, struct tier *t, uint64_t bytes)
@@ -105,13 +144,18 @@ bool room_squeeze(struct cache *c, struct load *l, const struct fault *why)
 {
 	struct copy *k = l->copy;
 	struct tier *t = &c->tiers[k->tier];
-	uint64_t bytes = MIN(k->bytes, evictable_bytes(c, t));
+	uint64_t bytes = MIN(k->headed ? room_missing(c, l) : k->bytes, evictable_bytes(c, t));
 	/* Images on disk take no memory. */
 	if (why->code != TRIMS_E_NO_MEMORY || t->kind == TIER_DISK || l->squeezed || !load_may_take_any(l) || bytes == 0)
 		return false;
 	l->squeezed = true;
 	c->stats.alloc_retries++;
 	evict_bytes(c, t, bytes);
+	if (k->headed) {
+		l->phase = LOAD_ROOM;
+		room_enter(c, l);
+		return true;
+	}
 	k->prefetched = false; /* it is no waste yet */
 	copy_drain(c, k, "its memory was refused; it is asked for again when idle copies are gone");
 	return true;
@@ -125,6 +169,8 @@ static enum verdict room_demand(struct cache *c, struct tier *t, struct load *l,
 	uint64_t soft = l->class == CLASS_DEMAND ? t->hold_bytes[HOLD_SOFT] : 0;
 	uint64_t young = c->policy->evicts ? t->hold_bytes[HOLD_YOUNG] : 0;
 	if (evictable + soft >= missing) {
+		missing -= soft ? room_take_growths(c, t, missing) : 0;
+		evictable = evictable_bytes(c, t);
 		evict_bytes(c, t, MIN(missing, evictable));
 		room_take_soft(c, t, missing - MIN(missing, evictable));
 		return VERDICT_WAIT;
@@ -141,8 +187,8 @@ static enum verdict room_demand(struct cache *c, struct tier *t, struct load *l,
 /* What the head of the queue gets, evicting for it what may be evicted. */
 static enum verdict room_judge(struct cache *c, struct tier *t, struct load *l)
 {
-	uint64_t need = load_bytes(c, l), wanted = t->used_bytes + need;
-	if (need > t->capacity_bytes)
+	uint64_t wanted = t->used_bytes + room_missing(c, l);
+	if (room_bytes(c, l) > t->capacity_bytes)
 		return VERDICT_REFUSE;
 	if (l->squeezed && t->hold_bytes[HOLD_FREEING])
 		return VERDICT_WAIT;
@@ -167,7 +213,8 @@ static void room_refuse_hopeless(struct cache *c, struct tier *t)
 		struct load *l = list_entry(it, struct load, queue_node);
 		if (l->class != CLASS_DEMAND)
 			return;
-		uint64_t need = load_bytes(c, l);
+		bool counted = l->served || !c->policy->evicts || l->copy->account.hold == HOLD_FIRM; /* what it has */
+		uint64_t need = counted ? room_missing(c, l) : room_bytes(c, l);
 		if (it != t->queue.next && fixed + ahead + need > t->capacity_bytes)
 			room_refuse(c, t, l);
 		else
@@ -175,9 +222,28 @@ static void room_refuse_hopeless(struct cache *c, struct tier *t)
 	}
 }
 
+/* The first in the queue keeps what its copy has already while it is waited for the rest. */
+static void room_serve(struct cache *c, struct tier *t)
+{
+	struct load *first = list_empty(&t->queue) ? NULL : list_first(&t->queue, struct load, queue_node);
+	struct load *before = t->served;
+	if (first == before)
+		return;
+	t->served = first;
+	if (before) {
+		before->served = false;
+		copy_settle(c, before->copy);
+	}
+	if (first) {
+		first->served = true;
+		copy_settle(c, first->copy);
+	}
+}
+
 void room_pump(struct cache *c, struct tier *t)
 {
 	t->dirty = false;
+	room_serve(c, t);
 	if (list_empty(&t->queue))
 		return;
 	evict_age(c, t);
@@ -185,6 +251,7 @@ void room_pump(struct cache *c, struct tier *t)
 		room_refuse_hopeless(c, t);
 	while (!list_empty(&t->queue)) {
 		struct load *l = list_first(&t->queue, struct load, queue_node);
+		room_serve(c, t);
 		enum verdict v = room_judge(c, t, l);
 		if (v == VERDICT_WAIT)
 			break;

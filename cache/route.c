@@ -71,7 +71,7 @@ static bool search_source(const struct search *s, uint8_t tier, uint64_t *cost)
 	*cost = 0;
 	if (tier == 0)
 		return !s->local_only;
-	if (tier == s->to || !k || copy_is_doomed(k) || s->c->tiers[tier].lost)
+	if (tier == s->to || !k || copy_is_doomed(k) || !copy_is_whole(k) || s->c->tiers[tier].lost)
 		return false;
 	if (k->state == COPY_READY)
 		return true;

@@ -23,6 +23,43 @@ static void verify_lost(const struct copy *k)
 	ASSERT(!l || (l->phase == LOAD_TRANSFER && l->transfer->state == TRANSFER_STOPPING && l->condemned));
 }
 
+/* How much of it there is, and what becomes of its tail. */
+static void verify_reach(const struct cache *c, const struct copy *k)
+{
+	const struct load *g = k->growth;
+	const struct cache_device_size *s = &k->size;
+	bool gpu = c->tiers[k->tier].kind == TIER_GPU, regrows = k->headed && k->alloc_pending;
+	if (!gpu || k->state == COPY_ABSENT) {
+		ASSERT(!s->all_bytes && !k->plan && k->reach == REACH_PLAN && !k->headed && !k->trimming && !g && !k->tail_bytes);
+		return;
+	}
+	ASSERT((!s->head_bytes || s->head_bytes < s->plan_bytes) && s->plan_bytes <= s->all_bytes && (k->plan || s->plan_bytes == s->all_bytes));
+	ASSERT(k->bytes >= copy_reach_bytes(k, (enum copy_reach)k->reach) + k->tail_bytes - (regrows ? k->tail_bytes : 0));
+	ASSERT(k->stuck || k->trimming || g || k->state == COPY_DRAINING || k->bytes == copy_reach_bytes(k, (enum copy_reach)k->reach));
+	ASSERT(k->reach != REACH_HEAD || (k->headed && (k->state == COPY_RESERVED || k->state == COPY_DRAINING)));
+	ASSERT(!k->headed || k->filled);
+	ASSERT(k->trimming + k->alloc_pending + (g && !k->alloc_pending) + k->free_sent <= 1);
+	ASSERT(k->tail_bytes == 0 || k->trimming || g || regrows);
+	ASSERT(!k->trimming || k->state == COPY_READY || copy_is_head(k) || k->state == COPY_DRAINING);
+	ASSERT(!k->trimming || !k->load || k->load->phase == LOAD_TRIM || k->load->phase == LOAD_DRAIN);
+}
+
+static void verify_growth(const struct cache *c, const struct copy *k)
+{
+	const struct load *g = k->growth;
+	bool candidate = (k->state == COPY_READY && !copy_is_whole(k)) || (k->state == COPY_RESERVED && k->headed);
+	ASSERT(list_hooked(&k->partial_node) == (g ? !g->condemned : candidate));
+	if (!g)
+		return;
+	CHECK_OBJ(g, LOAD_MAGIC);
+	ASSERT(g->copy == k && g != k->load && g->class == CLASS_PREFETCH && k->reach == REACH_PLAN && !copy_is_whole(k));
+	ASSERT(k->state == COPY_READY || (k->state == COPY_DRAINING && g->condemned));
+	ASSERT(g->phase == LOAD_ALLOC ? k->alloc_pending && !g->transfer : g->phase == LOAD_TRANSFER && g->transfer);
+	ASSERT(!g->transfer || c->tiers[g->transfer->link->from].kind == TIER_HOST);
+	ASSERT(!g->condemned || !g->transfer || g->transfer->state == TRANSFER_STOPPING);
+	ASSERT(g->wants.n == 0 && !g->keep && !g->source.load && list_empty(&g->waiters) && list_empty(&g->dependents));
+}
+
 static void verify_state(const struct cache *c, const struct copy *k)
 {
 	const struct load *l = k->load;
@@ -32,8 +69,10 @@ static void verify_state(const struct cache *c, const struct copy *k)
 		ASSERT(!k->n_leases && !k->n_readers && !k->has_memory && !k->alloc_pending && k->bytes == 0);
 		break;
 	case COPY_RESERVED:
-		ASSERT(!l || l->phase == LOAD_ALLOC || l->phase == LOAD_SOURCE);
-		ASSERT(k->has_memory != k->alloc_pending);
+		ASSERT(!l || l->phase == LOAD_ALLOC || l->phase == LOAD_SOURCE || k->headed);
+		ASSERT(!l || !k->headed || l->phase == (k->trimming ? LOAD_TRIM : k->alloc_pending ? LOAD_ALLOC :
+			copy_is_head(k) ? LOAD_ROOM : LOAD_SOURCE));
+		ASSERT(k->headed ? k->has_memory : k->has_memory != k->alloc_pending);
 		ASSERT(k->n_leases == 0 || l);
 		break;
 	case COPY_LOADING:
@@ -44,7 +83,7 @@ static void verify_state(const struct cache *c, const struct copy *k)
 		break;
 	case COPY_DRAINING:
 		ASSERT(!l || l->phase == LOAD_DRAIN);
-		ASSERT(k->n_leases || k->n_readers || k->alloc_pending || k->free_sent);
+		ASSERT(k->n_leases || k->n_readers || k->alloc_pending || k->trimming || k->growth || k->free_sent);
 		break;
 	case COPY_FAILED:
 		ASSERT(!l && k->n_leases && k->fault);
@@ -53,7 +92,7 @@ static void verify_state(const struct cache *c, const struct copy *k)
 		NEVER();
 	}
 	ASSERT(!k->free_sent || (k->state == COPY_DRAINING && !k->n_leases && !k->n_readers));
-	ASSERT(k->state == COPY_ABSENT || k->generation);
+	ASSERT(k->state == COPY_ABSENT || (k->generation && k->edition));
 	ASSERT(k->young == list_hooked(&k->young_node));
 	ASSERT(!k->young || k->state == COPY_READY);
 	ASSERT(!list_hooked(&k->empty_node));
@@ -66,13 +105,17 @@ static void verify_account(const struct cache *c, const struct copy *k)
 	enum hold h = k->account.hold;
 	ASSERT(h == copy_hold(k));
 	ASSERT((k->state == COPY_ABSENT) == (h == HOLD_NONE));
-	ASSERT(h == HOLD_NONE || k->account.bytes == k->bytes);
+	ASSERT(h == HOLD_NONE || k->account.bytes + k->account.tail_bytes == k->bytes);
+	ASSERT(h == HOLD_NONE || (k->account.bytes == copy_base_bytes(k) && k->account.tail_hold == copy_tail_hold(k)));
+	ASSERT(k->account.tail_hold != HOLD_NONE || k->account.tail_bytes == 0);
 	ASSERT(heap_hooked(&k->victim_node) || (h != HOLD_PART && h != HOLD_IDLE));
 	ASSERT(!heap_hooked(&k->victim_node) || (h != HOLD_NONE && h != HOLD_FREEING));
-	ASSERT(h != HOLD_PART || k->rank.part);
+	ASSERT(h != HOLD_PART || k->rank.class == RANK_PART);
+	ASSERT((h != HOLD_PART && h != HOLD_IDLE) || k->stale_rank || k->rank.class == evict_class(k));
 	ASSERT(list_hooked(&k->idle_node) == (h == HOLD_PART || h == HOLD_IDLE || h == HOLD_YOUNG));
 	ASSERT(list_hooked(&k->soft_node) == (h == HOLD_SOFT));
-	bool holds = k->n_leases || k->n_readers || model_is_pinned(k->model, k->tier) || k->load;
+	bool waits = k->state == COPY_RESERVED && k->load && (k->load->phase == LOAD_TRIM || k->load->phase == LOAD_ROOM);
+	bool holds = k->n_leases || k->n_readers || model_is_pinned(k->model, k->tier) || (k->load && !waits);
 	ASSERT(!holds || (h != HOLD_PART && h != HOLD_IDLE && h != HOLD_YOUNG));
 	ASSERT(!k->n_leases || h == HOLD_FIRM);
 	ASSERT(h != HOLD_RELAY || (k->load && !list_empty(&k->load->dependents) && !model_is_pinned(k->model, k->tier)));
@@ -80,6 +123,8 @@ static void verify_account(const struct cache *c, const struct copy *k)
 		ASSERT(k->account.leased == (k->n_leases > 0));
 		ASSERT(k->account.pinned == model_is_pinned(k->model, k->tier));
 		ASSERT(k->account.draining == (k->state == COPY_DRAINING));
+		ASSERT(k->account.head == copy_is_head(k));
+		ASSERT(k->account.partial == (k->state == COPY_READY && !copy_is_whole(k)));
 	}
 }
 
@@ -152,7 +197,8 @@ static void verify_transfer(const struct cache *c, const struct transfer *t)
 {
 	CHECK_OBJ(t, TRANSFER_MAGIC);
 	CHECK_OBJ(t->load, LOAD_MAGIC);
-	ASSERT(t->load->transfer == t && t->load->copy->state == COPY_LOADING);
+	ASSERT(t->load->transfer == t);
+	ASSERT(t->load->copy->state == COPY_LOADING || t->load == t->load->copy->growth);
 	ASSERT(t->link->to == t->load->copy->tier && c->link_at[t->link->from][t->link->to] == t->link);
 	ASSERT(heap_hooked(&t->queue_node) == (t->state == TRANSFER_QUEUED));
 	ASSERT(list_hooked(&t->active_node) == transfer_is_running(t));
@@ -164,7 +210,7 @@ static void verify_transfer(const struct cache *c, const struct transfer *t)
 	if (t->source) {
 		CHECK_OBJ(t->source, COPY_MAGIC);
 		ASSERT(t->source->model == t->load->copy->model && t->source->tier == t->link->from);
-		ASSERT(t->source->n_readers && t->source->has_memory && !t->source->free_sent);
+		ASSERT(t->source->n_readers && t->source->has_memory && !t->source->free_sent && copy_is_whole(t->source));
 	}
 	if (t->leader) {
 		ASSERT(t->leader->load->copy == t->source && t->source->state == COPY_LOADING);
@@ -190,12 +236,16 @@ static void tally_copy(struct tally *n, const struct copy *k)
 	n->readers += k->n_readers;
 	n->leases += k->n_leases;
 	n->transfers += k->load && k->load->transfer;
+	n->transfers += k->growth && k->growth->transfer;
 	n->waiting += k->load ? list_length(&k->load->waiters) : 0;
 	if (a->hold == HOLD_NONE)
 		return;
 	t->n_copies++;
-	t->used_bytes += a->bytes;
+	t->used_bytes += a->bytes + a->tail_bytes;
 	t->hold_bytes[a->hold] += a->bytes;
+	t->hold_bytes[a->tail_hold] += a->tail_bytes;
+	t->n_partial += a->partial;
+	t->n_heads += a->head;
 	t->pinned_bytes += a->pinned ? a->bytes : 0;
 	t->leased_bytes += a->leased ? a->bytes : 0;
 	t->draining_bytes += a->draining ? a->bytes : 0;
@@ -227,6 +277,8 @@ static void verify_model(const struct cache *c, const struct model *m, struct ta
 		CHECK_OBJ(k, COPY_MAGIC);
 		ASSERT(k->model == m && k->tier == t);
 		verify_state(c, k);
+		verify_reach(c, k);
+		verify_growth(c, k);
 		verify_account(c, k);
 		verify_leases(k);
 		verify_load(c, k);
@@ -250,12 +302,15 @@ static void verify_tier(const struct cache *c, const struct tier *t, const struc
 	ASSERT(t->pinned_bytes == sum->pinned_bytes && t->leased_bytes == sum->leased_bytes);
 	ASSERT(t->draining_bytes == sum->draining_bytes);
 	ASSERT(t->n_pinned == sum->n_pinned && t->n_leased == sum->n_leased);
+	ASSERT(t->n_partial == sum->n_partial && t->n_heads == sum->n_heads);
 	ASSERT(!t->dirty);
+	ASSERT(t->served == (list_empty(&t->queue) ? NULL : list_first(&t->queue, struct load, queue_node)));
 	heap_verify(&t->victims);
 	const struct load *before = NULL;
 	list_for_each(it, &t->queue) {
 		const struct load *l = list_entry(it, struct load, queue_node);
 		ASSERT(!before || load_before(before, l));
+		ASSERT(l->served == (l == t->served));
 		before = l;
 	}
 	const struct copy *older = NULL;

@@ -28,6 +28,8 @@ void cache_tier(const struct cache *c, uint8_t tier, struct cache_tier_view *out
 		.leased_bytes = t->leased_bytes,
 		.draining_bytes = t->draining_bytes,
 		.copies = t->n_copies,
+		.partial = t->n_partial,
+		.heads = t->n_heads,
 		.lost = t->lost,
 	};
 	memcpy(out->evicted, t->evicted, sizeof out->evicted);
@@ -57,6 +59,8 @@ static void copy_view(const struct model *m, uint8_t tier, struct cache_copy_vie
 	out->plan = k->plan;
 	out->size = k->size;
 	out->reach = (enum copy_reach)k->reach;
+	out->growing = k->growth != NULL;
+	out->trimming = k->trimming;
 	out->bytes = k->bytes;
 	out->landed_bytes = k->landed_bytes;
 	out->transfer = k->load && k->load->transfer ? k->load->transfer->id : 0;

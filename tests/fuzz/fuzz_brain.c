@@ -22,6 +22,17 @@ struct state {
 
 static const char *const names[] = {"a", "b", "c", "d", "e", "f", "g", "h"};
 
+/* 1 to 3: leaves out a third, keeps a half, both; 4: sizes that make no sense are none of its business. */
+static void device_size(void *ctx, const struct cache_model_info *info, uint64_t plan, struct cache_device_size *out)
+{
+	(void)ctx;
+	out->all_bytes = info->gpu_bytes;
+	out->plan_bytes = plan & 1 ? info->gpu_bytes * 2 / 3 : info->gpu_bytes;
+	out->head_bytes = plan & 2 ? out->plan_bytes / 2 : 0;
+	if (plan == 4)
+		*out = (struct cache_device_size){.head_bytes = UINT64_MAX, .plan_bytes = 40, .all_bytes = 10};
+}
+
 static void start(struct state *s, uint8_t choice)
 {
 	static const struct cache_tier_config tiers[] = {{.kind = TIER_REMOTE}, {.kind = TIER_DISK, .capacity_bytes = 300},
@@ -34,7 +45,7 @@ static void start(struct state *s, uint8_t choice)
 		.n_links = choice & 1 ? 6 : 3, .policy = policies[(choice >> 4) % 5], .half_life_ns = NS_PER_S,
 		.min_residency_ns = choice & 2 ? NS_PER_S : 0, .ttl_ns = choice & 4 ? 5 * NS_PER_S : 0,
 		.revalidate_ns = choice & 8 ? 0 : NS_PER_S, .negative_ns = NS_PER_S, .dedup = true, .promote = true,
-		.max_names = 6, .max_waiters = 12};
+		.max_names = 6, .max_waiters = 12, .device_size = device_size};
 	struct fault why;
 	ASSERT(cache_new(&s->c, &config, &why) == 0);
 }
@@ -44,25 +55,28 @@ static void take_effects(struct state *s)
 	struct cache_effect e;
 	while (cache_next_effect(s->c, &e)) {
 		if (e.kind == FX_GRANT) {
-			s->copies[s->n_leases % IDS] = e.copy;
+			s->copies[s->n_leases % IDS] = e.edition;
 			s->leases[s->n_leases++ % IDS] = e.lease;
 		}
 		if (e.kind == FX_START)
 			s->transfers[s->n_transfers++ % IDS] = e.transfer;
 		if (e.model)
 			s->models[s->n_models++ % IDS] = e.model;
-		bool work = e.kind == FX_RESOLVE || e.kind == FX_ALLOC || e.kind == FX_START || e.kind == FX_FREE;
+		bool work = e.kind == FX_RESOLVE || e.kind == FX_ALLOC || e.kind == FX_START || e.kind == FX_FREE ||
+			e.kind == FX_TRIM;
 		if (work && s->n_work < WORK)
 			s->work[s->n_work++] = e; /* beyond that: hands that never answer */
 	}
 }
 
-static void ask(struct state *s, uint8_t kind, uint8_t arg)
+static void ask(struct state *s, uint8_t kind, uint8_t arg, uint8_t plan)
 {
 	struct cache_open req = {.name = names[arg & 7], .owner = 1 + (arg >> 6), .user = arg >> 6, .request = ++s->request,
 		.tier = (enum tier_kind)(arg >> 3 & 3), .device = arg & 1 ? CACHE_ANY_DEVICE : arg >> 1 & 1,
-		.device_mask = kind == 3 ? 1 + (arg >> 1 & 3) : 0,
+		.device_mask = kind == 3 ? 1 + (arg >> 1 & 3) : 0, .plan = plan,
 		.class = arg & 0x20 ? CLASS_PREFETCH : CLASS_DEMAND, .deadline = arg & 0x10 ? s->now + NS_PER_S : CACHE_NEVER};
+	if (plan)
+		req.tier = TIER_GPU;
 	if (kind == 0 || kind == 3)
 		cache_open(s->c, s->now, &req);
 	else if (kind == 1)
@@ -91,9 +105,11 @@ static void answer(struct state *s, uint8_t arg, bool fail, bool keep)
 	else if (e.kind == FX_RESOLVE)
 		cache_resolved(s->c, s->now, e.name, &info, &model);
 	else if (e.kind == FX_ALLOC)
-		cache_alloc_done(s->c, s->now, e.model, e.to, e.copy, error);
+		cache_alloc_done(s->c, s->now, e.model, e.to, e.edition, error);
 	else if (e.kind == FX_START)
 		cache_transfer_done(s->c, s->now, e.transfer, error);
+	else if (e.kind == FX_TRIM)
+		cache_trimmed(s->c, s->now, e.model, e.to, e.edition, fail ? e.bytes + (arg >> 6) * 20 : e.bytes);
 	else
 		cache_freed(s->c, s->now, e.model, e.to, e.copy);
 }
@@ -111,8 +127,9 @@ static void keep(struct state *s, uint8_t arg)
 {
 	struct cache_model_info info = {.fingerprint_hi = arg & 7, .image_bytes = 30 * (uint64_t)(arg & 7),
 		.disk_bytes = 30 * (uint64_t)(arg & 7)};
+	struct cache_part part = {.plan = 1, .size = {0, 20, 30}, .reach = (enum copy_reach)(arg & 1)};
 	uint64_t model;
-	if (cache_adopt_copy(s->c, s->now, &info, 1 + (arg >> 3 & 3), arg >> 5, arg, NULL, &model) == 0)
+	if (cache_adopt_copy(s->c, s->now, &info, 1 + (arg >> 3 & 3), arg >> 5, arg, arg & 2 ? &part : NULL, &model) == 0)
 		cache_adopt_name(s->c, s->now, names[arg & 7], model);
 }
 
@@ -126,17 +143,19 @@ static void lose(struct state *s, uint8_t tier)
 static void event(struct state *s, uint8_t kind, uint8_t arg)
 {
 	uint32_t in_use;
-	switch (kind < 26 ? kind : kind % 20) {
-	case 20: case 21: ask(s, 3, arg); break;
+	switch (kind < 31 ? kind : kind % 20) {
+	case 20: case 21: ask(s, 3, arg, 0); break;
+	case 26: case 27: case 28: case 29: ask(s, arg & 1 ? 3 : 0, arg, kind - 25); break;
+	case 30: ask(s, arg & 1 ? 1 : 2, arg, 1 + (arg >> 6)); break;
 	case 22: cache_regrant(s->c, s->now, 1 + (arg >> 6), s->leases[arg % IDS], ++s->request); break;
 	case 23:
 		cache_claim(s->c, s->now, 1 + (arg >> 6), ++s->request, s->models[arg % IDS], arg >> 5, s->copies[arg % IDS]);
 		break;
 	case 24: arg < 32 ? lose(s, arg & 7) : keep(s, arg); break;
 	case 25: cache_evict(s->c, s->now, names[arg & 7], TIER_GPU, arg >> 3 & 1, &in_use); break;
-	case 0: case 1: case 2: ask(s, 0, arg); break;
-	case 3: ask(s, 1, arg); break;
-	case 4: ask(s, 2, arg); break;
+	case 0: case 1: case 2: ask(s, 0, arg, 0); break;
+	case 3: ask(s, 1, arg, 0); break;
+	case 4: ask(s, 2, arg, 0); break;
 	case 5: case 6: cache_close(s->c, s->now, 1 + (arg >> 6), s->leases[arg % IDS]); break;
 	case 7: case 8: case 9: answer(s, arg, false, false); break;
 	case 10: answer(s, arg, true, false); break;

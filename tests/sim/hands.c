@@ -72,13 +72,35 @@ static void work_add(struct sim *s, const struct cache_effect *fx)
 	s->work[s->n_work++] = (struct sim_work){.fx = *fx};
 }
 
+/* Some plans leave out much, some nothing; some keep a beginning; every fifth is no good for anybody. */
+void sim_device_size(void *ctx, const struct cache_model_info *info, uint64_t plan, struct cache_device_size *out)
+{
+	uint64_t all = info->gpu_bytes, left_out = plan % 3 * 20, kept = plan / 3 % 4 * 20;
+	(void)ctx;
+	*out = (struct cache_device_size){.all_bytes = all + plan % 2 * 8, .plan_bytes = all - all * left_out / 100};
+	out->head_bytes = out->plan_bytes * kept / 100;
+	if (plan % 5 == 0)
+		*out = (struct cache_device_size){.all_bytes = all, .plan_bytes = all};
+}
+
+static struct cache_device_size device_size(const struct cache_model_info *info, uint64_t plan)
+{
+	struct cache_device_size size = {.all_bytes = info->gpu_bytes, .plan_bytes = info->gpu_bytes};
+	if (plan)
+		sim_device_size(NULL, info, plan, &size);
+	return size;
+}
+
 /* Bytes of a copy on its tier, as the brain has to count them. */
-static uint64_t model_bytes(struct sim *s, uint64_t model, uint8_t tier)
+static uint64_t model_bytes(struct sim *s, const struct cache_effect *fx)
 {
 	struct cache_model_view v;
-	SIM_ASSERT(s, cache_view(s->c, model, &v) == 0);
-	enum tier_kind kind = s->tiers[tier].kind;
-	return kind == TIER_DISK ? v.info.disk_bytes : kind == TIER_GPU ? v.info.gpu_bytes : v.info.image_bytes;
+	SIM_ASSERT(s, cache_view(s->c, fx->model, &v) == 0);
+	enum tier_kind kind = s->tiers[fx->to].kind;
+	if (kind != TIER_GPU)
+		return kind == TIER_DISK ? v.info.disk_bytes : v.info.image_bytes;
+	struct cache_device_size size = device_size(&v.info, fx->plan);
+	return fx->reach == REACH_ALL ? size.all_bytes : fx->reach == REACH_HEAD ? size.head_bytes : size.plan_bytes;
 }
 
 /* ---- effects ---- */
@@ -90,7 +112,7 @@ static void take_answer(struct sim *s, const struct cache_effect *fx)
 	SIM_ASSERT(s, fx->kind == FX_REFUSE || (fx->kind == FX_GRANT) == (r->kind == 0));
 	if (fx->kind == FX_GRANT) {
 		SIM_ASSERT(s, s->lazy || !s->lost[fx->to]);
-		SIM_ASSERT(s, !r->claimed || (fx->copy == r->claimed && fx->hit && fx->state == COPY_READY));
+		SIM_ASSERT(s, !r->claimed || (fx->edition == r->claimed && fx->hit && fx->state == COPY_READY));
 		SIM_ASSERT(s, !r->device_mask || s->tiers[fx->to].kind != TIER_GPU ||
 			r->device_mask >> s->tiers[fx->to].device & 1);
 	}
@@ -102,16 +124,41 @@ static void take_answer(struct sim *s, const struct cache_effect *fx)
 	const struct sim_copy *k = book_copy(s, fx->copy);
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to && k->model == fx->model);
 	SIM_ASSERT(s, fx->state == COPY_READY || fx->state == COPY_LOADING);
+	SIM_ASSERT(s, fx->reach != REACH_HEAD && (s->lazy || fx->edition == k->edition));
+	SIM_ASSERT(s, fx->state != COPY_READY || s->lazy || (k->ready && k->filled == fx->reach));
 	SIM_ASSERT(s, s->n_leases < SIM_LEASES);
-	s->leases[s->n_leases++] = (struct sim_lease){fx->lease, fx->owner, fx->model, fx->copy, fx->to};
+	s->leases[s->n_leases++] = (struct sim_lease){fx->lease, fx->owner, fx->model, fx->copy, fx->to, fx->reach};
+}
+
+/* To be added to what there is. */
+static void take_grow(struct sim *s, const struct cache_effect *fx)
+{
+	struct sim_copy *k = book_copy(s, fx->copy);
+	SIM_ASSERT(s, k && k->allocated && !k->freeing && !k->trimming && !k->growing && k->tier == fx->to);
+	SIM_ASSERT(s, k->ready && k->filled == (fx->reach == REACH_ALL ? REACH_PLAN : REACH_HEAD));
+	SIM_ASSERT(s, fx->reach == REACH_ALL || book_leases(s, fx->copy) == 0);
+	SIM_ASSERT(s, fx->bytes >= k->bytes && fx->bytes == MAX(model_bytes(s, fx), k->bytes) && fx->edition != k->edition);
+	for (size_t i = 0; i < s->n_copies; i++)
+		SIM_ASSERT(s, s->copies[i].edition != fx->edition);
+	k->growing = fx->bytes - k->bytes + 1;
+	k->bytes = fx->bytes;
+	k->asked = fx->edition;
+	if (fx->reach == REACH_PLAN)
+		k->edition = fx->edition;
+	work_add(s, fx);
 }
 
 static void take_alloc(struct sim *s, const struct cache_effect *fx)
 {
+	if (fx->grow) {
+		take_grow(s, fx);
+		return;
+	}
 	SIM_ASSERT(s, !book_copy(s, fx->copy) && !book_filled(s, fx->model, fx->to));
 	SIM_ASSERT(s, s->n_copies < SIM_COPIES && (s->lazy || !s->lost[fx->to]));
 	s->copies[s->n_copies++] = (struct sim_copy){.model = fx->model, .copy = fx->copy, .tier = fx->to,
-		.bytes = model_bytes(s, fx->model, fx->to)};
+		.bytes = model_bytes(s, fx), .edition = fx->edition};
+	SIM_ASSERT(s, fx->bytes == model_bytes(s, fx) && fx->reach == REACH_PLAN && fx->edition == fx->copy);
 	work_add(s, fx);
 }
 
@@ -126,6 +173,8 @@ static void take_start(struct sim *s, const struct cache_effect *fx)
 	const struct sim_copy *k = book_copy(s, fx->copy);
 	uint32_t running = 0, slots = 0;
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to && k->model == fx->model);
+	SIM_ASSERT(s, !k->trimming && !k->growing && (s->tiers[fx->to].kind == TIER_DISK || fx->bytes == k->bytes));
+	SIM_ASSERT(s, fx->grow || !k->ready);
 	SIM_ASSERT(s, !book_transfer(s, fx->transfer));
 	SIM_ASSERT(s, s->lazy || (!s->lost[fx->to] && !s->lost[fx->from]));
 	for (size_t i = 0; i < s->n_work; i++) {
@@ -154,13 +203,36 @@ static void take_start(struct sim *s, const struct cache_effect *fx)
 static void take_free(struct sim *s, const struct cache_effect *fx)
 {
 	struct sim_copy *k = book_copy(s, fx->copy);
-	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to);
+	SIM_ASSERT(s, k && k->allocated && !k->freeing && !k->trimming && !k->growing && k->tier == fx->to);
+	SIM_ASSERT(s, s->tiers[fx->to].kind == TIER_DISK || fx->bytes == k->bytes);
 	SIM_ASSERT(s, book_leases(s, fx->copy) == 0);
 	for (size_t i = 0; i < s->n_work; i++) {
 		const struct cache_effect *x = &s->work[i].fx;
 		SIM_ASSERT(s, x->kind != FX_START || x->model != fx->model || (x->copy != fx->copy && x->from != fx->to));
 	}
 	k->freeing = true;
+	work_add(s, fx);
+}
+
+/* The copy is smaller from now on: nobody who holds it, reads or fills it has what goes. */
+static void take_trim(struct sim *s, const struct cache_effect *fx)
+{
+	struct sim_copy *k = book_copy(s, fx->copy);
+	SIM_ASSERT(s, k && k->allocated && !k->freeing && !k->trimming && !k->growing && k->tier == fx->to);
+	SIM_ASSERT(s, fx->bytes <= k->bytes && fx->bytes >= model_bytes(s, fx));
+	for (size_t i = 0; i < s->n_leases; i++)
+		SIM_ASSERT(s, s->leases[i].copy != fx->copy || (fx->reach == REACH_PLAN && s->leases[i].reach == REACH_PLAN));
+	for (size_t i = 0; i < s->n_work; i++) {
+		const struct cache_effect *x = &s->work[i].fx;
+		SIM_ASSERT(s, x->kind != FX_START || x->model != fx->model || (x->copy != fx->copy && x->from != fx->to));
+	}
+	bool undone = k->ready && k->filled == REACH_PLAN && fx->reach == REACH_PLAN;
+	SIM_ASSERT(s, fx->edition != k->edition && (!undone || fx->edition == k->asked));
+	k->trimming = true;
+	k->filled = fx->reach;
+	k->ready = true; /* up to there */
+	k->edition = undone ? k->edition : fx->edition;
+	s->trimmed++;
 	work_add(s, fx);
 }
 
@@ -188,6 +260,9 @@ static void take_one(struct sim *s, const struct cache_effect *fx)
 		break;
 	case FX_FREE:
 		take_free(s, fx);
+		break;
+	case FX_TRIM:
+		take_trim(s, fx);
 		break;
 	case FX_RESOLVE:
 		work_add(s, fx);
@@ -253,12 +328,12 @@ static struct sim_request *request_add(struct sim *s, uint64_t owner)
 
 void sim_claim(struct sim *s, uint64_t owner)
 {
-	struct sim_copy k = {.model = sim_random(s), .copy = sim_random(s) | 1, .tier = (uint8_t)sim_below(s, 256)};
+	struct sim_copy k = {.model = sim_random(s), .edition = sim_random(s) | 1, .tier = (uint8_t)sim_below(s, 256)};
 	if (s->n_copies && sim_chance(s, 90))
 		k = s->copies[sim_below(s, s->n_copies)];
 	struct sim_request *r = request_add(s, owner);
-	r->claimed = k.copy;
-	cache_claim(s->c, s->now, owner, r->token, k.model, k.tier, k.copy);
+	r->claimed = k.edition;
+	cache_claim(s->c, s->now, owner, r->token, k.model, k.tier, k.edition);
 }
 
 void sim_corrupt_and_regrant(struct sim *s)
@@ -353,11 +428,15 @@ static void answer_alloc(struct sim *s, const struct cache_effect *fx, bool fail
 	struct sim_copy *k = book_copy(s, fx->copy);
 	struct fault why;
 	fault_set(&why, TRIMS_E_NO_MEMORY, "simulated: no memory");
-	if (!again && fail)
+	if (!again && fx->grow) {
+		k->bytes -= fail ? k->growing - 1 : 0;
+		k->growing = 0;
+		k->ready = fail || fx->reach == REACH_ALL; /* of a head nothing can be opened while the rest comes */
+	} else if (!again && fail)
 		book_drop_copy(s, k);
 	else if (!again)
 		k->allocated = true;
-	cache_alloc_done(s->c, s->now, fx->model, fx->to, fx->copy, fail ? &why : NULL);
+	cache_alloc_done(s->c, s->now, fx->model, fx->to, fx->edition, fail ? &why : NULL);
 }
 
 /* Equal contents have equal digests; the digest is that of the version that was resolved. */
@@ -377,6 +456,19 @@ static enum trims_code transfer_fault(struct sim *s)
 	return codes[sim_below(s, ARRAY_LEN(codes))];
 }
 
+/* A growth that was called back counts for nothing, though it was done: the brain says which. */
+static void book_filled_up(struct sim *s, struct sim_copy *k, const struct cache_effect *fx)
+{
+	struct cache_model_view v;
+	bool grew = fx->reach == REACH_ALL;
+	SIM_ASSERT(s, k && cache_view(s->c, fx->model, &v) == 0);
+	k->ready = true;
+	if (grew && v.copies[fx->to].reach != REACH_ALL)
+		return;
+	k->filled = fx->reach;
+	k->edition = fx->edition;
+}
+
 static void answer_transfer(struct sim *s, const struct sim_work *w, bool fail)
 {
 	struct fault why;
@@ -386,10 +478,23 @@ static void answer_transfer(struct sim *s, const struct sim_work *w, bool fail)
 		maybe_identify(s, w->fx.model);
 	cache_transfer_done(s->c, s->now, w->fx.transfer, cancelled || fail ? &why : NULL);
 	struct sim_copy *k = book_copy(s, w->fx.copy);
+	if (!cancelled && !fail)
+		book_filled_up(s, k, &w->fx);
 	if (!cancelled && !fail && s->tiers[w->fx.to].kind == TIER_DISK && k && sim_chance(s, 50)) {
 		k->bytes -= k->bytes / 4;
 		cache_disk_size(s->c, w->fx.model, k->bytes);
 	}
+}
+
+static void answer_trim(struct sim *s, const struct cache_effect *fx, bool fail, bool again)
+{
+	struct sim_copy *k = book_copy(s, fx->copy);
+	uint64_t bytes = fail ? fx->bytes + sim_below(s, 500) : sim_below(s, fx->bytes + 1);
+	if (!again) {
+		k->bytes = MIN(k->bytes, MAX(fx->bytes, bytes));
+		k->trimming = false;
+	}
+	cache_trimmed(s->c, s->now, fx->model, fx->to, fx->edition, bytes);
 }
 
 static void work_answer(struct sim *s, const struct sim_work *w, bool again)
@@ -405,6 +510,9 @@ static void work_answer(struct sim *s, const struct sim_work *w, bool again)
 		break;
 	case FX_START:
 		answer_transfer(s, w, fail);
+		break;
+	case FX_TRIM:
+		answer_trim(s, &w->fx, fail, again);
 		break;
 	case FX_FREE:
 		k = book_copy(s, w->fx.copy);
@@ -437,6 +545,7 @@ static void answer_nonsense(struct sim *s)
 	uint8_t tier = (uint8_t)sim_below(s, 256);
 	cache_alloc_done(s->c, s->now, id, tier, id, NULL);
 	cache_freed(s->c, s->now, id, tier, id);
+	cache_trimmed(s->c, s->now, id, tier, id, id);
 	cache_landed(s->c, s->now, id, id);
 	cache_transfer_done(s->c, s->now, id, NULL);
 	cache_corrupt(s->c, s->now, id, tier);
@@ -467,7 +576,7 @@ void sim_progress(struct sim *s)
 		return;
 	const struct cache_effect *fx = &s->work[sim_below(s, s->n_work)].fx;
 	if (fx->kind == FX_START)
-		cache_landed(s->c, s->now, fx->transfer, sim_below(s, 2 * model_bytes(s, fx->model, fx->to)));
+		cache_landed(s->c, s->now, fx->transfer, sim_below(s, 2 * model_bytes(s, fx)));
 }
 
 /* ---- the books against the brain ---- */
@@ -481,6 +590,7 @@ void sim_check(struct sim *s)
 	for (size_t t = 1; t < s->config.n_tiers; t++) {
 		struct cache_tier_view v;
 		cache_tier(s->c, (uint8_t)t, &v);
+		SIM_ASSERT(s, s->lazy || v.kind != TIER_GPU || v.used_bytes == bytes[t]);
 		SIM_ASSERT(s, s->over_capacity_ok || v.used_bytes <= v.capacity_bytes);
 		SIM_ASSERT(s, s->over_capacity_ok || bytes[t] <= v.capacity_bytes);
 	}

@@ -5,6 +5,7 @@
  *   each request is answered once, and never after its owner went;
  *   memory is asked for before it is used, never more than a tier has, given back once, and not while it is leased,
  *   filled or read; a link never carries more transfers than it may; CANCEL and RECLASS concern what runs;
+ *   a copy has memory for what a lease on it was given, and what leaves it was given to nobody who is there;
  *   a device that died gets nothing more; any device means one of those allowed; a claim gets the copy it names.
  * Thread: one.  The simulation owns the brain and the books. */
 #ifndef TESTS_SIM_HANDS_H
@@ -35,20 +36,23 @@ struct sim_work {
 };
 
 struct sim_copy {
-	uint64_t model, copy, bytes;
+	uint64_t model, copy, bytes, edition, growing; /* growing: bytes that are asked for */
+	uint64_t asked; /* the edition that the last ALLOC was to lead to */
 	uint8_t tier;
-	bool allocated, freeing;
+	enum copy_reach filled; /* up to there its bytes are good, if `ready` */
+	bool allocated, freeing, trimming, ready;
 };
 
 struct sim_lease {
 	uint64_t lease, owner, model, copy;
 	uint8_t tier;
+	enum copy_reach reach;
 };
 
 struct sim_request {
 	uint64_t token, owner;
 	int kind; /* 0 open, 1 prefetch, 2 pin */
-	uint64_t claimed;     /* generation; 0: it is no claim */
+	uint64_t claimed;     /* edition; 0: it is no claim */
 	uint64_t device_mask; /* 0: any */
 };
 
@@ -77,7 +81,8 @@ struct sim {
 	size_t n_leases;
 	struct sim_request requests[SIM_REQUESTS];
 	size_t n_requests;
-	uint64_t answered, alloc_retries;
+	uint64_t answered, alloc_retries, trimmed, grown, regrown, given_up;
+	uint64_t n_plans; /* opens name one of these, or none */
 	unsigned fail_percent, twice_percent;
 	bool lost[SIM_MAX_TIERS];
 	bool lazy; /* effects are read later than they could be: some are out of date by then */
@@ -96,6 +101,8 @@ void sim_claim(struct sim *s, uint64_t owner);
 /* Says that a leased copy is damaged, and has some of its leases asked for again. */
 void sim_corrupt_and_regrant(struct sim *s);
 void sim_lose(struct sim *s, uint8_t tier);
+/* What plan `plan` makes of a model; config.device_size. */
+void sim_device_size(void *ctx, const struct cache_model_info *info, uint64_t plan, struct cache_device_size *out);
 struct cache_model_info sim_info(const struct sim_name *n, const struct sim *s);
 /* To another version, or back to the one before. */
 void sim_change_source(struct sim *s, struct sim_name *n);

@@ -16,7 +16,7 @@ struct setup {
 	uint64_t host_bytes, disk_bytes, min_residency_ns, ttl_ns, revalidate_ns;
 	uint32_t max_names, max_waiters;
 	bool dedup, promote, lazy, reconfigure, devices_die;
-	unsigned fail_percent;
+	unsigned fail_percent, plans;
 };
 
 static const struct setup setups[] = {
@@ -41,8 +41,15 @@ static const struct setup setups[] = {
 		.fail_percent = 5, .devices_die = true},
 	{.label = "one gpu over host, no disk", .policy = "lru", .tiers = TIERS_ONE_GPU, .host_bytes = 700, .max_waiters = 6,
 		.revalidate_ns = NS_PER_S, .fail_percent = 5},
+	{.label = "plans on two gpus, lru", .policy = "lru", .tiers = TIERS_GPUS, .host_bytes = 3000, .disk_bytes = 3000,
+		.revalidate_ns = NS_PER_S, .promote = true, .plans = 24},
+	{.label = "plans on three gpus, cost, faults, one may die", .policy = "cost", .tiers = TIERS_GPUS3, .host_bytes = 2500,
+		.disk_bytes = 2500, .min_residency_ns = NS_PER_S / 20, .ttl_ns = 5 * NS_PER_S, .revalidate_ns = NS_PER_S,
+		.dedup = true, .fail_percent = 10, .promote = true, .devices_die = true, .plans = 24},
+	{.label = "plans on a gpu, fifo, read late", .policy = "fifo", .tiers = TIERS_ONE_GPU, .host_bytes = 3000,
+		.revalidate_ns = 2 * NS_PER_S, .lazy = true, .fail_percent = 10, .promote = true, .plans = 24},
 	{.label = "links at random between all tiers", .policy = "cost", .tiers = TIERS_MAZE, .host_bytes = 1300,
-		.disk_bytes = 1800, .revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 12},
+		.disk_bytes = 1800, .revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 12, .promote = true, .plans = 12},
 	{.label = "few names, reconfigured", .policy = "cost", .tiers = TIERS_DISK, .host_bytes = 1000, .disk_bytes = 1200,
 		.max_names = 6, .revalidate_ns = NS_PER_S, .dedup = true, .fail_percent = 10, .reconfigure = true},
 };
@@ -133,7 +140,8 @@ static void start(struct sim *s, const struct setup *u)
 		.min_residency_ns = u->min_residency_ns, .ttl_ns = u->ttl_ns, .half_life_ns = 2 * NS_PER_S,
 		.revalidate_ns = u->revalidate_ns, .negative_ns = NS_PER_S / 2, .dedup = u->dedup, .promote = u->promote,
 		.max_names = u->max_names ? u->max_names : 64, .max_waiters = u->max_waiters ? u->max_waiters : 256,
-		.hash_seed = (uint32_t)sim_random(s)};
+		.hash_seed = (uint32_t)sim_random(s), .device_size = sim_device_size};
+	s->n_plans = u->plans;
 	set_tiers(s, u);
 	set_links(s, u);
 	set_names(s);
@@ -145,7 +153,8 @@ static void book_adopted(struct sim *s, uint64_t model, uint8_t tier)
 	struct cache_model_view v;
 	SIM_ASSERT(s, cache_view(s->c, model, &v) == 0);
 	s->copies[s->n_copies++] = (struct sim_copy){.model = model, .copy = v.copies[tier].copy, .tier = tier,
-		.bytes = v.copies[tier].bytes, .allocated = true};
+		.bytes = v.copies[tier].bytes, .edition = v.copies[tier].edition, .filled = v.copies[tier].reach, .allocated = true,
+		.ready = v.copies[tier].state == COPY_READY};
 }
 
 /* What a daemon before this one left in memory, under the numbers it had. */
@@ -156,8 +165,13 @@ static void keep_some(struct sim *s)
 		uint64_t model, generation = 1 + sim_below(s, 100);
 		const struct sim_name *n = &s->names[sim_below(s, s->n_names)];
 		struct cache_model_info info = sim_info(n, s);
-		int r = cache_adopt_copy(s->c, s->now, &info, t, generation, sim_below(s, 9 * NS_PER_S), NULL, &model);
+		struct cache_part part = {.plan = 1 + sim_below(s, s->n_plans), .reach = (enum copy_reach)sim_below(s, REACH_HEAD)};
+		sim_device_size(NULL, &info, part.plan, &part.size);
+		bool parted = s->n_plans && s->tiers[t].kind == TIER_GPU && sim_chance(s, 70);
+		int r = cache_adopt_copy(s->c, s->now, &info, t, generation, sim_below(s, 9 * NS_PER_S), parted ? &part : NULL, &model);
 		SIM_ASSERT(s, (r == -EINVAL) == (s->tiers[t].kind == TIER_DISK));
+		part.reach = REACH_HEAD;
+		SIM_ASSERT(s, cache_adopt_copy(s->c, s->now, &info, t, generation, 0, &part, &model) == -EINVAL);
 		if (r < 0)
 			continue;
 		book_adopted(s, model, t);
@@ -198,11 +212,14 @@ static struct cache_open some_ask(struct sim *s)
 	static const enum tier_kind kinds[] = {TIER_REMOTE, TIER_HOST, TIER_HOST, TIER_DISK, TIER_GPU, TIER_GPU, TIER_GPU};
 	struct cache_open ask = {.name = some_name(s), .owner = 1 + sim_below(s, SIM_OWNERS), .request = ++s->next_token,
 		.tier = kinds[sim_below(s, ARRAY_LEN(kinds))], .deadline = CACHE_NEVER};
+	if (s->n_plans && sim_chance(s, 70))
+		ask.tier = TIER_GPU;
 	ask.device = sim_chance(s, 50) ? CACHE_ANY_DEVICE : (uint32_t)sim_below(s, 3);
 	ask.device_mask = sim_below(s, 8);
 	ask.class = sim_chance(s, 25) ? CLASS_PREFETCH : CLASS_DEMAND;
 	ask.only_resident = sim_chance(s, 5);
 	ask.user = sim_below(s, 3);
+	ask.plan = s->n_plans && sim_chance(s, 80) ? 1 + sim_below(s, s->n_plans) : 0;
 	if (sim_chance(s, 20))
 		ask.deadline = s->now + sim_below(s, NS_PER_S);
 	return ask;
@@ -340,7 +357,7 @@ static void expect_rest(struct sim *s)
 		for (size_t t = 1; t < s->config.n_tiers; t++) {
 			const struct cache_copy_view *k = &v.copies[t];
 			SIM_ASSERT(s, k->state == COPY_ABSENT || k->state == COPY_RESERVED || k->state == COPY_READY);
-			SIM_ASSERT(s, k->leases == 0 && k->readers == 0 && k->transfer == 0);
+			SIM_ASSERT(s, k->leases == 0 && k->readers == 0 && k->transfer == 0 && !k->trimming && !k->growing);
 		}
 	}
 }
@@ -390,7 +407,11 @@ static void episode(struct sim *s, const struct setup *u, uint64_t steps)
 	for (uint64_t i = 0; i < steps; i++)
 		step(s, u);
 	quiet(s);
-	s->alloc_retries += cache_stats(s->c)->alloc_retries;
+	const struct cache_stats *stats = cache_stats(s->c);
+	s->alloc_retries += stats->alloc_retries;
+	s->grown += stats->grown;
+	s->regrown += stats->regrown;
+	s->given_up += stats->grows_given_up;
 	cache_free(&s->c);
 }
 
@@ -436,6 +457,9 @@ int main(int argc, char **argv)
 			done ? "" : " # SKIP not asked for");
 		fflush(stdout);
 	}
-	SIM_ASSERT(s, s->alloc_retries || only || steps < 100000); /* a way that is never taken proves nothing */
+	printf("# %" PRIu64 " tails trimmed, %" PRIu64 " heads completed, %" PRIu64 " copies grown, %" PRIu64 " growths given up\n",
+		s->trimmed, s->regrown, s->grown, s->given_up);
+	/* A way that is never taken proves nothing. */
+	SIM_ASSERT(s, (s->alloc_retries && s->trimmed && s->regrown && s->grown && s->given_up) || only || steps < 100000);
 	return 0;
 }

@@ -97,7 +97,7 @@ static void carry_out(const struct cache_effect *e)
 		cache_resolved(brain, now, e->name, &info, &model);
 		break;
 	case FX_ALLOC:
-		cache_alloc_done(brain, now, e->model, e->to, e->copy, NULL);
+		cache_alloc_done(brain, now, e->model, e->to, e->edition, NULL);
 		break;
 	case FX_START:
 		cache_transfer_done(brain, now, e->transfer, NULL);

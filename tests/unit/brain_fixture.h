@@ -13,14 +13,15 @@
 #include "cache/cache.h"
 #include "tests/unit/unit.h"
 
-enum { HAND_RESOLVE = 1, HAND_ALLOC = 2, HAND_TRANSFER = 4, HAND_FREE = 8, HANDS_ALL = 15 };
+enum { HAND_RESOLVE = 1, HAND_ALLOC = 2, HAND_TRANSFER = 4, HAND_FREE = 8, HAND_TRIM = 16, HANDS_ALL = 31 };
 enum { REMOTE, DISK, HOST, GPU0, GPU1 };
 #define FIX_ANSWERS 512
 #define FIX_HELD 1024
 
 struct fix_answer {
 	enum effect_kind kind; /* FX_N: none yet */
-	uint64_t model, copy, lease;
+	uint64_t model, copy, lease, edition, plan;
+	enum copy_reach reach;
 	enum copy_state state;
 	uint8_t tier;
 	bool hit;
@@ -54,6 +55,15 @@ static inline void fix_on_edge(void *ctx, uint64_t model, uint8_t tier, enum cop
 	f->edges++;
 }
 
+/* A plan that leaves `plan` bytes on a device, the first `head` of which are worth keeping. */
+#define FIX_PLAN(head, plan) ((uint64_t)(head) << 32 | (plan))
+
+static inline void fix_device_size(void *ctx, const struct cache_model_info *info, uint64_t plan, struct cache_device_size *out)
+{
+	(void)ctx;
+	*out = (struct cache_device_size){.head_bytes = plan >> 32, .plan_bytes = plan & UINT32_MAX, .all_bytes = info->gpu_bytes};
+}
+
 /* Disk 1000, host 1000, gpus 500 bytes; every policy knob off; `hands` all. */
 static inline void fix_prepare(struct fixture *f)
 {
@@ -80,6 +90,7 @@ static inline void fix_prepare(struct fixture *f)
 		.max_names = 1000,
 		.max_waiters = 100,
 		.on_edge = fix_on_edge,
+		.device_size = fix_device_size,
 		.ctx = f,
 	};
 	for (size_t i = 0; i < FIX_ANSWERS; i++)
@@ -125,9 +136,11 @@ static inline void fix_answer_one(struct fixture *f, const struct cache_effect *
 		uint64_t model;
 		cache_resolved(f->c, f->now, e->name, &info, &model);
 	} else if (e->kind == FX_ALLOC) {
-		cache_alloc_done(f->c, f->now, e->model, e->to, e->copy, failed);
+		cache_alloc_done(f->c, f->now, e->model, e->to, e->edition, failed);
 	} else if (e->kind == FX_START || e->kind == FX_CANCEL) {
 		cache_transfer_done(f->c, f->now, e->transfer, failed);
+	} else if (e->kind == FX_TRIM) {
+		cache_trimmed(f->c, f->now, e->model, e->to, e->edition, e->bytes);
 	} else if (e->kind == FX_FREE) {
 		cache_freed(f->c, f->now, e->model, e->to, e->copy);
 	} else {
@@ -142,6 +155,7 @@ static inline void fix_note_answer(struct fixture *f, const struct cache_effect 
 	struct fix_answer *a = &f->answers[e->request];
 	ck_assert_msg(a->kind == FX_N, "request %" PRIu64 " is answered twice", e->request);
 	*a = (struct fix_answer){.kind = e->kind, .model = e->model, .copy = e->copy, .lease = e->lease, .state = e->state,
+		.edition = e->edition, .plan = e->plan, .reach = e->reach,
 		.tier = e->to, .hit = e->hit, .error = e->error.code};
 	memcpy(a->text, e->error.text, sizeof(a->text));
 }
@@ -155,7 +169,8 @@ static inline void fix_run(struct fixture *f)
 		int hand = e.kind == FX_RESOLVE ? HAND_RESOLVE :
 			e.kind == FX_ALLOC ? HAND_ALLOC :
 			e.kind == FX_START ? HAND_TRANSFER :
-			e.kind == FX_FREE ? HAND_FREE : 0;
+			e.kind == FX_FREE ? HAND_FREE :
+			e.kind == FX_TRIM ? HAND_TRIM : 0;
 		f->count[e.kind]++;
 		if (e.kind == FX_GRANT || e.kind == FX_REFUSE || e.kind == FX_ACCEPT) {
 			fix_note_answer(f, &e);

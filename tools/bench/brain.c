@@ -67,7 +67,7 @@ static void carry_out(struct drive *d, const struct cache_effect *e)
 		resolve(d, e);
 		return;
 	case FX_ALLOC:
-		cache_alloc_done(d->cache, d->now, e->model, e->to, e->copy, NULL);
+		cache_alloc_done(d->cache, d->now, e->model, e->to, e->edition, NULL);
 		break;
 	case FX_START:
 		cache_landed(d->cache, d->now, e->transfer, MODEL_BYTES / 2);
