@@ -5,7 +5,7 @@ import subprocess
 
 from trimstest import BUILD, CTL, SOURCE, Skip, main, program_environment, run, test
 
-FAAS = str(BUILD / 'tools/faas/trims-faas')
+FAAS = str(BUILD / 'tools/trims-faas')
 MAKE_IMAGE = str(SOURCE / 'tools/faas/make-image')
 
 

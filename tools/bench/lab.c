@@ -20,8 +20,10 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define READY_MS 60000
+#define SETTLE_NS (20 * (long)NS_PER_MS) /* a daemon that used less than a twentieth of it is idle */
 
 void lab_path(const struct bench_options *o, char out[LAB_PATH], const char *fmt, ...)
 {
@@ -186,6 +188,25 @@ void mrm_stop(struct mrm *m)
 	if (waitpid(m->pid, &status, 0) != m->pid || status != 0)
 		die("the daemon ended with wait status %#x", status);
 	metrics_unlink(m->socket);
+}
+
+static uint64_t cpu_ns(pid_t pid)
+{
+	struct timespec t;
+	clockid_t clock;
+	int e = clock_getcpuclockid(pid, &clock);
+	if (e || clock_gettime(clock, &t))
+		die_errno(e ? e : errno, "the daemon's processor time");
+	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+void mrm_settle(const struct mrm *m)
+{
+	const struct timespec look = {.tv_nsec = SETTLE_NS};
+	for (uint64_t before = 0, now = cpu_ns(m->pid); now - before > SETTLE_NS / 20; now = cpu_ns(m->pid)) {
+		before = now;
+		nanosleep(&look, NULL);
+	}
 }
 
 trims_conn *lab_connect(const struct mrm *m)

@@ -37,6 +37,8 @@ struct mrm {
  * the end. */
 void mrm_start(const struct bench_options *o, struct mrm *out, const char *const args[]);
 void mrm_stop(struct mrm *m);
+/* Returns when the daemon has nothing left to do: what is measured next does not share the machine with it. */
+void mrm_settle(const struct mrm *m);
 
 trims_conn *lab_connect(const struct mrm *m);
 /* Opens and waits for all bytes. */

@@ -1,0 +1,344 @@
+/* e2e.c - trims-bench e2e: from "the function is asked for" to "here is the result", with the daemon and without.
+ * A function is a process of its own, trims-run infer; nothing is warm in it.  All cases of a model take turns in one round.
+ * Keeps: every run either counts or is counted as failed; the page cache is as a case says, or there is no number. */
+#include "tools/bench/e2e.h"
+
+#include "shared/check.h"
+#include "shared/own.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_ARGS 32
+#define MODEL_SEED 7
+
+static const char *const part_keys[] = {
+#define PART(NAME, key, doc) #key,
+#include "tools/bench/e2e.def"
+#undef PART
+};
+static const char *const case_keys[] = {
+#define CASE(NAME, key, doc) #key,
+#include "tools/bench/e2e.def"
+#undef CASE
+};
+
+const char *e2e_part_key(unsigned part)
+{
+	return part_keys[part];
+}
+
+const char *e2e_case_key(unsigned which)
+{
+	return case_keys[which];
+}
+
+/* ---- one function ---- */
+
+static _Noreturn void become(const struct bench_options *o, const char *const args[], int out, uint64_t asked_ns, pid_t parent)
+{
+	char program[LAB_PATH], log[LAB_PATH], started[32];
+	const char *argv[MAX_ARGS] = {program, "infer", "--json"};
+	size_t n = 3;
+	for (; *args && n < MAX_ARGS - 1; args++)
+		argv[n++] = *args;
+	snprintf(program, sizeof program, "%s/trims-run", o->bin_dir);
+	lab_path(o, log, "function.log");
+	snprintf(started, sizeof started, "%" PRIu64, asked_ns);
+	setenv("TRIMS_STARTED_NS", started, 1);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(127);
+	int err = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+	dup2(out, STDOUT_FILENO);
+	dup2(err, STDERR_FILENO);
+	execv(program, (char *const *)argv);
+	dprintf(STDERR_FILENO, "%s: %s\n", program, strerror(errno));
+	_exit(127);
+}
+
+void e2e_start(const struct bench_options *o, struct e2e_function *f, uint64_t asked_ns, const char *const args[])
+{
+	int pipes[2];
+	pid_t parent = getpid();
+	if (pipe2(pipes, O_CLOEXEC))
+		die_errno(errno, "a pipe");
+	f->asked_ns = asked_ns ? asked_ns : bench_now_ns();
+	f->pid = fork();
+	if (f->pid < 0)
+		die_errno(errno, "fork");
+	if (f->pid == 0)
+		become(o, args, pipes[1], f->asked_ns, parent);
+	close(pipes[1]);
+	f->out = pipes[0];
+}
+
+static double ms_of(const json_t *times, const char *key)
+{
+	char name[32];
+	snprintf(name, sizeof name, "%s_ns", key);
+	return (double)json_integer_value(json_object_get(times, name)) / 1e6;
+}
+
+/* What trims-run says of itself; the parts that it names need not be all. */
+static bool parse(const char *text, size_t bytes, struct e2e_run *out)
+{
+	json_t *all = json_loadb(text, bytes, 0, NULL);
+	const json_t *times = json_object_get(all, "times");
+	double named = 0;
+	out->total = ms_of(times, "total");
+	for (unsigned i = 0; i < E2E_PARTS; i++) {
+		out->part[i] = i == E2E_OTHER ? 0 : ms_of(times, part_keys[i]);
+		named += out->part[i];
+	}
+	out->part[E2E_OTHER] = MAX(out->total - named, 0.0);
+	json_decref(all);
+	return out->total > 0;
+}
+
+bool e2e_finish(struct e2e_function *f, struct e2e_run *out)
+{
+	char text[65536];
+	size_t used = 0;
+	ssize_t n;
+	int status;
+	while (used < sizeof text && ((n = read(f->out, text + used, sizeof text - used)) > 0 || (n < 0 && errno == EINTR)))
+		used += n > 0 ? (size_t)n : 0;
+	close(f->out);
+	if (waitpid(f->pid, &status, 0) != f->pid)
+		die_errno(errno, "waiting for a function");
+	f->pid = 0;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 && parse(text, used, out);
+}
+
+void e2e_add(struct e2e_cell *c, bool good, const struct e2e_run *r)
+{
+	c->failed += !good;
+	if (!good)
+		return;
+	samples_add(&c->total, r->total);
+	for (unsigned i = 0; i < E2E_PARTS; i++)
+		samples_add(&c->part[i], r->part[i]);
+}
+
+/* ---- the cases of one model ---- */
+
+struct stage {
+	const struct bench_options *o;
+	struct mrm near, far; /* with the directory as its source, with nginx */
+	trims_conn *near_conn, *far_conn;
+	int port;
+	bool gpu;
+};
+
+struct course {
+	const struct stage *s;
+	struct e2e_row *row;
+	char file[LAB_PATH], copy[LAB_PATH], tokens[16];
+};
+
+static void must_be_cold(const char *path)
+{
+	const char *why;
+	if (!model_make_cold(path, &why))
+		die("e2e: no number: %s (%s)", why, path);
+}
+
+static void make_warm(const char *path)
+{
+	static char block[1 << 20];
+	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : 1;
+	while (n > 0)
+		n = read(fd, block, sizeof block);
+	if (n < 0)
+		die_errno(errno, "reading %s", path);
+}
+
+static bool run(const struct course *c, const char *device, const char *const how[], uint64_t asked_ns, struct e2e_run *out)
+{
+	const char *args[MAX_ARGS] = {"--device", device, "--tokens", c->tokens};
+	struct e2e_function f;
+	size_t n = 4;
+	for (; *how && n < MAX_ARGS - 1; how++)
+		args[n++] = *how;
+	e2e_start(c->s->o, &f, asked_ns, args);
+	return e2e_finish(&f, out);
+}
+
+static void run_case(struct course *c, enum e2e_case which, const char *device, const char *const how[], uint64_t asked_ns)
+{
+	struct e2e_run r;
+	bool good = run(c, device, how, asked_ns, &r);
+	e2e_add(&c->row->cells[which], good, &r);
+}
+
+static void run_shared(struct course *c, enum e2e_case which, const struct mrm *m, const char *mode, const char *device)
+{
+	run_case(c, which, device, (const char *const[]){"--socket", m->socket, "--mode", mode, c->row->model->name, NULL}, 0);
+}
+
+/* What it took, and what it would have taken with the weights there. */
+static void run_private(struct course *c, enum e2e_case which, enum e2e_case ideal, const char *device)
+{
+	struct e2e_run r;
+	const char *const how[] = {"--mode", "private", "--file", c->file, NULL};
+	bool good = run(c, device, how, 0, &r);
+	if (which < E2E_CASES)
+		e2e_add(&c->row->cells[which], good, &r);
+	if (good) {
+		r.total -= r.part[E2E_OPEN] + r.part[E2E_WAIT];
+		r.part[E2E_OPEN] = r.part[E2E_WAIT] = 0;
+	}
+	if (ideal < E2E_CASES)
+		e2e_add(&c->row->cells[ideal], good, &r);
+}
+
+static void run_remote_alone(struct course *c)
+{
+	char url[LAB_PATH + 64];
+	snprintf(url, sizeof url, "http://127.0.0.1:%d/%s/model.safetensors", c->s->port, c->row->model->name);
+	const char *const curl[] = {"curl", "--silent", "--show-error", "--fail", "--output", c->copy, url, NULL};
+	uint64_t asked = bench_now_ns();
+	pid_t pid = lab_spawn(c->s->o, "curl", curl);
+	int status;
+	if (waitpid(pid, &status, 0) != pid || status)
+		die("e2e: curl failed: see curl.log (--keep)");
+	uint64_t fetched = bench_now_ns();
+	struct e2e_run r;
+	bool good = run(c, "cpu", (const char *const[]){"--mode", "private", "--file", c->copy, NULL}, asked, &r);
+	if (good) { /* the process was asked for when curl was done */
+		double fetch = (double)(fetched - asked) / 1e6;
+		r.part[E2E_PROCESS] -= fetch;
+		r.part[E2E_WAIT] += fetch;
+	}
+	e2e_add(&c->row->cells[E2E_CASE_PRIVATE_REMOTE], good, &r);
+	unlink(c->copy);
+}
+
+static void on_device(struct course *c)
+{
+	const struct stage *s = c->s;
+	if (!s->gpu)
+		return;
+	trims_model *held = lab_open(s->near_conn, c->row->model->name, TRIMS_TIER_GPU);
+	run_shared(c, E2E_CASE_GPU_HIT, &s->near, "resident", "cuda:0");
+	trims_close(&held);
+	run_private(c, E2E_CASES, E2E_CASE_GPU_IDEAL, "cuda:0");
+}
+
+static void one_round(struct course *c)
+{
+	const struct stage *s = c->s;
+	const char *name = c->row->model->name;
+	must_be_cold(c->file);
+	run_private(c, E2E_CASE_PRIVATE_COLD, E2E_CASES, "cpu");
+	lab_evict(s->near_conn, name, TRIMS_TIER_HOST);
+	must_be_cold(c->file);
+	run_shared(c, E2E_CASE_MISS_DISK, &s->near, "pipeline", "cpu");
+	trims_model *held = lab_open(s->near_conn, name, TRIMS_TIER_HOST);
+	mrm_settle(&s->near);
+	run_shared(c, E2E_CASE_HOST_HIT, &s->near, "resident", "cpu");
+	trims_close(&held);
+	on_device(c);
+	lab_evict(s->near_conn, name, TRIMS_TIER_HOST); /* or private loads would have less memory than they have alone */
+	make_warm(c->file);
+	run_private(c, E2E_CASE_PRIVATE_WARM, E2E_CASE_IDEAL, "cpu");
+	lab_evict(s->far_conn, name, TRIMS_TIER_HOST);
+	lab_evict(s->far_conn, name, TRIMS_TIER_DISK);
+	run_shared(c, E2E_CASE_MISS_REMOTE, &s->far, "pipeline", "cpu");
+	lab_evict(s->far_conn, name, TRIMS_TIER_HOST);
+	lab_evict(s->far_conn, name, TRIMS_TIER_DISK);
+	run_remote_alone(c);
+}
+
+static void measure(const struct stage *s, struct e2e_row *row)
+{
+	struct course c = {.s = s, .row = row};
+	lab_path(s->o, c.file, "models/%s", row->model->name);
+	row->bytes = zoo_write(row->model, c.file, MODEL_SEED);
+	lab_path(s->o, c.file, "models/%s/model.safetensors", row->model->name);
+	lab_path(s->o, c.copy, "fetched");
+	lab_mkdir(c.copy);
+	zoo_write_config(row->model, c.copy);
+	lab_path(s->o, c.copy, "fetched/model.safetensors");
+	uint32_t rounds = s->o->rounds ? s->o->rounds : row->bytes > GIB ? 3 : 9;
+	snprintf(c.tokens, sizeof c.tokens, "%" PRIu32, row->model->tokens);
+	struct e2e_run warm;
+	run(&c, "cpu", (const char *const[]){"--mode", "private", "--file", c.file, NULL}, 0, &warm); /* programs and libraries */
+	for (uint32_t i = 0; i < rounds; i++) {
+		lab_progress(row->model->name, i, rounds);
+		one_round(&c);
+	}
+	lab_progress(NULL, 0, 0);
+}
+
+static void start_daemons(struct stage *s)
+{
+	char near[LAB_PATH + 8], far[64];
+	const char *driver = s->o->driver ? s->o->driver : "";
+	snprintf(near, sizeof near, "dir:%s/models", s->o->lab);
+	snprintf(far, sizeof far, "http://127.0.0.1:%d", s->port);
+	if (s->gpu)
+		mrm_start(s->o, &s->near, (const char *const[]){"--source", near, "--host-bytes", "8G", "--cuda-driver", driver, NULL});
+	else
+		mrm_start(s->o, &s->near, (const char *const[]){"--source", near, "--host-bytes", "8G", "--gpu", "off", NULL});
+	mrm_start(s->o, &s->far, (const char *const[]){"--source", far, "--host-bytes", "8G", "--disk-bytes", "16G", "--gpu", "off", NULL});
+	s->near_conn = lab_connect(&s->near);
+	s->far_conn = lab_connect(&s->far);
+}
+
+static size_t choose(const struct bench_options *o, struct e2e_row *rows)
+{
+	size_t n = 0;
+	for (uint32_t i = 0; i < zoo_n; i++)
+		if (!o->only || strcmp(o->only, zoo[i].name) == 0)
+			rows[n++].model = &zoo[i];
+	if (!n)
+		die("e2e: --only %s: no such model", o->only);
+	return n;
+}
+
+json_t *bench_e2e(const struct bench_options *o)
+{
+	struct stage s = {.o = o, .gpu = o->driver != NULL};
+	struct e2e_row *rows = calloc(zoo_n, sizeof *rows);
+	char models[LAB_PATH];
+	ASSERT(rows);
+	size_t n = choose(o, rows);
+	lab_path(o, models, "models");
+	lab_mkdir(models);
+	for (size_t i = 0; i < n; i++) {
+		char folder[LAB_PATH];
+		lab_path(o, folder, "models/%s", rows[i].model->name);
+		lab_mkdir(folder);
+	}
+	s.port = nginx_start(o, models);
+	start_daemons(&s);
+	for (size_t i = 0; i < n; i++)
+		measure(&s, &rows[i]);
+	json_t *concurrent = e2e_open_loop(o, &s.near, rows, n);
+	json_t *result = e2e_figures(rows, n);
+	json_object_set_new(result, "open_loop", concurrent);
+	if (o->out)
+		e2e_write(o->out, rows, n, concurrent);
+	trims_disconnect(&s.near_conn);
+	trims_disconnect(&s.far_conn);
+	mrm_stop(&s.near);
+	mrm_stop(&s.far);
+	for (size_t i = 0; i < n; i++)
+		for (unsigned k = 0; k < E2E_CASES; k++) {
+			samples_fini(&rows[i].cells[k].total);
+			for (unsigned p = 0; p < E2E_PARTS; p++)
+				samples_fini(&rows[i].cells[k].part[p]);
+		}
+	free(rows);
+	return result;
+}

@@ -1,0 +1,137 @@
+/* e2e_open_loop.c - functions that arrive by a Poisson process, whether or not others are done: first with the daemon, then
+ * without, by the same arrivals.  Latency counts from the arrival on, so that what waits for a core is not forgotten. */
+#include "tools/bench/e2e.h"
+
+#include "shared/check.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define ARRIVALS 60
+#define LARGEST GIB        /* every process of the arm without the daemon has a copy of its own */
+#define LOAD 0.5           /* of the machine, by what a host hit takes */
+#define SEED 11
+
+struct arrival {
+	double at_ms;
+	struct e2e_row *row;
+};
+
+struct arm {
+	const char *key;
+	struct samples latency;
+	uint32_t failed;
+};
+
+static double next_unit(uint64_t *state)
+{
+	*state = *state * 6364136223846793005u + 1442695040888963407u;
+	return ((double)(*state >> 11) + 0.5) / (double)((uint64_t)1 << 53);
+}
+
+/* Exponential gaps; the mean gap is what keeps LOAD of all cores busy with host hits. */
+static double plan_arrivals(struct arrival *v, struct e2e_row **rows, size_t n, uint64_t seed)
+{
+	double work = 0, at = 0;
+	for (size_t i = 0; i < n; i++)
+		work += samples_median(&rows[i]->cells[E2E_CASE_HOST_HIT].total) / (double)n;
+	double gap = work / LOAD; /* one function uses every core there is */
+	for (size_t i = 0; i < ARRIVALS; i++) {
+		at += -log(next_unit(&seed)) * gap;
+		v[i] = (struct arrival){at, rows[(size_t)(next_unit(&seed) * (double)n)]};
+	}
+	return gap;
+}
+
+static void start_one(const struct bench_options *o, const struct mrm *m, const struct arrival *a, uint64_t began_ns,
+	struct e2e_function *f)
+{
+	char tokens[16], file[LAB_PATH];
+	const char *name = a->row->model->name;
+	uint64_t due = began_ns + (uint64_t)(a->at_ms * 1e6);
+	snprintf(tokens, sizeof tokens, "%" PRIu32, a->row->model->tokens);
+	lab_path(o, file, "models/%s/model.safetensors", name);
+	if (m)
+		e2e_start(o, f, due, (const char *const[]){"--tokens", tokens, "--socket", m->socket, "--mode", "pipeline", name, NULL});
+	else
+		e2e_start(o, f, due, (const char *const[]){"--tokens", tokens, "--mode", "private", "--file", file, NULL});
+}
+
+static int until_ms(const struct arrival *next, uint64_t began_ns)
+{
+	double left = next ? next->at_ms - (double)(bench_now_ns() - began_ns) / 1e6 : -1;
+	return next ? (int)ceil(fmax(left, 0)) : -1;
+}
+
+static void watch(int epoll, struct e2e_function *f)
+{
+	struct epoll_event e = {.events = EPOLLIN | EPOLLHUP, .data.ptr = f};
+	ASSERT(epoll_ctl(epoll, EPOLL_CTL_ADD, f->out, &e) == 0);
+}
+
+/* It has printed its result, or ended. */
+static void collect(struct arm *arm, struct e2e_function *f)
+{
+	struct e2e_run r;
+	if (e2e_finish(f, &r))
+		samples_add(&arm->latency, r.total);
+	else
+		arm->failed++;
+}
+
+static void run_arm(const struct bench_options *o, const struct mrm *m, const struct arrival *v, struct arm *arm)
+{
+	struct e2e_function *all = calloc(ARRIVALS, sizeof *all);
+	uint64_t began = bench_now_ns();
+	size_t started = 0, done = 0;
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	ASSERT(all && epoll >= 0);
+	while (done < ARRIVALS) {
+		struct epoll_event events[ARRIVALS];
+		int n = epoll_wait(epoll, events, ARRIVALS, until_ms(started < ARRIVALS ? &v[started] : NULL, began));
+		for (int i = 0; i < n; i++, done++)
+			collect(arm, events[i].data.ptr);
+		for (; started < ARRIVALS && v[started].at_ms <= (double)(bench_now_ns() - began) / 1e6; started++) {
+			start_one(o, m, &v[started], began, &all[started]);
+			watch(epoll, &all[started]);
+		}
+		lab_progress(arm->key, done, ARRIVALS);
+	}
+	lab_progress(NULL, 0, 0);
+	close(epoll);
+	free(all);
+}
+
+static json_t *arm_json(struct arm *arm)
+{
+	bool any = arm->latency.n > 0;
+	json_t *out = json_pack("{s:f,s:f,s:i,s:i}", "p50_ms", any ? samples_quantile(&arm->latency, 0.5) : 0.0, "p99_ms",
+		any ? samples_quantile(&arm->latency, 0.99) : 0.0, "done", (int)arm->latency.n, "failed", (int)arm->failed);
+	samples_fini(&arm->latency);
+	return out;
+}
+
+json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct e2e_row *rows, size_t n)
+{
+	struct e2e_row **used = calloc(n, sizeof *used);
+	struct arrival v[ARRIVALS];
+	struct arm shared = {.key = "open loop, daemon"}, alone = {.key = "open loop, private"};
+	size_t n_used = 0;
+	ASSERT(used);
+	for (size_t i = 0; i < n; i++)
+		if (rows[i].bytes <= LARGEST && rows[i].cells[E2E_CASE_HOST_HIT].total.n)
+			used[n_used++] = &rows[i];
+	if (!n_used) {
+		free(used);
+		return json_null();
+	}
+	double gap = plan_arrivals(v, used, n_used, SEED);
+	run_arm(o, m, v, &shared);
+	run_arm(o, NULL, v, &alone);
+	free(used);
+	return json_pack("{s:i,s:i,s:i,s:f,s:s,s:o,s:o}", "seed", SEED, "arrivals", ARRIVALS, "models", (int)n_used, "mean_gap_ms", gap,
+		"page_cache", "warm", "daemon", arm_json(&shared), "private", arm_json(&alone));
+}

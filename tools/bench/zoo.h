@@ -1,0 +1,23 @@
+/* zoo.h - models for trims-bench e2e: real architectures at full size, with random weights of sensible magnitude, made where they
+ * are needed (zoo.def).  Their tensors' names and shapes are what the executor itself asks for, so there is no second list.
+ * Thread: main. */
+#ifndef TOOLS_BENCH_ZOO_H
+#define TOOLS_BENCH_ZOO_H
+
+#include <stdint.h>
+
+struct zoo_model {
+	const char *name, *config;
+	uint32_t tokens; /* of a sequence; images: 1 */
+};
+
+extern const struct zoo_model zoo[];
+extern const uint32_t zoo_n;
+
+/* zoo_write(): writes DIR/config.json and DIR/model.safetensors (fp32), as safetensors' own writer orders tensors: by name.  Returns the
+ * weight file's bytes. */
+/* The first of the two alone. */
+void zoo_write_config(const struct zoo_model *m, const char *dir);
+uint64_t zoo_write(const struct zoo_model *m, const char *dir, uint64_t seed);
+
+#endif
