@@ -262,13 +262,33 @@ static void take_char(struct encoder *e, int32_t c)
 		end_word(e);
 }
 
+/* A special token that is spelt out in the text is that token, as it is to transformers.  How many bytes it has; 0: none. */
+static size_t take_special(struct encoder *e, const char *text)
+{
+	static const char *const specials[] = {"[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]"};
+	for (size_t i = 0; *text == '[' && i < ARRAY_LEN(specials); i++) {
+		size_t n = strlen(specials[i]);
+		int32_t token = strncmp(text, specials[i], n) == 0 ? find(e->v, "", text, n) : -1;
+		if (token >= 0) {
+			end_word(e);
+			emit(e, token);
+			return n;
+		}
+	}
+	return 0;
+}
+
 static int encode(struct encoder *e, const char *text, struct fault *why)
 {
 	const utf8proc_uint8_t *at = (const utf8proc_uint8_t *)text;
 	emit(e, e->v->begin);
 	while (*at) {
 		utf8proc_int32_t c;
-		utf8proc_ssize_t n = utf8proc_iterate(at, -1, &c);
+		utf8proc_ssize_t n = (utf8proc_ssize_t)take_special(e, (const char *)at);
+		at += n;
+		if (n)
+			continue;
+		n = utf8proc_iterate(at, -1, &c);
 		if (n <= 0)
 			return fault_set(why, TRIMS_E_BAD_REQUEST, "--input: the text is no UTF-8");
 		take_char(e, c);

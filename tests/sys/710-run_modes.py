@@ -1,0 +1,195 @@
+"""Every mode of trims-run gives the bits that mode resident gives: cold, partly loaded, evicted in between, two processes at
+once, on the host and on simulated devices."""
+import contextlib
+import json
+import sys
+
+import remote
+from trimstest import BUILD, GPU_DRIVER, SIMULATOR, SOURCE, main, program_environment, run, simulated_only, test
+
+sys.path[:0] = [str(SOURCE / 'tests/run')]
+import reference  # noqa: E402  pylint: disable=wrong-import-position
+
+RUN = str(BUILD / 'tools/run/trims-run')
+MIB = 1 << 20
+INPUT = ('--seed', '7', '--threads', '2')
+
+
+def make(t, name, kind, **keywords):
+    model = kind(t.random, **keywords)
+    model.write(t.models_dir / name)
+    return model
+
+
+def zoo(t):
+    """A model of each architecture; their names."""
+    make(t, 'bert', reference.Bert, dtype='F16')
+    make(t, 'gpt2', reference.Gpt2)
+    make(t, 'resnet', reference.Resnet, theirs=True)
+    return {'bert': ('--tokens', '17'), 'gpt2': ('--tokens', '9', '--generate', '5'), 'resnet': ()}
+
+
+def command(daemon, name, *arguments):
+    return [RUN, 'infer', *([name] if name else []), '--socket', daemon.socket, '--json', *INPUT, *map(str, arguments)]
+
+
+def infer(t, daemon, name, *arguments, **environment):
+    result = run(*command(daemon, name, *arguments), **environment)
+    t.equal(result.rc, 0, str(result))
+    return result.json
+
+
+def private(t, daemon, name, *arguments):
+    return infer(t, daemon, None, '--mode', 'private', '--file', t.models_dir / name, *arguments)
+
+
+@test
+def modes_on_the_host_give_the_same_bits(t):
+    daemon = t.daemon()
+    for name, more in zoo(t).items():
+        want = private(t, daemon, name, *more)['digest']
+        for mode in 'pipeline', 'resident':
+            for state in 'cold', 'hit':
+                got = infer(t, daemon, name, '--mode', mode, *more)
+                t.equal(got['digest'], want, f'{name} {mode} {state}')
+                t.equal(got['mode'], mode)
+                t.equal(got['hit'], state == 'hit', f'{name} {mode}')
+            t.equal(daemon.ctl('evict', name).rc, 0)
+
+
+@test
+def a_pipeline_runs_ahead_of_the_load(t):
+    """What the net does not use never comes, and the result is there all the same."""
+    model = reference.Bert(t.random, hidden=192, layers=2)
+    model.add('unused.weight', 3 * MIB)
+    model.write(t.models_dir / 'a')
+    server = remote.Server(t, t.models_dir)
+    server.fault = remote.stall(after=0, beyond=len(model.safetensors(list(model.stored))) - 8 * MIB)
+    daemon = t.daemon(sources=[server.url], stall_timeout='1h', connections=1)
+    want = private(t, daemon, 'a')['digest']
+    got = infer(t, daemon, 'a', '--mode', 'pipeline')
+    t.equal(got['digest'], want)
+    t.equal(got['hit'], False)
+    resident = t.spawn(*command(daemon, 'a'))
+    assert server.reached.wait(60), 'something is still missing'
+    server.released.set()
+    out, _ = resident.communicate(timeout=60)
+    t.equal(json.loads(out)['digest'], want, 'resident')
+
+
+@test
+def what_is_partly_there_is_waited_for(t):
+    """The load stands still in the middle of the layers while two processes want them, each in its mode."""
+    model = reference.Bert(t.random, hidden=384, layers=4)
+    model.write(t.models_dir / 'a')
+    server = remote.Server(t, t.models_dir)
+    server.fault = remote.stall(after=1000, beyond=3 * MIB)
+    daemon = t.daemon(sources=[server.url], stall_timeout='1h')
+    want = private(t, daemon, 'a')['digest']
+    started = [t.spawn(*command(daemon, 'a', '--mode', mode)) for mode in ('pipeline', 'resident', 'pipeline')]
+    assert server.reached.wait(60)
+    t.eventually(lambda: daemon.metric('trims_leases') >= 3, 'all have it open')
+    server.released.set()
+    for p in started:
+        out, _ = p.communicate(timeout=60)
+        t.equal(p.returncode, 0, out.decode())
+        t.equal(json.loads(out)['digest'], want)
+
+
+@test
+def eviction_in_between_changes_nothing(t):
+    make(t, 'a', reference.Gpt2)
+    daemon = t.daemon()
+    more = ('--tokens', '6', '--generate', '8', '--repeat', '40')
+    want = private(t, daemon, 'a', *more)['digest']
+    for mode in 'pipeline', 'resident', 'pipeline':
+        p = t.spawn(*command(daemon, 'a', '--mode', mode, *more))
+        while p.poll() is None:
+            daemon.ctl('evict', 'a')
+        out = p.stdout.read().decode()
+        t.equal(p.returncode, 0, out)
+        t.equal(json.loads(out)['digest'], want, mode)
+
+
+@test
+def a_dead_daemon_does_not_stop_a_run(t):
+    make(t, 'a', reference.Gpt2)
+    daemon = t.daemon()
+    more = ('--tokens', '6', '--generate', '8', '--repeat', '100')
+    want = private(t, daemon, 'a', *more)['digest']
+    p = t.spawn(*command(daemon, 'a', '--mode', 'resident', *more))
+    t.eventually(lambda: daemon.metric('trims_leases') >= 1 or p.poll() is not None, 'it has the model open')
+    daemon.kill()
+    out = p.stdout.read().decode()
+    p.wait(60)
+    with contextlib.suppress(KeyError):  # killed before its bytes were there: then it says so
+        t.equal(json.loads(out[out.index('{'):])['error']['code'], 'DISCONNECTED')
+        return
+    t.equal(json.loads(out)['digest'], want)
+
+
+# ---- simulated devices ----
+
+class Machine:
+    def __init__(self, t, **options):
+        simulated_only('the CPU cannot compute from the memory of a real one')
+        topology = t.dir / 'topology'
+        topology.write_text('set speed=unlimited\ndevice bytes=64M context=1M\ndevice bytes=64M context=1M\n')
+        self.t, self.environment = t, {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(t.dir / 'devices')}
+        self.daemon = t.daemon(environment=self.environment, cuda_driver=SIMULATOR, gpu='auto', **options)
+        self.client = {'TRIMS_CUDA_DRIVER': GPU_DRIVER, **self.environment}
+
+    def infer(self, name, *arguments):
+        return infer(self.t, self.daemon, name, *arguments, **self.client)
+
+
+@test
+def modes_on_a_device_give_the_same_bits(t):
+    machine = Machine(t)
+    for name, more in zoo(t).items():
+        want = private(t, machine.daemon, name, *more)['digest']
+        for device in 'cuda:0', 'cuda:1':
+            for mode in 'pipeline', 'dha', 'resident':
+                got = machine.infer(name, '--device', device, '--mode', mode, *more)
+                t.equal(got['digest'], want, f'{name} {device} {mode}')
+                assert got['simulated'] and got['mode'] == mode and got['device'] == device, got
+            t.equal(machine.daemon.ctl('evict', name).rc, 0)
+
+
+@test
+def two_processes_on_a_device_at_once(t):
+    machine = Machine(t)
+    make(t, 'a', reference.Bert, hidden=384, layers=3)
+    want = private(t, machine.daemon, 'a')['digest']
+    started = [t.spawn(*command(machine.daemon, 'a', '--device', 'cuda:0', '--mode', mode),
+                       env=program_environment(**machine.client)) for mode in ('pipeline', 'dha', 'resident', 'pipeline')]
+    for p in started:
+        out, _ = p.communicate(timeout=60)
+        t.equal(p.returncode, 0, out.decode())
+        t.equal(json.loads(out)['digest'], want)
+
+
+@test
+def a_mode_that_cannot_be_had_is_refused(t):
+    machine = Machine(t)
+    make(t, 'a', reference.Bert)
+    for device, mode, code in (('cpu', 'dha', 'BAD_REQUEST'), ('cpu', 'pt', 'UNSUPPORTED'), ('cuda:0', 'pt+dha', 'UNSUPPORTED'),
+                               ('cuda:0', 'pt', 'UNSUPPORTED'), ('cuda:2', 'resident', 'NO_TIER')):
+        result = run(*command(machine.daemon, 'a', '--device', device, '--mode', mode), **machine.client)
+        t.equal(result.rc, 1, str(result))
+        t.equal(result.json['error']['code'], code, str(result))
+    result = run(*command(machine.daemon, 'a', '--device', 'cuda:0'), TRIMS_CUDA_DRIVER='/nowhere')
+    t.equal(result.json['error']['code'], 'NO_TIER', str(result))
+
+
+@test
+def a_model_that_is_not_there_is_refused(t):
+    daemon = t.daemon()
+    result = run(*command(daemon, 'nothing'))
+    t.equal((result.rc, result.json['error']['code']), (1, 'NOT_FOUND'), str(result))
+    daemon.stop()
+    result = run(*command(daemon, 'nothing'))
+    t.equal(result.rc, 3, str(result))
+
+
+main()
