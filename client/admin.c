@@ -3,6 +3,7 @@
 
 #include "client/fail.h"
 #include "client/memory.h"
+#include "client/plan.h"
 #include "shared/name.h"
 #include "shared/own.h"
 
@@ -69,6 +70,30 @@ static int act(trims_conn *conn, struct msg *request, char *text, size_t text_si
 	return r;
 }
 
+static int set_device(char *field, size_t size, const char *device)
+{
+	if (device && msg_set_str(field, size, device) < 0)
+		return fail(TRIMS_E_BAD_REQUEST, "not a device's UUID: %.64s", device);
+	return 0;
+}
+
+int trims_prefetch(trims_conn *conn, const char *name, uint32_t tier, const char *device, const struct trims_plan *plan,
+	char *text, size_t text_size)
+{
+	struct msg request;
+	OWN_FD int fd = -1;
+	int r = check_name(name);
+	if (r < 0)
+		return r;
+	msg_init(&request, MSG_PREFETCH, 0);
+	MSG_SET_STR(request.u.prefetch.model, name);
+	request.u.prefetch.tier = tier;
+	r = set_device(request.u.prefetch.device, sizeof request.u.prefetch.device, device);
+	if (r < 0 || (r = plan_for(plan, tier, &request.u.prefetch.plan, &fd)) < 0)
+		return r;
+	return act(conn, &request, text, text_size);
+}
+
 #define ACTION(NAME, name_)                                                                                           \
 	int trims_##name_(trims_conn *conn, const char *name, uint32_t tier, const char *device, char *text,          \
 		size_t text_size)                                                                                     \
@@ -80,11 +105,9 @@ static int act(trims_conn *conn, struct msg *request, char *text, size_t text_si
 		msg_init(&request, MSG_##NAME, 0);                                                                    \
 		MSG_SET_STR(request.u.name_.model, name);                                                             \
 		request.u.name_.tier = tier;                                                                          \
-		if (device && MSG_SET_STR(request.u.name_.device, device) < 0)                                        \
-			return fail(TRIMS_E_BAD_REQUEST, "not a device's UUID: %.64s", device);                       \
-		return act(conn, &request, text, text_size);                                                          \
+		r = set_device(request.u.name_.device, sizeof request.u.name_.device, device);                        \
+		return r < 0 ? r : act(conn, &request, text, text_size);                                              \
 	}
-ACTION(PREFETCH, prefetch)
 ACTION(PIN, pin)
 ACTION(UNPIN, unpin)
 ACTION(EVICT, evict)

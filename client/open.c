@@ -17,7 +17,7 @@
 #define WIRE_PREFETCH 1
 #define SAME_TRIES 3   /* opens of both tiers, until they have the same version */
 
-static int fill_request(struct msg *m, const char *name, const struct trims_open_options *o)
+static int fill_request(struct msg *m, const char *name, const struct trims_open_options *o, int *plan)
 {
 	struct fault why;
 	if (name_check(name, &why) < 0)
@@ -32,11 +32,7 @@ static int fill_request(struct msg *m, const char *name, const struct trims_open
 	m->u.open.deadline_ns = o->timeout_ns == TRIMS_FOREVER ? 0 : o->timeout_ns;
 	if (o->device && MSG_SET_STR(m->u.open.device, o->device) < 0)
 		return fail(TRIMS_E_BAD_REQUEST, "not a device's UUID: %.64s", o->device);
-	if (o->plan && o->tier != TRIMS_TIER_GPU)
-		return fail(TRIMS_E_BAD_REQUEST, "a plan is for a model on a GPU");
-	int r = o->plan ? plan_memory(o->plan, &m->u.open.plan.fd[0]) : 0;
-	m->u.open.plan.n = r == 0 && o->plan;
-	return r;
+	return plan_for(o->plan, o->tier, &m->u.open.plan, plan);
 }
 
 static void model_free(trims_model *m)
@@ -150,10 +146,10 @@ int trims_open(trims_conn *conn, const char *name, const struct trims_open_optio
 {
 	struct trims_open_options o;
 	struct msg request;
+	OWN_FD int plan = -1;
 	int r = options_read(&o, sizeof o, options, "trims_open_options");
-	if (r < 0 || (r = fill_request(&request, name, &o)) < 0)
+	if (r < 0 || (r = fill_request(&request, name, &o, &plan)) < 0)
 		return r;
-	OWN_FD int plan = request.u.open.plan.n ? request.u.open.plan.fd[0] : -1;
 	uint64_t deadline = o.timeout_ns ? conn_deadline(o.timeout_ns) : CONN_NEVER;
 	bool wait = !(o.flags & TRIMS_OPEN_NO_WAIT);
 	struct conn_life attached = {0};

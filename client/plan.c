@@ -4,9 +4,10 @@
 
 #include "client/fail.h"
 #include "client/options.h"
-#include "shared/own.h"
+#include "shared/msg.h"
 #include "shared/plan_wire.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -57,17 +58,19 @@ static int make(const struct trims_plan *p, int fd)
 	return r;
 }
 
-int plan_memory(const struct trims_plan *plan, int *out)
+int plan_for(const struct trims_plan *plan, uint32_t tier, struct msg_fds *out, int *fd)
 {
 	struct trims_plan p;
+	if (!plan)
+		return 0;
+	if (tier != TRIMS_TIER_GPU)
+		return fail(TRIMS_E_BAD_REQUEST, "a plan is for a model on a GPU");
 	int r = options_read(&p, sizeof p, plan, "trims_plan");
 	if (r == 0 && (p.n_entries > TRIMS_PLAN_MAX_ENTRIES || p.n_helpers > TRIMS_PLAN_MAX_HELPERS))
 		r = fail(TRIMS_E_BAD_REQUEST, "a plan of %u tensors and %u helpers is too long", p.n_entries, p.n_helpers);
 	if (r < 0)
 		return r;
-	OWN_FD int fd = memfd_create("trims-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	r = fd < 0 ? fail_errno(TRIMS_E_NO_SYSTEM, errno, "no memory file for a plan") : make(&p, fd);
-	if (r == 0)
-		*out = steal_fd(&fd);
-	return r;
+	*fd = memfd_create("trims-plan", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	*out = (struct msg_fds){.n = 1, .fd = {*fd}};
+	return *fd < 0 ? fail_errno(TRIMS_E_NO_SYSTEM, errno, "no memory file for a plan") : make(&p, *fd);
 }

@@ -4,7 +4,10 @@
 
 #include "client/trims.h"
 
-/* Checks it and makes the file, the caller's to close.  BAD_REQUEST; UNSUPPORTED for a struct from another age. */
-int plan_memory(const struct trims_plan *plan, int *out);
+struct msg_fds;
+
+/* Checks it and makes the file that a request for that tier carries: *fd, which the caller closes when the request was
+ * answered.  Nothing is done for NULL.  BAD_REQUEST; UNSUPPORTED for a struct from another age. */
+int plan_for(const struct trims_plan *plan, uint32_t tier, struct msg_fds *out, int *fd);
 
 #endif

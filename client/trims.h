@@ -363,10 +363,10 @@ TRIMS_API int trims_verify(trims_conn *conn, const char *name, char **json, size
 
 /* tier: enum trims_tier; TRIMS_TIER_ANY means the best for the first two, all of them for the others.  device: the UUID of
  * one, for TRIMS_TIER_GPU (BAD_REQUEST with another tier, NO_TIER when the daemon has none of that UUID; this process need not
- * see it); NULL: any for the first two, every one for the others.  text, unless NULL, gets a sentence about what was done
- * (TRIMS_MAX_TEXT bytes are enough for any). */
-TRIMS_API int trims_prefetch(trims_conn *conn, const char *name, uint32_t tier, const char *device, char *text,
-	size_t text_size);
+ * see it); NULL: any for the first two, every one for the others.  plan: as for trims_open().  text, unless NULL, gets a
+ * sentence about what was done (TRIMS_MAX_TEXT bytes are enough for any). */
+TRIMS_API int trims_prefetch(trims_conn *conn, const char *name, uint32_t tier, const char *device,
+	const struct trims_plan *plan, char *text, size_t text_size);
 TRIMS_API int trims_pin(trims_conn *conn, const char *name, uint32_t tier, const char *device, char *text,
 	size_t text_size);
 TRIMS_API int trims_unpin(trims_conn *conn, const char *name, uint32_t tier, const char *device, char *text,

@@ -423,7 +423,7 @@ START_TEST(requests_of_tools_are_answered)
 	free(json);
 	ck_assert_int_eq(trims_verify(conn, "m0", &json, &bytes), 0);
 	free(json);
-	ck_assert_int_eq(trims_prefetch(conn, "m0", 2, NULL, text, sizeof text), 0);
+	ck_assert_int_eq(trims_prefetch(conn, "m0", 2, NULL, NULL, text, sizeof text), 0);
 	ck_assert(strstr(text, "PREFETCH") && strstr(text, "model=\"m0\" tier=2"));
 	ck_assert_int_eq(trims_pin(conn, "m0", 0, NULL, text, sizeof text), 0);
 	ck_assert(strstr(text, "PIN") && !strstr(text, "UNPIN"));
@@ -431,7 +431,7 @@ START_TEST(requests_of_tools_are_answered)
 	ck_assert_ptr_nonnull(strstr(text, "UNPIN"));
 	ck_assert_int_eq(trims_evict(conn, "m0", 1, NULL, tiny, sizeof tiny), 0);
 	ck_assert_str_eq(tiny, "EVI");
-	ck_assert_int_eq(trims_prefetch(conn, "m0", TRIMS_TIER_GPU, "GPU-1", text, sizeof text), 0);
+	ck_assert_int_eq(trims_prefetch(conn, "m0", TRIMS_TIER_GPU, "GPU-1", NULL, text, sizeof text), 0);
 	ck_assert(strstr(text, "PREFETCH") && strstr(text, "tier=3 device=\"GPU-1\""));
 	ck_assert_int_eq(trims_pin(conn, "m0", TRIMS_TIER_GPU, "GPU-2", text, sizeof text), 0);
 	ck_assert(strstr(text, "PIN") && !strstr(text, "UNPIN") && strstr(text, "tier=3 device=\"GPU-2\""));

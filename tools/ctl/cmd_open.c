@@ -3,6 +3,7 @@
 #include "client/trims.h"
 #include "shared/own.h"
 #include "tools/ctl/ctl.h"
+#include "tools/plan_file.h"
 #include "tools/text.h"
 
 #include <errno.h>
@@ -30,12 +31,16 @@ static uint64_t monotonic_ns(void)
 static int open_model(struct ctl *c, uint32_t flags, trims_model **out)
 {
 	struct trims_open_options options = {.size = sizeof options, .tier = c->tier, .flags = flags, .device = c->device};
+	struct plan_file file;
 	if (c->given & OPT_resident)
 		options.flags |= TRIMS_OPEN_NO_LOAD;
-	int r = ctl_connect(c);
+	int r = ctl_plan(c, &file);
 	if (r != CTL_DONE)
 		return r;
-	return trims_open(c->trims, c->args[0], &options, out) ? ctl_fail_trims(c) : CTL_DONE;
+	options.plan = c->plan ? &file.plan : NULL;
+	r = trims_open(c->trims, c->args[0], &options, out) ? ctl_fail_trims(c) : CTL_DONE;
+	plan_file_fini(&file);
+	return r;
 }
 
 static const char *tier_name(uint32_t tier)
@@ -137,6 +142,24 @@ static void add_device(json_t *j, const struct trims_info *info)
 		info->stream_wait == TRIMS_STREAM_WAIT_GPU ? "gpu" : "none"));
 	if (*info->note)
 		json_object_set_new(j, "note", json_string(info->note));
+	json_object_set_new(j, "device_bytes", json_integer((json_int_t)info->device_bytes));
+	if (!info->direct_tensors && !info->staged_tensors)
+		return;
+	json_object_set_new(j, "on_host", json_pack("{s:{s:I,s:I},s:{s:I,s:I}}", "dha-registered", "tensors",
+		(json_int_t)info->direct_tensors, "bytes", (json_int_t)info->direct_bytes, "dha-staged", "tensors",
+		(json_int_t)info->staged_tensors, "bytes", (json_int_t)info->staged_bytes));
+	if (*info->place_note)
+		json_object_set_new(j, "place_note", json_string(info->place_note));
+}
+
+static void say_places(const struct trims_info *info)
+{
+	char device[TEXT_NUMBER], direct[TEXT_NUMBER], staged[TEXT_NUMBER];
+	if (!info->direct_tensors && !info->staged_tensors)
+		return;
+	printf("  %s in device memory; on the host: %" PRIu32 " tensors (%s) read there, %" PRIu32 " (%s) staged%s%s\n",
+		text_bytes(device, info->device_bytes), info->direct_tensors, text_bytes(direct, info->direct_bytes),
+		info->staged_tensors, text_bytes(staged, info->staged_bytes), *info->place_note ? "; " : "", info->place_note);
 }
 
 /* A line or two, or JSON, about a model that is open. */
@@ -161,9 +184,11 @@ static void say_open(const struct ctl *c, trims_model *model, uint64_t ns)
 	text_put_clean(stdout, c->args[0]);
 	printf(": %s on %s%s, %" PRIu32 " tensors, %s in %s, digest %s\n", text_bytes(bytes, info.image_bytes),
 		tier_name(info.tier), mark_of(model), tensors, info.hit ? "was there, opened" : "loaded", text_ns(time, ns), digest);
-	if (info.tier == TRIMS_TIER_GPU)
+	if (info.tier == TRIMS_TIER_GPU) {
 		printf("  on %s%s, shared by %s%s%s\n", info.device, mark_of(model), export_name(info.export_kind),
 			*info.note ? "; " : "", info.note);
+		say_places(&info);
+	}
 }
 
 int ctl_pull(struct ctl *c)

@@ -30,6 +30,7 @@ struct ctl {
 	const char *socket;
 	uint32_t tier;          /* tiers.def number; 0: not given */
 	const char *device;     /* UUID; NULL: not given */
+	const char *plan;       /* a plan file; NULL: not given */
 	uint64_t interval_ns;
 	uint64_t count;         /* 0: without end */
 	char *const *args;      /* the command's own; as many as its row allows */
@@ -50,7 +51,7 @@ int ctl_fail(const struct ctl *c, const struct fault *f);
 /* As above for a command line that makes no sense. */
 int ctl_usage(const struct ctl *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- the daemon (talk.c, the only one that knows libtrims beside cmd_open.c) ---- */
+/* ---- the daemon (talk.c, the only one that knows libtrims beside cmd_open.c and plan.c) ---- */
 
 /* Connects unless that was done already; 0, or an exit code after saying why. */
 int ctl_connect(struct ctl *c);
@@ -59,6 +60,9 @@ int ctl_fail_trims(struct ctl *c);
 /* Fetches all pages of a report as one value (the arrays of later pages appended to those of the first); the caller
  * decrefs.  Returns an exit code. */
 int ctl_report(struct ctl *c, enum report report, const char *model, json_t **out);
+/* Connects and reads the plan that the command line names, for the model it names; empty without.  Returns an exit code. */
+struct plan_file;
+int ctl_plan(struct ctl *c, struct plan_file *out);
 
 /* ---- printing (render.c): each takes a report as the daemon sent it; missing members print as "-" ---- */
 

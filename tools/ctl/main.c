@@ -95,6 +95,9 @@ static int take_option(struct ctl *c, int bit, const char *value)
 	case OPT_bit_device:
 		c->device = value;
 		return 0;
+	case OPT_bit_plan:
+		c->plan = value;
+		return 0;
 	case OPT_bit_count:
 		return parse_count(c, value);
 	case OPT_bit_interval:

@@ -1,6 +1,7 @@
 /* talk.c - trims-ctl's side of libtrims: connection, reports, and the commands that ask for one thing. */
 #include "client/trims.h"
 #include "tools/ctl/ctl.h"
+#include "tools/plan_file.h"
 #include "tools/text.h"
 
 #include <stdlib.h>
@@ -164,14 +165,8 @@ int ctl_verify(struct ctl *c)
 
 typedef int sentence_fn(trims_conn *conn, const char *name, uint32_t tier, const char *device, char *text, size_t text_size);
 
-static int do_one(struct ctl *c, sentence_fn *fn)
+static int say_done(struct ctl *c, const char *text)
 {
-	char text[TRIMS_MAX_TEXT] = "";
-	int r = ctl_connect(c);
-	if (r != CTL_DONE)
-		return r;
-	if (fn(c->trims, c->args[0], c->tier, c->device, text, sizeof text))
-		return ctl_fail_trims(c);
 	if (c->given & OPT_json) {
 		json_t *done = json_pack("{s:s,s:s}", "result", "done", "text", text);
 		print_json(done);
@@ -183,9 +178,25 @@ static int do_one(struct ctl *c, sentence_fn *fn)
 	return CTL_DONE;
 }
 
+static int do_one(struct ctl *c, sentence_fn *fn)
+{
+	char text[TRIMS_MAX_TEXT] = "";
+	int r = ctl_connect(c);
+	if (r != CTL_DONE)
+		return r;
+	return fn(c->trims, c->args[0], c->tier, c->device, text, sizeof text) ? ctl_fail_trims(c) : say_done(c, text);
+}
+
 int ctl_prefetch(struct ctl *c)
 {
-	return do_one(c, trims_prefetch);
+	char text[TRIMS_MAX_TEXT] = "";
+	struct plan_file file;
+	int r = ctl_plan(c, &file);
+	if (r != CTL_DONE)
+		return r;
+	r = trims_prefetch(c->trims, c->args[0], c->tier, c->device, c->plan ? &file.plan : NULL, text, sizeof text);
+	plan_file_fini(&file);
+	return r ? ctl_fail_trims(c) : say_done(c, text);
 }
 
 int ctl_pin(struct ctl *c)
