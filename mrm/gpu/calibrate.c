@@ -16,7 +16,10 @@
 #include <unistd.h>
 
 #define BLOCK_BYTES (64 * MIB)      /* what one copy of a bandwidth measurement moves */
-#define BUDGET_NS (100 * NS_PER_MS) /* for each of the four measurements of bandwidth */
+#define BUDGET_NS (50 * NS_PER_MS)  /* to find how many blocks make a measurement */
+#define MOST_BLOCKS 64
+#define SAMPLES 3
+#define GENTLE_SAMPLES 33           /* of a single block */
 #define SIM_BLOCK_BYTES (1 * MIB)
 #define SIM_BUDGET_NS (5 * NS_PER_MS)
 #define SMALL_BYTES (4 * KIB)
@@ -28,6 +31,11 @@ struct bench {
 	struct gpu *g;
 	uint32_t device;
 	uint64_t block_bytes, budget_ns;
+	unsigned samples, most;         /* measurements; blocks in flight each way */
+	bool (*go_on)(void *ctx);       /* NULL: to the end */
+	void *ctx;
+	bool stopped;
+	uint32_t spread;
 	cu_ptr memory[GPU_DIRECTIONS];
 	void *host[GPU_DIRECTIONS];
 	cu_stream stream[GPU_DIRECTIONS];
@@ -77,16 +85,19 @@ static cu_result copy(struct bench *b, int d, uint64_t bytes)
 			    : cu->memcpy_dtoh_async(b->host[d], b->memory[d], bytes, b->stream[d]);
 }
 
-/* `n` blocks each way that is asked for, side by side; the engine's own time of each way. */
+/* `n` blocks each way that is asked for, side by side; the engine's own time of each way for all but the first, which nothing
+ * is in front of. */
 static cu_result run_blocks(struct bench *b, unsigned ways, unsigned n, float ms[GPU_DIRECTIONS])
 {
 	const struct cuda *cu = b->g->cu;
 	cu_result r = CU_OK;
-	for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
-		r = ways >> d & 1 ? cu->event_record(b->begin[d], b->stream[d]) : CU_OK;
 	for (unsigned i = 0; i < n; i++)
-		for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
-			r = ways >> d & 1 ? copy(b, d, b->block_bytes) : CU_OK;
+		for (int d = 0; d < GPU_DIRECTIONS && !r; d++) {
+			if (!(ways >> d & 1))
+				continue;
+			r = copy(b, d, b->block_bytes);
+			r = r || i ? r : cu->event_record(b->begin[d], b->stream[d]);
+		}
 	for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
 		r = ways >> d & 1 ? cu->event_record(b->end[d], b->stream[d]) : CU_OK;
 	for (int d = 0; d < GPU_DIRECTIONS && !r; d++)
@@ -104,19 +115,58 @@ static uint64_t rate_of(const struct bench *b, unsigned n, float ms)
 }
 
 /* Doubles the blocks until a run takes long enough to be believed. */
-static cu_result measure_rate(struct bench *b, unsigned ways, uint64_t rate[GPU_DIRECTIONS])
+static cu_result find_length(struct bench *b, unsigned ways, unsigned *n)
 {
 	float ms[GPU_DIRECTIONS] = {0};
-	cu_result r = run_blocks(b, ways, 1, ms); /* the first one is a warm-up */
-	uint64_t until = clock_now() + b->budget_ns;
-	for (unsigned n = 1; !r; n *= 2) {
-		r = run_blocks(b, ways, n, ms);
-		for (int d = 0; d < GPU_DIRECTIONS; d++)
-			if (!r && ways >> d & 1)
-				rate[d] = rate_of(b, n, ms[d]);
-		if (clock_now() >= until || n >= 64)
+	*n = 2;
+	cu_result r = run_blocks(b, ways, *n, ms); /* the first one is a warm-up */
+	for (uint64_t until = clock_now() + b->budget_ns; !r && *n < b->most; *n *= 2) {
+		r = run_blocks(b, ways, *n, ms);
+		if (clock_now() >= until)
 			break;
 	}
+	return r;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return x < y ? -1 : x > y;
+}
+
+/* The middle one is the rate; how far the middle half lies apart says whether somebody else copied meanwhile. */
+static uint64_t judge(struct bench *b, uint64_t *v)
+{
+	unsigned n = b->samples;
+	qsort(v, n, sizeof *v, by_size);
+	uint64_t lo = v[n / 4], hi = MAX(v[n - 1 - n / 4], 1u);
+	b->spread = MAX(b->spread, (uint32_t)((hi - lo) * 1000 / hi));
+	return v[n / 2];
+}
+
+static bool may_go_on(struct bench *b)
+{
+	if (!b->stopped && b->go_on)
+		b->stopped = !b->go_on(b->ctx);
+	return !b->stopped;
+}
+
+static cu_result measure_rate(struct bench *b, unsigned ways, uint64_t rate[GPU_DIRECTIONS])
+{
+	uint64_t seen[GPU_DIRECTIONS][GENTLE_SAMPLES];
+	float ms[GPU_DIRECTIONS] = {0};
+	unsigned n = 0;
+	cu_result r = may_go_on(b) ? find_length(b, ways, &n) : CU_OK;
+	for (unsigned i = 0; i < b->samples; i++) {
+		if (r || !may_go_on(b))
+			return r;
+		r = run_blocks(b, ways, n, ms);
+		for (int d = 0; d < GPU_DIRECTIONS; d++)
+			seen[d][i] = rate_of(b, n - 1, ms[d]);
+	}
+	for (int d = 0; d < GPU_DIRECTIONS; d++)
+		if (ways >> d & 1)
+			rate[d] = judge(b, seen[d]);
 	return r;
 }
 
@@ -126,7 +176,7 @@ static cu_result measure_overhead(struct bench *b, struct gpu_calibration *out)
 	const struct cuda *cu = b->g->cu;
 	uint64_t asking = 0, start = clock_now();
 	cu_result r = CU_OK;
-	for (int i = 0; i < SMALL_COPIES && !r; i++) {
+	for (int i = 0; i < SMALL_COPIES && !r && may_go_on(b); i++) {
 		uint64_t t = clock_now();
 		r = copy(b, GPU_H2D, SMALL_BYTES);
 		r = r ? r : cu->event_record(b->end[GPU_H2D], b->stream[GPU_H2D]);
@@ -163,10 +213,11 @@ static void be_cautious(struct gpu_calibration *out, const struct fault *why)
 
 /* ---- kept figures ---- */
 
-static void path_of(const struct gpu *g, uint32_t device, const char *dir, char *path, size_t size)
+void gpu_calibration_path(const struct gpu *g, uint32_t device, const char *dir, char *path, size_t size)
 {
-	snprintf(path, size, "%s/gpu/calibration-%s-%" PRIu32 ".json", dir, gpu_facts(g, device)->uuid,
-		gpu_driver_version(g));
+	const struct gpu_facts *f = gpu_facts(g, device);
+	snprintf(path, size, "%s/gpu/calibration-%s-%" PRIu32 "-gen%" PRIu32 "x%" PRIu32 ".json", dir, f->uuid,
+		gpu_driver_version(g), f->place.pcie_gen, f->place.pcie_width);
 }
 
 static bool number_in(const json_t *o, const char *key, uint64_t lo, uint64_t hi, uint64_t *out)
@@ -179,7 +230,7 @@ static bool number_in(const json_t *o, const char *key, uint64_t lo, uint64_t hi
 	return true;
 }
 
-static bool load(const char *path, struct gpu_calibration *out)
+bool gpu_calibration_load(const char *path, struct gpu_calibration *out)
 {
 	json_t *o = json_load_file(path, 0, NULL);
 	uint64_t duplex[GPU_DIRECTIONS];
@@ -198,54 +249,77 @@ static bool load(const char *path, struct gpu_calibration *out)
 	return true;
 }
 
-static void store(const char *dir, const char *path, const struct gpu_calibration *c)
+int gpu_calibration_save(const char *path, const struct gpu_calibration *c)
 {
 	char tmp[4200];
-	snprintf(tmp, sizeof tmp, "%s/gpu", dir);
-	int e = mkdir(tmp, 0700) && errno != EEXIST ? errno : 0;
-	snprintf(tmp, sizeof tmp, "%s.new", path);
+	if ((size_t)snprintf(tmp, sizeof tmp, "%s.new", path) >= sizeof tmp)
+		return -ENAMETOOLONG;
 	json_t *o = json_pack("{s:I, s:I, s:i, s:i, s:I, s:I}", "h2d_bytes_per_s", (json_int_t)c->bytes_per_s[GPU_H2D],
 		"d2h_bytes_per_s", (json_int_t)c->bytes_per_s[GPU_D2H], "h2d_duplex_thousandths", (int)c->duplex[GPU_H2D],
 		"d2h_duplex_thousandths", (int)c->duplex[GPU_D2H], "overhead_ns", (json_int_t)c->overhead_ns, "submit_ns",
 		(json_int_t)c->submit_ns);
-	if (!e && (!o || json_dump_file(o, tmp, JSON_INDENT(1)) || rename(tmp, path)))
-		e = errno ? errno : ENOMEM;
+	errno = 0;
+	int e = !o ? -ENOMEM : json_dump_file(o, tmp, JSON_INDENT(1)) || rename(tmp, path) ? (errno ? -errno : -EIO) : 0;
 	json_decref(o);
+	return e;
+}
+
+void gpu_calibration_keep(const struct gpu *g, uint32_t device, const char *dir, const struct gpu_calibration *c)
+{
+	char path[4096];
+	if (!dir || gpu_is_simulated(g) || !c->measured || !gpu_calibration_is_steady(c))
+		return;
+	snprintf(path, sizeof path, "%s/gpu", dir);
+	int e = mkdir(path, 0700) && errno != EEXIST ? -errno : 0;
+	gpu_calibration_path(g, device, dir, path, sizeof path);
+	e = e ? e : gpu_calibration_save(path, c);
 	if (e)
-		log_warn("gpu", "the calibration is not kept: %s: %s", path, strerror(e));
+		log_warn("gpu", "the calibration is not kept: %s: %s", path, strerror(-e));
 }
 
 /* ---- the whole ---- */
 
-static int calibrate(struct gpu *g, uint32_t device, struct gpu_calibration *out, struct fault *why)
+static int calibrate(struct bench *b, struct gpu_calibration *out, struct fault *why)
 {
-	bool sim = gpu_is_simulated(g);
-	struct bench b = {.g = g, .device = device, .block_bytes = sim ? SIM_BLOCK_BYTES : BLOCK_BYTES,
-		.budget_ns = sim ? SIM_BUDGET_NS : BUDGET_NS};
-	int e = gpu_enter(g, device, why);
+	int e = gpu_enter(b->g, b->device, why);
 	if (e)
 		return e;
-	cu_result r = bench_open(&b);
-	r = r ? r : measure(&b, out);
-	bench_close(&b);
-	return r ? gpu_failed(g, device, r, "calibration", why) : 0;
+	*out = (struct gpu_calibration){0};
+	cu_result r = bench_open(b);
+	r = r ? r : measure(b, out);
+	bench_close(b);
+	if (r)
+		return gpu_failed(b->g, b->device, r, "calibration", why);
+	if (b->stopped)
+		return fault_set(why, TRIMS_E_BUSY, "something is to be copied"), -EBUSY;
+	out->spread = b->spread;
+	out->measured = true;
+	return 0;
+}
+
+int gpu_calibrate_again(struct gpu *g, uint32_t device, uint64_t piece_bytes, bool (*go_on)(void *ctx), void *ctx,
+	struct gpu_calibration *out, struct fault *why)
+{
+	struct bench b = {.g = g, .device = device, .block_bytes = piece_bytes, .samples = GENTLE_SAMPLES, .most = 2,
+		.go_on = go_on, .ctx = ctx};
+	return calibrate(&b, out, why);
 }
 
 void gpu_calibrate(struct gpu *g, uint32_t device, const char *dir, struct gpu_calibration *out)
 {
 	char path[4096];
 	struct fault why;
-	bool keep = dir && !gpu_is_simulated(g);
-	*out = (struct gpu_calibration){0};
-	if (keep)
-		path_of(g, device, dir, path, sizeof path);
-	if (keep && load(path, out))
-		return;
-	if (calibrate(g, device, out, &why)) {
-		be_cautious(out, &why);
-		return;
+	bool sim = gpu_is_simulated(g);
+	struct bench b = {.g = g, .device = device, .block_bytes = sim ? SIM_BLOCK_BYTES : BLOCK_BYTES,
+		.budget_ns = sim ? SIM_BUDGET_NS : BUDGET_NS, .samples = SAMPLES, .most = MOST_BLOCKS};
+	if (dir && !sim) {
+		gpu_calibration_path(g, device, dir, path, sizeof path);
+		*out = (struct gpu_calibration){0};
+		if (gpu_calibration_load(path, out))
+			return;
 	}
-	out->measured = true;
-	if (keep)
-		store(dir, path, out);
+	if (calibrate(&b, out, &why))
+		be_cautious(out, &why);
+	else
+		gpu_calibration_keep(g, device, dir, out);
 }

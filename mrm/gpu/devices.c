@@ -4,6 +4,7 @@
 #include "mrm/engine.h"
 #include "mrm/gpu/gpu.h"
 #include "mrm/gpu/hash.h"
+#include "mrm/gpu/probe.h"
 #include "mrm/gpu/submit.h"
 #include "mrm/clock.h"
 #include "mrm/tiers.h"
@@ -33,6 +34,7 @@ struct devices {
 	uint64_t known_stuck;           /* gpu_stuck_bytes() */
 	struct gpu_calibration calibration[GPU_MAX_DEVICES];
 	struct gpu_hasher *hasher[GPU_MAX_DEVICES];
+	struct gpu_probes *probes;
 	ev_timer timer;
 	bool looking;
 };
@@ -76,8 +78,11 @@ static void looked(struct job *job)
 		v->room[i] = l->room[i];
 		changed = true;
 	}
+	bool goes_on = !job->withdrawn && !d->stopping;
 	free(l);
 	devices_check(d);
+	if (goes_on)
+		gpu_probes_look(v->probes);
 	if (changed && !d->config->gpu_bytes && !d->stopping) {
 		struct cache_config cc;
 		struct fault why;
@@ -172,6 +177,7 @@ int devices_run(struct daemon *d, struct fault *why)
 	if (e)
 		return e;
 	name_no_rings(d);
+	v->probes = gpu_probes_new(d, v->calibration);
 	ev_timer_init(&v->timer, on_timer, LOOK_S, LOOK_S);
 	v->timer.data = d;
 	ev_timer_start(d->loop, &v->timer);
@@ -199,6 +205,7 @@ void devices_stop(struct daemon *d)
 		return;
 	for (uint32_t i = 0; i < GPU_MAX_DEVICES; i++)
 		gpu_hasher_free(&d->devices->hasher[i]);
+	gpu_probes_free(&d->devices->probes);
 	gpu_free(&d->gpu);
 	free(d->devices);
 	d->devices = NULL;

@@ -395,6 +395,14 @@ bool gpu_is_simulated(const struct gpu *g)
 	return g && g->cu && g->cu->simulated;
 }
 
+bool gpu_keeps_time(const struct gpu *g)
+{
+	if (!gpu_is_simulated(g))
+		return gpu_count(g) > 0;
+	int (*keeps)(void) = (__typeof__(keeps))dlsym(g->cu->dl, "simcuda_keeps_time");
+	return keeps && keeps();
+}
+
 uint32_t gpu_driver_version(const struct gpu *g)
 {
 	return g->cu ? (uint32_t)g->cu->driver_version : 0;

@@ -53,6 +53,8 @@ const char *gpu_absence(const struct gpu *g);
 /* Why the i-th of the devices that are there and not used is not; NULL: there are no more. */
 const char *gpu_left_out(const struct gpu *g, uint32_t i);
 bool gpu_is_simulated(const struct gpu *g);
+/* Copies take the time that a link takes: false for a simulator whose links are without limit. */
+bool gpu_keeps_time(const struct gpu *g);
 uint32_t gpu_driver_version(const struct gpu *g); /* 13000 is 13.0; 0 without a driver */
 const char *gpu_driver_path(const struct gpu *g);
 const struct gpu_facts *gpu_facts(const struct gpu *g, uint32_t device);

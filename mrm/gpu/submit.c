@@ -228,11 +228,12 @@ static void submit(struct link *k, const struct linksched_pick *pick)
 	atomic_store_explicit(&k->in_flight, ++k->n_flight, memory_order_relaxed);
 }
 
-/* The engine's own time for a piece that was queued behind another one is what passed between their ends. */
+/* The engine's own time for a piece that was queued behind another one is what passed between their ends; not for one that the
+ * submitter filled a buffer for meanwhile. */
 static void measure(struct link *k, const struct flight *x)
 {
 	float ms = 0;
-	if (x->over || !x->queued || k->last_slot < 0)
+	if (x->over || !x->queued || k->last_slot < 0 || (x->buffered && k->direction == GPU_H2D))
 		return;
 	const struct cuda *cu = k->all->gpu->cu;
 	if (cu->event_elapsed_time(&ms, k->event[k->last_slot], k->event[x->slot]) || !(ms > 0))

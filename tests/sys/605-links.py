@@ -179,6 +179,25 @@ def buffers_that_cannot_be_had_at_start_are_a_named_path(t):
 
 
 @test
+def what_was_measured_on_a_busy_link_is_measured_again(t):
+    """A second of its life stands still in each of the first copies, as beside somebody else's; then it goes as it can."""
+    t.model('a', 6 * MB)
+    daemon = gpu_daemon(t, topology='set speed=1\ndevice bytes=64M gbps=0.02\n', faults='~cuMemcpyHtoDAsync:1-10=stall:200')
+    (before,) = [row for row in links(daemon)['links'] if row['direction'] == 'h2d']
+    attached(daemon).open('a', 'gpu')
+
+    def again():
+        (row,) = [row for row in links(daemon)['links'] if row['direction'] == 'h2d']
+        return row if row['probes'] else None
+    t.eventually(again, 'the device is measured again')
+    row = again()
+    assert row['calibrated_bytes_per_s'] > before['calibrated_bytes_per_s'] and not row['doubtful'], (before, row)
+    (doubt,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'calibration-doubtful']
+    assert doubt['state'] == 'degraded' and 'simulated' in doubt['detail'], doubt
+    assert daemon.metric('trims_fallback_total', reason='calibration-doubtful') >= 1
+
+
+@test
 def settings_that_make_no_sense_are_refused_and_others_printed(t):
     command = t.daemon_command(t.dir / 'cache')
     for option, value in (('node-rate', 'tape=1G'), ('node-rate', 'numa=12'), ('user-link-rate', '8T'), ('user-link-share', '1001')):

@@ -194,6 +194,11 @@ static int sysfs_speed(const struct sim_device *d, char *text, size_t size)
 	return snprintf(text, size, "64.0 GT/s PCIe");
 }
 
+EXPORT int simcuda_keeps_time(void)
+{
+	return sim.topology.speed > 0;
+}
+
 EXPORT int simcuda_sysfs(int ordinal, const char *name, char *text, size_t size)
 {
 	struct sim_device *d = sim_device(ordinal);

@@ -27,6 +27,8 @@ uint64_t simcuda_count(const char *name);
 int simcuda_lose(int ordinal, int result);
 /* And is there again for processes that start now. */
 int simcuda_mend(int ordinal);
+/* Whether copies take time: the topology has a speed. */
+int simcuda_keeps_time(void);
 /* What sysfs would say about the device: one line of the file `name` of its directory ("numa_node", "../max_link_speed"), ""
  * for the path of that.  Devices of one switch have its upstream port on their way; widths are 16, generations the least that
  * move what the topology says.  0, or -1: no such device or file. */
