@@ -213,6 +213,7 @@ void plan_settle(const struct plan_problem *q, uint8_t *how)
 struct play {
 	const struct plan_problem *q;
 	const uint8_t *how;
+	uint32_t resident;
 	enum plan_charge charge;
 	uint64_t frontier[PLAN_MAX_PARTS]; /* when each usable link has served what it was given so far */
 	uint64_t begin[PLAN_MAX_PARTS];    /* where the next layer of the open piece begins */
@@ -220,6 +221,7 @@ struct play {
 	uint64_t run;
 	bool used[PLAN_MAX_PARTS];
 	bool open;                         /* there is a piece that a layer could be joined to */
+	bool begun;                        /* some of it is loaded, not in device memory already */
 	unsigned part;                     /* the link of the part that is open */
 };
 
@@ -248,29 +250,42 @@ static uint64_t piece_ns(const struct play *p, uint32_t layer, unsigned k)
 	return ns;
 }
 
+/* The piece that layer i is in begins with it: where its bytes begin and arrive. */
+static void begin_piece(struct play *p, uint32_t i, unsigned k, struct plan_figures *out)
+{
+	const struct plan_item *item = &p->q->items[i];
+	p->begin[k] = p->frontier[k] + item->piece_ns[k] - item->load_ns[k];
+	p->frontier[k] += piece_ns(p, i, k);
+	p->ready[k] = p->frontier[k] + p->q->hop_ns[k];
+	p->begun = true;
+	out->pieces++;
+}
+
 static int play_load(struct play *p, uint32_t i, struct plan_step *step, struct plan_figures *out)
 {
 	const struct plan_problem *q = p->q;
+	const struct plan_item *item = &q->items[i];
 	unsigned k = usable_index(q, p->how[i]);
 	bool joins = p->how[i] & PLAN_JOIN;
 	if (k == PLAN_MAX_PARTS || (k != p->part && (p->used[k] || k == 0)) || (joins && (k != p->part || !p->open)))
 		return -EDOM;
-	if (!joins) {
-		p->begin[k] = p->frontier[k] + q->items[i].piece_ns[k] - q->items[i].load_ns[k];
-		p->frontier[k] += piece_ns(p, i, k);
-		p->ready[k] = p->frontier[k] + q->hop_ns[k];
-		out->pieces++;
-	}
 	p->part = k;
 	p->used[k] = p->open = true;
+	out->resident_bytes += item->bytes;
+	if (i < p->resident) {
+		p->begun = false;
+		*step = (struct plan_step){.exec_begin_ns = p->run, .exec_end_ns = p->run + item->exec_ns};
+		return out->resident_bytes > q->memory_bytes ? -EDOM : 0;
+	}
+	if (!joins || !p->begun)
+		begin_piece(p, i, k, out);
 	step->load_begin_ns = p->begin[k];
-	step->load_end_ns = p->begin[k] += q->items[i].load_ns[k];
+	step->load_end_ns = p->begin[k] += item->load_ns[k];
 	step->ready_ns = p->ready[k];
 	step->exec_begin_ns = MAX(p->run, step->ready_ns);
 	step->stall_ns = step->exec_begin_ns - p->run;
-	step->exec_end_ns = step->exec_begin_ns + q->items[i].exec_ns;
-	out->resident_bytes += q->items[i].bytes;
-	out->link_bytes[q->links[k]] += q->items[i].bytes;
+	step->exec_end_ns = step->exec_begin_ns + item->exec_ns;
+	out->link_bytes[q->links[k]] += item->bytes;
 	return out->resident_bytes > q->memory_bytes ? -EDOM : 0;
 }
 
@@ -309,10 +324,10 @@ static int play_layer(struct play *p, uint32_t i, struct plan_step *step, struct
 	return r;
 }
 
-int plan_play(const struct plan_problem *q, const uint8_t *how, enum plan_charge charge, struct plan_step *steps,
-	struct plan_figures *out)
+int plan_play(const struct plan_problem *q, const uint8_t *how, uint32_t resident, enum plan_charge charge,
+	struct plan_step *steps, struct plan_figures *out)
 {
-	struct play p = {.q = q, .how = how, .charge = charge};
+	struct play p = {.q = q, .how = how, .resident = resident, .charge = charge};
 	struct plan_step step;
 	*out = (struct plan_figures){0};
 	for (uint32_t i = 0; i < q->n; i++) {
@@ -324,14 +339,40 @@ int plan_play(const struct plan_problem *q, const uint8_t *how, enum plan_charge
 	return 0;
 }
 
-int plan_predict(const struct plan_profile *p, const struct plan_machine *m, const uint8_t *how, enum plan_charge charge,
-	struct plan_step *steps, struct plan_figures *out)
+int plan_predict(const struct plan_profile *p, const struct plan_machine *m, const uint8_t *how, uint32_t resident,
+	enum plan_charge charge, struct plan_step *steps, struct plan_figures *out)
 {
 	struct plan_problem q;
 	int r = plan_problem_init(&q, p, m);
 	if (r)
 		return r;
-	r = plan_play(&q, how, charge, steps, out);
+	r = plan_play(&q, how, resident, charge, steps, out);
+	plan_problem_fini(&q);
+	return r;
+}
+
+int plan_keep(const struct plan_profile *p, const struct plan_machine *m, const uint8_t *how, uint32_t *layers,
+	uint64_t *bytes)
+{
+	struct plan_problem q;
+	struct plan_figures f;
+	int r = plan_problem_init(&q, p, m);
+	if (r)
+		return r;
+	uint32_t low = 0, high = q.n; /* more of them never stall more */
+	r = plan_play(&q, how, q.n, PLAN_CHARGED, NULL, &f);
+	while (r == 0 && low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		r = plan_play(&q, how, middle, PLAN_CHARGED, NULL, &f);
+		if (f.stall_ns)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	*layers = low;
+	*bytes = 0;
+	for (uint32_t i = 0; r == 0 && i < low; i++)
+		*bytes += plan_is_load(how[i]) ? q.items[i].bytes : 0;
 	plan_problem_fini(&q);
 	return r;
 }
@@ -349,7 +390,7 @@ int plan_make(enum plan_policy policy, const struct plan_profile *p, const struc
 	r = policies[policy].make(&q);
 	if (r == 0) {
 		plan_settle(&q, how);
-		r = plan_play(&q, how, PLAN_CHARGED, NULL, out);
+		r = plan_play(&q, how, 0, PLAN_CHARGED, NULL, out);
 		ASSERT(r == 0 || r == -EDOM);
 		out->states = q.states;
 		out->exact = !q.inexact;

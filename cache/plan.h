@@ -89,9 +89,14 @@ unsigned plan_usable_links(const struct plan_machine *m, uint8_t links[PLAN_MAX_
 int plan_make(enum plan_policy policy, const struct plan_profile *p, const struct plan_machine *m, uint8_t *how,
 	struct plan_figures *out);
 
-/* The timeline of a plan, whoever made it.  steps: n_layers of them, or NULL.  -EINVAL: profile or machine; -EDOM: the plan
- * does not lie in the space (plans come from sockets and files). */
-int plan_predict(const struct plan_profile *p, const struct plan_machine *m, const uint8_t *how, enum plan_charge charge,
-	struct plan_step *steps, struct plan_figures *out);
+/* The timeline of a plan, whoever made it, when the first `resident` layers are in device memory already.  steps: n_layers of
+ * them, or NULL.  -EINVAL: profile or machine; -EDOM: the plan does not lie in the space (plans come from sockets and files). */
+int plan_predict(const struct plan_profile *p, const struct plan_machine *m, const uint8_t *how, uint32_t resident,
+	enum plan_charge charge, struct plan_step *steps, struct plan_figures *out);
+
+/* The fewest leading layers that have to be in device memory so that the rest, loaded from the begin on, delays nothing; and
+ * the bytes of those of them that the plan loads.  Errors as above. */
+int plan_keep(const struct plan_profile *p, const struct plan_machine *m, const uint8_t *how, uint32_t *layers,
+	uint64_t *bytes);
 
 #endif

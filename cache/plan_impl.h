@@ -48,8 +48,8 @@ bool plan_is_owed(const struct plan_problem *q, const uint8_t *how, uint32_t lay
 /* PLAN_NOTHING to what has nothing to bring by what `how` says of the others. */
 void plan_settle(const struct plan_problem *q, uint8_t *how);
 /* As plan_predict(). */
-int plan_play(const struct plan_problem *q, const uint8_t *how, enum plan_charge charge, struct plan_step *steps,
-	struct plan_figures *out);
+int plan_play(const struct plan_problem *q, const uint8_t *how, uint32_t resident, enum plan_charge charge,
+	struct plan_step *steps, struct plan_figures *out);
 
 /* What a plan may do beyond loading all over the target's link, in pieces as suits best. */
 struct plan_choice {

@@ -462,7 +462,7 @@ static void find_stretches(const struct search *s, struct plan_stretch stretches
 	struct plan_step *steps = memory_new(q->n * sizeof *steps);
 	struct plan_figures f;
 	unsigned part = 0;
-	int r = plan_play(q, q->how, PLAN_CHARGED, steps, &f);
+	int r = plan_play(q, q->how, 0, PLAN_CHARGED, steps, &f);
 	ASSERT(r == 0);
 	stretches[0] = (struct plan_stretch){0, q->n, 0};
 	for (uint32_t i = 0; i < q->n; i++) {
@@ -540,7 +540,7 @@ static void try_beginnings(struct search *s)
 			continue;
 		beginnings[i].make(q);
 		plan_settle(q, q->how);
-		if (plan_play(q, q->how, PLAN_CHARGED, NULL, &f) || f.total_ns >= s->best)
+		if (plan_play(q, q->how, 0, PLAN_CHARGED, NULL, &f) || f.total_ns >= s->best)
 			continue;
 		memcpy(best, q->how, q->n);
 		s->best = f.total_ns;
@@ -608,7 +608,7 @@ int plan_make_best(struct plan_problem *q)
 	uint8_t *how = memory_new(q->n);
 	struct plan_figures best, other;
 	plan_settle(q, q->how);
-	r = plan_play(q, q->how, PLAN_CHARGED, NULL, &best);
+	r = plan_play(q, q->how, 0, PLAN_CHARGED, NULL, &best);
 	ASSERT(r == 0);
 	for (unsigned i = 0; i < ARRAY_LEN(fewer); i++) {
 		if (plan_make(fewer[i], q->profile, q->machine, how, &other))

@@ -27,7 +27,7 @@ struct axis {
 	double from, to; /* of pixels */
 };
 
-static void put_text(FILE *out, const char *text)
+void svg_put(FILE *out, const char *text)
 {
 	for (; *text; text++)
 		switch (*text) {
@@ -41,7 +41,7 @@ static void put_text(FILE *out, const char *text)
 void svg_text(FILE *out, double x, double y, const char *how, const char *text)
 {
 	fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, how);
-	put_text(out, text);
+	svg_put(out, text);
 	fputs("</text>\n", out);
 }
 

@@ -48,6 +48,8 @@ void svg_write(FILE *out, const char *title, const struct svg_chart *charts, siz
 
 void svg_begin(FILE *out, const char *title, double width, double height);
 void svg_end(FILE *out);
+/* The text alone, escaped. */
+void svg_put(FILE *out, const char *text);
 /* how: further attributes, "text-anchor=\"end\"", or "". */
 void svg_text(FILE *out, double x, double y, const char *how, const char *text);
 /* Told apart also without colour vision; they begin anew after ten. */

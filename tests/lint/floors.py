@@ -7,8 +7,9 @@ import lint
 
 MAY = {'shared': {'shared'}, 'cache': {'cache', 'shared'}, 'client': {'client', 'shared'},
        'mrm': {'mrm', 'cache', 'shared'}, 'tools': {'tools', 'client', 'shared'}, 'tests': set(lint.FLOORS)}
-# The simulators and the brain's benchmark drive the brain itself; the contention benchmark's submitter, its link scheduler.
-BRAIN_TOOLS = re.compile(r'tools/(sim|bench/(brain|jit))')
+# The simulators and the brain's benchmark drive the brain itself; the contention benchmark's submitter, its link scheduler;
+# trims-ctl plan and its benchmark, the planner, which needs no daemon.
+BRAIN_TOOLS = re.compile(r'tools/(sim|bench/(brain|jit|plan)|ctl/(cmd_plan|plan_render))')
 BRAIN_SYSTEM = {'stdint.h', 'stddef.h', 'stdbool.h', 'stdatomic.h', 'limits.h', 'string.h', 'stdlib.h', 'inttypes.h',
                 'stdarg.h', 'stdio.h', 'errno.h'}
 # The simulated driver does in C what the daemon's kernel does, and takes its shapes from where they are agreed.

@@ -142,7 +142,7 @@ START_TEST(equals_exhaustive_search)
 		ck_assert_msg(r == 0, "profile %u: %d", i, r);
 		ck_assert_msg(got.total_ns == best, "profile %u: %" PRIu64 " instead of %" PRIu64, i, got.total_ns, best);
 		ck_assert(got.exact && got.bound_ns == best);
-		ck_assert_int_eq(plan_predict(&f.profile, &f.machine, f.how, PLAN_CHARGED, NULL, &again), 0);
+		ck_assert_int_eq(plan_predict(&f.profile, &f.machine, f.how, 0, PLAN_CHARGED, NULL, &again), 0);
 		ck_assert_uint_eq(again.total_ns, best);
 		ck_assert_uint_eq(second_total(&f, f.how, ready), best);
 	}

@@ -33,6 +33,8 @@ struct ctl {
 	const char *plan;       /* a plan file; NULL: not given */
 	uint64_t interval_ns;
 	uint64_t count;         /* 0: without end */
+	const char *profile, *machine, *policy, *svg; /* NULL: not given */
+	uint64_t batch;         /* 0: not given */
 	char *const *args;      /* the command's own; as many as its row allows */
 	int n_args;
 	struct trims_conn *trims; /* made by the first that needs it */

@@ -72,14 +72,14 @@ static int parse_tier(struct ctl *c, const char *text)
 	return ctl_usage(c, "--tier: %s is no tier; one of disk, host, gpu", text);
 }
 
-static int parse_count(struct ctl *c, const char *text)
+static int parse_number(struct ctl *c, const char *option, const char *text, uint64_t *out)
 {
 	char *end;
 	errno = 0;
 	unsigned long long n = strtoull(text, &end, 10);
 	if (errno || end == text || *end || *text == '-' || n == 0)
-		return ctl_usage(c, "--count: %s is no number above 0", text);
-	c->count = n;
+		return ctl_usage(c, "--%s: %s is no number above 0", option, text);
+	*out = n;
 	return 0;
 }
 
@@ -99,7 +99,21 @@ static int take_option(struct ctl *c, int bit, const char *value)
 		c->plan = value;
 		return 0;
 	case OPT_bit_count:
-		return parse_count(c, value);
+		return parse_number(c, "count", value, &c->count);
+	case OPT_bit_batch:
+		return parse_number(c, "batch", value, &c->batch);
+	case OPT_bit_profile:
+		c->profile = value;
+		return 0;
+	case OPT_bit_machine:
+		c->machine = value;
+		return 0;
+	case OPT_bit_policy:
+		c->policy = value;
+		return 0;
+	case OPT_bit_svg:
+		c->svg = value;
+		return 0;
 	case OPT_bit_interval:
 		if (text_parse_ns(value, &c->interval_ns) || c->interval_ns < 10 * NS_PER_MS)
 			return ctl_usage(c, "--interval: %s is no time of 10ms or more", value);
