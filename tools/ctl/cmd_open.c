@@ -34,7 +34,7 @@ static int open_model(struct ctl *c, uint32_t flags, trims_model **out)
 	struct plan_file file;
 	if (c->given & OPT_resident)
 		options.flags |= TRIMS_OPEN_NO_LOAD;
-	int r = ctl_plan(c, &file);
+	int r = ctl_read_plan(c, &file);
 	if (r != CTL_DONE)
 		return r;
 	options.plan = c->plan ? &file.plan : NULL;

@@ -64,7 +64,7 @@ int ctl_fail_trims(struct ctl *c);
 int ctl_report(struct ctl *c, enum report report, const char *model, json_t **out);
 /* Connects and reads the plan that the command line names, for the model it names; empty without.  Returns an exit code. */
 struct plan_file;
-int ctl_plan(struct ctl *c, struct plan_file *out);
+int ctl_read_plan(struct ctl *c, struct plan_file *out);
 
 /* ---- printing (render.c): each takes a report as the daemon sent it; missing members print as "-" ---- */
 

@@ -27,7 +27,7 @@ static int fetch_numbers(struct ctl *c, json_t **out)
 	return CTL_DONE;
 }
 
-int ctl_plan(struct ctl *c, struct plan_file *out)
+int ctl_read_plan(struct ctl *c, struct plan_file *out)
 {
 	struct fault why = {0};
 	json_t *numbers = NULL;

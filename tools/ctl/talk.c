@@ -191,7 +191,7 @@ int ctl_prefetch(struct ctl *c)
 {
 	char text[TRIMS_MAX_TEXT] = "";
 	struct plan_file file;
-	int r = ctl_plan(c, &file);
+	int r = ctl_read_plan(c, &file);
 	if (r != CTL_DONE)
 		return r;
 	r = trims_prefetch(c->trims, c->args[0], c->tier, c->device, c->plan ? &file.plan : NULL, text, sizeof text);
