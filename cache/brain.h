@@ -427,13 +427,13 @@ void copy_poison(struct cache *c, struct copy *k, const struct fault *why);
 void evict_init(struct tier *t);
 void evict_place(struct cache *c, struct copy *k, enum hold old, enum hold now);
 void evict_rank(struct cache *c, struct copy *k);
-/* A copy of the model came or went: what it would take to load the others again has changed. */
+/* A copy of the model came or went: what it would take to load the others, or their tails, again has changed. */
 void evict_rerank_others(struct cache *c, const struct copy *k);
 /* Rank a copy would get if it were there and used now. */
 int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const struct copy *k);
 /* The next victim, or NULL. */
 struct copy *evict_next(struct cache *c, struct tier *t);
-enum rank_class evict_class(const struct copy *k);
+enum rank_class evict_class(const struct cache *c, const struct copy *k);
 /* What can be taken of the copy may have changed. */
 void evict_reclass(struct cache *c, struct copy *k);
 /* Frees at least `bytes` from victims; the caller knows that there are enough. */

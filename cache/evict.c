@@ -42,9 +42,16 @@ void evict_init(struct tier *t)
 	list_init(&t->growths);
 }
 
-enum rank_class evict_class(const struct copy *k)
+/* A tail costs no open any time only if it can come from the host. */
+enum rank_class evict_class(const struct cache *c, const struct copy *k)
 {
-	return k->account.hold == HOLD_PART ? RANK_PART : copy_spare(k) != REACH_N ? RANK_TAIL : RANK_WHOLE;
+	if (k->account.hold == HOLD_PART)
+		return RANK_PART;
+	if (copy_spare(k) == REACH_N)
+		return RANK_WHOLE;
+	uint8_t host = cache_tier_index(c, TIER_HOST, 0);
+	const struct copy *source = host == CACHE_NO_TIER ? NULL : k->model->copies[host];
+	return source && source->state == COPY_READY ? RANK_TAIL : RANK_WHOLE;
 }
 
 /* A part of the image takes a part of the time. */
@@ -72,23 +79,10 @@ int64_t evict_key_of(struct cache *c, const struct model *m, uint8_t tier, const
 
 void evict_rank(struct cache *c, struct copy *k)
 {
-	k->rank.class = evict_class(k);
+	k->rank.class = evict_class(c, k);
 	k->rank.key = k->rank.class == RANK_PART ? k->last_use : evict_key_of(c, k->model, k->tier, k);
 	k->rank.last_use = k->last_use;
 	k->stale_rank = false;
-}
-
-void evict_rerank_others(struct cache *c, const struct copy *k)
-{
-	if (!c->policy->wants_reload)
-		return;
-	for (uint8_t i = 1; i < c->n_tiers; i++) {
-		struct copy *x = k->model->copies[i];
-		if (!x || x == k || !heap_hooked(&x->victim_node) || x->rank.class == RANK_PART)
-			continue;
-		evict_rank(c, x);
-		heap_update(&c->tiers[i].victims, &x->victim_node);
-	}
 }
 
 static bool hold_is_idle(enum hold h)
@@ -137,12 +131,26 @@ void evict_reclass(struct cache *c, struct copy *k)
 {
 	if (!hold_is_victim(k->account.hold) || !heap_hooked(&k->victim_node))
 		return;
-	enum rank_class class = evict_class(k);
+	enum rank_class class = evict_class(c, k);
 	if (class > k->rank.class) {
 		k->stale_rank = true;
 	} else if (class < k->rank.class) {
 		evict_rank(c, k);
 		heap_update(&c->tiers[k->tier].victims, &k->victim_node);
+	}
+}
+
+void evict_rerank_others(struct cache *c, const struct copy *k)
+{
+	for (uint8_t i = 1; i < c->n_tiers; i++) {
+		struct copy *x = k->model->copies[i];
+		if (!x || x == k || !heap_hooked(&x->victim_node) || x->rank.class == RANK_PART)
+			continue;
+		evict_reclass(c, x);
+		if (!c->policy->wants_reload)
+			continue;
+		evict_rank(c, x);
+		heap_update(&c->tiers[i].victims, &x->victim_node);
 	}
 }
 

@@ -111,7 +111,7 @@ static void verify_account(const struct cache *c, const struct copy *k)
 	ASSERT(heap_hooked(&k->victim_node) || (h != HOLD_PART && h != HOLD_IDLE));
 	ASSERT(!heap_hooked(&k->victim_node) || (h != HOLD_NONE && h != HOLD_FREEING));
 	ASSERT(h != HOLD_PART || k->rank.class == RANK_PART);
-	ASSERT((h != HOLD_PART && h != HOLD_IDLE) || k->stale_rank || k->rank.class == evict_class(k));
+	ASSERT((h != HOLD_PART && h != HOLD_IDLE) || k->stale_rank || k->rank.class == evict_class(c, k));
 	ASSERT(list_hooked(&k->idle_node) == (h == HOLD_PART || h == HOLD_IDLE || h == HOLD_YOUNG));
 	ASSERT(list_hooked(&k->soft_node) == (h == HOLD_SOFT));
 	bool waits = k->state == COPY_RESERVED && k->load && (k->load->phase == LOAD_TRIM || k->load->phase == LOAD_ROOM);

@@ -225,6 +225,26 @@ START_TEST(what_is_held_or_pinned_keeps_its_tail)
 }
 END_TEST
 
+START_TEST(a_tail_that_the_host_has_not_goes_only_in_its_turn)
+{
+	struct fixture f;
+	start(&f);
+	use_planned(&f, 1, "c:200!", 0);
+	use_planned(&f, 2, "a:150!", FIX_PLAN(50, 150));
+	use_planned(&f, 3, "b:150!", FIX_PLAN(50, 150));
+	cache_corrupt(f.c, f.now, f.answers[2].model, HOST);
+	cache_corrupt(f.c, f.now, f.answers[3].model, HOST);
+	fix_run(&f);
+	open_planned(&f, 4, "d:150!", 0);
+	ck_assert_state(&f, "c:200!", GPU0, COPY_ABSENT); /* used longest ago */
+	ck_assert_uint_eq(f.count[FX_TRIM], 0);
+	open_planned(&f, 5, "e:120!", 0);
+	ck_assert_copy(&f, "a:150!", COPY_RESERVED, REACH_HEAD, 50);
+	ck_assert_copy(&f, "b:150!", COPY_READY, REACH_PLAN, 150);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(where_nothing_is_evicted_tails_stay_too)
 {
 	struct fixture f;
@@ -781,7 +801,7 @@ static void plans(Suite *s)
 static void tails(Suite *s)
 {
 	UNIT_CASE(s, "tails", tails_make_room_before_anything_goes_as_a_whole, what_is_held_or_pinned_keeps_its_tail,
-		where_nothing_is_evicted_tails_stay_too, a_prefetch_takes_the_tails_of_what_is_worth_less,
+		a_tail_that_the_host_has_not_goes_only_in_its_turn, where_nothing_is_evicted_tails_stay_too, a_prefetch_takes_the_tails_of_what_is_worth_less,
 		the_next_open_brings_the_tail_behind_what_was_kept, who_opens_while_the_tail_leaves_waits_until_it_has,
 		a_tail_that_cannot_be_given_back_counts_on, a_tail_that_was_not_wanted_in_the_end_goes_again,
 		a_head_whose_rest_gets_no_memory_stays_a_head, a_head_does_not_stand_in_the_way_of_loads_before_its_own,
