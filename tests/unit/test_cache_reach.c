@@ -402,6 +402,48 @@ START_TEST(a_head_whose_rest_gets_no_memory_stays_a_head)
 }
 END_TEST
 
+START_TEST(who_comes_while_memory_for_the_rest_is_still_asked_for_joins)
+{
+	struct fixture f;
+	start(&f);
+	fill(&f);
+	open_planned(&f, 5, "d:100!", 0);
+	fix_close(&f, 5);
+	f.hands &= ~HAND_ALLOC;
+	open_planned(&f, 6, "a:150!", 0);
+	ck_assert_int_eq(cache_cancel(f.c, f.now, 1, 6), 0); /* nobody wants it any more */
+	fix_run(&f);
+	ck_assert_copy(&f, "a:150!", COPY_RESERVED, REACH_PLAN, 150);
+	open_planned(&f, 7, "a:150!", 0);
+	uint32_t asked = f.count[FX_ALLOC];
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+	ck_assert_uint_eq(f.count[FX_ALLOC], asked);
+	ck_assert_int_eq(f.answers[7].kind, FX_GRANT);
+	ck_assert_copy(&f, "a:150!", COPY_READY, REACH_PLAN, 150);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(memory_for_the_rest_that_nobody_wants_any_more_is_kept_or_not_there)
+{
+	struct fixture f;
+	start(&f);
+	fill(&f);
+	open_planned(&f, 5, "d:100!", 0);
+	fix_close(&f, 5);
+	f.hands &= ~HAND_ALLOC;
+	open_planned(&f, 6, "a:150!", 0);
+	cache_cancel(f.c, f.now, 1, 6);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_MEMORY);
+	ck_assert_copy(&f, "a:150!", COPY_RESERVED, REACH_HEAD, 50);
+	open_planned(&f, 7, "a:150!", 0);
+	cache_cancel(f.c, f.now, 1, 7);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+	ck_assert_copy(&f, "a:150!", COPY_RESERVED, REACH_PLAN, 150);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_head_does_not_stand_in_the_way_of_loads_before_its_own)
 {
 	struct fixture f;
@@ -706,6 +748,53 @@ START_TEST(a_growth_ends_when_its_source_is_damaged)
 }
 END_TEST
 
+START_TEST(a_growth_that_waits_for_its_link_ends_at_once)
+{
+	struct fixture f;
+	start_with(&f, "lru", true);
+	cache_free(&f.c);
+	f.links[3].max_active = 1;
+	fix_start(&f);
+	use_planned(&f, 1, "a:300!", FIX_PLAN(100, 200));
+	use_planned(&f, 2, "a:300!", 0);
+	f.hands &= ~HAND_ALLOC;
+	fix_tick(&f, NS_PER_S);
+	f.hands = HANDS_ALL & ~HAND_TRANSFER;
+	open_planned(&f, 3, "b:100!", 0);
+	fix_done(&f, FX_START, TRIMS_E_NONE); /* to the host; then the slot is b's */
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+	ck_assert(fix_copy(&f, "a:300!", GPU0).growing);
+	ck_assert_uint_eq(fix_held(&f, FX_START), 1);
+	cache_corrupt(f.c, f.now, f.answers[1].model, HOST);
+	fix_run(&f);
+	ck_assert_uint_eq(f.count[FX_TRIM], 1);
+	ck_assert_copy(&f, "a:300!", COPY_READY, REACH_PLAN, 200);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_device_that_gets_smaller_gives_up_growths_first)
+{
+	struct fixture f;
+	start_growing(&f);
+	use_planned(&f, 3, "b:150!", 0);
+	f.hands &= ~HAND_TRANSFER;
+	fix_tick(&f, NS_PER_S);
+	ck_assert_uint_eq(fix_used(&f, GPU0), 450);
+	cache_tier_resize(f.c, f.now, GPU0, 380);
+	fix_tick(&f, 0);
+	fix_take(&f, FX_CANCEL);
+	fix_done(&f, FX_START, TRIMS_E_CANCELLED);
+	ck_assert_uint_eq(fix_used(&f, GPU0), 350);
+	ck_assert_state(&f, "b:150!", GPU0, COPY_READY);
+	cache_tier_resize(f.c, f.now, GPU0, 340);
+	fix_tick(&f, 0);
+	ck_assert_copy(&f, "a:300!", COPY_RESERVED, REACH_HEAD, 100);
+	ck_assert_state(&f, "b:150!", GPU0, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_device_that_dies_takes_its_growth_along)
 {
 	struct fixture f;
@@ -804,7 +893,8 @@ static void tails(Suite *s)
 		a_tail_that_the_host_has_not_goes_only_in_its_turn, where_nothing_is_evicted_tails_stay_too, a_prefetch_takes_the_tails_of_what_is_worth_less,
 		the_next_open_brings_the_tail_behind_what_was_kept, who_opens_while_the_tail_leaves_waits_until_it_has,
 		a_tail_that_cannot_be_given_back_counts_on, a_tail_that_was_not_wanted_in_the_end_goes_again,
-		a_head_whose_rest_gets_no_memory_stays_a_head, a_head_does_not_stand_in_the_way_of_loads_before_its_own,
+		a_head_whose_rest_gets_no_memory_stays_a_head, who_comes_while_memory_for_the_rest_is_still_asked_for_joins,
+		memory_for_the_rest_that_nobody_wants_any_more_is_kept_or_not_there, a_head_does_not_stand_in_the_way_of_loads_before_its_own,
 		a_head_goes_when_it_is_old_damaged_superseded_or_told_to, a_device_that_dies_while_a_tail_leaves_waits_for_it,
 		any_device_is_the_one_with_the_beginning);
 }
@@ -815,6 +905,7 @@ static void growth(Suite *s)
 		only_free_memory_an_idle_link_and_a_host_copy_make_it_grow, a_growth_without_memory_is_tried_again_a_minute_later,
 		a_growth_that_fails_leaves_the_copy_what_it_was, a_growth_makes_way_for_a_demand, what_it_grew_by_goes_before_its_tail,
 		who_needs_more_gets_both_at_once, a_copy_that_leaves_stops_growing, a_growth_ends_when_its_source_is_damaged,
+		a_growth_that_waits_for_its_link_ends_at_once, a_device_that_gets_smaller_gives_up_growths_first,
 		a_device_that_dies_takes_its_growth_along, idle_time_completes_heads_too,
 		what_comes_back_by_itself_is_made_by_its_last_plan);
 }
