@@ -198,14 +198,12 @@ void request_refuse(struct cache *c, struct request *r, const struct fault *why)
 	request_done(c, r);
 }
 
+/* Pins and prefetches wait for names only: at a load they are accepted, or refused together, in the event that brought them
+ * there.  So what one of them has set in motion is not its to stop. */
 void request_abort(struct cache *c, struct request *r, const struct fault *why)
 {
-	struct load *l = r->load;
-	uint8_t asked = r->ask.kind == ASK_PIN ? KEEP_PIN : r->ask.kind == ASK_PREFETCH ? KEEP_PREFETCH : 0;
+	ASSERT(!r->load || r->ask.kind == ASK_OPEN);
 	request_refuse(c, r, why);
-	bool others = l && asked == KEEP_PIN && model_is_pinned(l->copy->model, l->copy->tier); /* it was pinned before */
-	if (l && asked && !others)
-		load_unkeep(c, l, asked);
 }
 
 void request_resume(struct cache *c, struct request *r, struct model *m)

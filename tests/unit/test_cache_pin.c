@@ -131,13 +131,97 @@ START_TEST(a_second_request_that_is_cancelled_does_not_end_the_first_ones_load)
 }
 END_TEST
 
+/* Two owners' pins wait for the same name. */
+static void two_pins_of_a_name(struct fixture *f)
+{
+	fix_init(f);
+	f->hands &= ~HAND_RESOLVE;
+	pin(f, 1, 1, "a:700!");
+	pin(f, 2, 2, "a:700!");
+	ck_assert_uint_eq(fix_held(f, FX_RESOLVE), 1);
+}
+
+START_TEST(of_two_that_wait_for_a_name_one_may_go)
+{
+	for (uint64_t gone = 1; gone <= 2; gone++)
+		for (int cancelled = 0; cancelled <= 1; cancelled++) {
+			struct fixture f;
+			two_pins_of_a_name(&f);
+			if (cancelled)
+				ck_assert_int_eq(cache_cancel(f.c, f.now, gone, gone), 0);
+			else
+				cache_owner_gone(f.c, f.now, gone);
+			fix_run(&f);
+			fix_done(&f, FX_RESOLVE, TRIMS_E_NONE);
+			ck_assert_int_eq(f.answers[3 - gone].kind, FX_ACCEPT);
+			ck_assert_state(&f, "a:700!", HOST, COPY_READY);
+			ck_assert_uint_eq(fix_copy(&f, "a:700!", HOST).pins, 1);
+			fix_fini(&f);
+		}
+}
+END_TEST
+
+START_TEST(two_that_are_refused_together_leave_no_pin)
+{
+	struct fixture f;
+	fix_init(&f);
+	ck_assert_granted(fix_open(&f, 9, "held:900!"), COPY_LOADING);
+	f.hands &= ~HAND_RESOLVE;
+	pin(&f, 1, 1, "a:700!");
+	pin(&f, 2, 2, "a:700!");
+	fix_done(&f, FX_RESOLVE, TRIMS_E_NONE);
+	ck_assert_int_eq(f.answers[1].kind, FX_REFUSE);
+	ck_assert_int_eq(f.answers[2].kind, FX_REFUSE);
+	ck_assert_uint_eq(fix_copy(&f, "a:700!", HOST).pins, 0);
+	fix_close(&f, 9);
+	fix_tick(&f, 3600 * NS_PER_S);
+	ck_assert_state(&f, "a:700!", HOST, COPY_ABSENT);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_second_that_is_refused_does_not_take_the_first_ones_pin)
+{
+	struct fixture f;
+	failed_pin(&f);
+	f.hands |= HAND_TRANSFER;
+	ck_assert_granted(fix_open(&f, 9, "held:900!"), COPY_LOADING);
+	pin(&f, 2, 2, "a:700!"); /* there is no room now */
+	ck_assert_int_eq(f.answers[2].kind, FX_REFUSE);
+	ck_assert_uint_eq(fix_copy(&f, "a:700!", HOST).pins, 1);
+	fix_close(&f, 9);
+	fix_tick(&f, 256 * NS_PER_S);
+	ck_assert_state(&f, "a:700!", HOST, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
+START_TEST(a_load_that_fails_after_both_were_accepted_costs_neither_its_pin)
+{
+	struct fixture f;
+	fix_init(&f);
+	f.hands &= ~HAND_ALLOC;
+	pin(&f, 1, 1, "a:700!");
+	pin(&f, 2, 2, "a:700!");
+	ck_assert_int_eq(f.answers[2].kind, FX_ACCEPT);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NO_SYSTEM);
+	ck_assert_uint_eq(fix_copy(&f, "a:700!", HOST).pins, 1);
+	f.hands |= HAND_ALLOC;
+	fix_tick(&f, NS_PER_S);
+	ck_assert_state(&f, "a:700!", HOST, COPY_READY);
+	fix_fini(&f);
+}
+END_TEST
+
 static void all(Suite *s)
 {
 	UNIT_CASE(s, "pin", a_load_that_failed_is_tried_again_after_waits_that_double_up_to_a_bound,
 		it_is_not_tried_again_when_it_was_taken_back, success_makes_the_next_wait_short_again,
 		it_waits_for_those_who_still_hold_what_had_arrived,
 		a_load_that_somebody_asked_for_meanwhile_stays_when_that_one_goes,
-		a_second_request_that_is_cancelled_does_not_end_the_first_ones_load);
+		a_second_request_that_is_cancelled_does_not_end_the_first_ones_load, of_two_that_wait_for_a_name_one_may_go,
+		two_that_are_refused_together_leave_no_pin, a_second_that_is_refused_does_not_take_the_first_ones_pin,
+		a_load_that_fails_after_both_were_accepted_costs_neither_its_pin);
 }
 
 UNIT_MAIN("cache_pin", all)
