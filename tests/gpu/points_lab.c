@@ -1,6 +1,8 @@
 /* points_lab.c - device memory, host memory and patterns for the points; see points.h. */
 #include "tests/gpu/points.h"
 
+#include "shared/gpu_handle.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,23 +53,16 @@ void *pinned(struct point_lab *lab, uint64_t bytes)
 	return at;
 }
 
-static uint64_t word(uint64_t seed, uint64_t i)
-{
-	uint64_t z = (seed + i) * 0x9e3779b97f4a7c15u;
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	return z ^ z >> 29;
-}
-
 void pattern_fill(void *at, uint64_t bytes, uint64_t seed)
 {
 	for (uint64_t i = 0; i < bytes / 8; i++)
-		((uint64_t *)at)[i] = word(seed, i);
+		((uint64_t *)at)[i] = gpu_canary_word(seed, i);
 }
 
 bool pattern_holds(const void *at, uint64_t bytes, uint64_t seed)
 {
 	for (uint64_t i = 0; i < bytes / 8; i++)
-		if (((const uint64_t *)at)[i] != word(seed, i))
+		if (((const uint64_t *)at)[i] != gpu_canary_word(seed, i))
 			return false;
 	return true;
 }
