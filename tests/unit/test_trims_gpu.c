@@ -1,30 +1,11 @@
 /* test_trims_gpu.c - the GPU half of libtrims against a daemon that behaves and the simulated driver: addresses, contexts,
  * sharing, streams that wait, private copies, both exports, death and reconnecting, threads, fork.
  * Every test ends with the device bytes, descriptors and threads it began with. */
-#include "client/trims.h"
-
-#include "tests/unit/fake_gpu.h"
-#include "tests/unit/unit.h"
-
-static struct fake fake;
-static struct fake_copy copies[FAKE_GPU_COPIES]; /* m0: ready; m1: loading; m2: ready, one extent */
-static trims_conn *conn;
-static unsigned fds_before;
-static uint64_t free_before;
+#include "tests/unit/gpu_fixture.h"
 
 static void setup_of(uint32_t kind)
 {
-	fake_gpu_driver_setup();
-	fake_copy_init(&copies[0], 300, 3, 4);
-	fake_copy_init(&copies[1], 301, 2, 2);
-	fake_copy_init(&copies[2], 302, 1, 1);
-	fake_ready(&copies[0]);
-	fake_ready(&copies[2]);
-	fake_gpu_init(kind, copies, ARRAY_LEN(copies));
-	fake = (struct fake){0};
-	fake_start(&fake, fake_gpu_serve, copies, ARRAY_LEN(copies));
-	free_before = fake_gpu_free_bytes();
-	fds_before = open_fds();
+	gpu_setup(kind);
 	ck_assert_int_eq(trims_connect(fake.path, NULL, &conn), 0);
 }
 
@@ -43,27 +24,13 @@ static void settle(void)
 	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, NULL, 0), 0);
 }
 
-static cu_context current(void)
-{
-	cu_context ctx = NULL;
-	FAKE_CU(gpu.cu->ctx_get_current(&ctx));
-	return ctx;
-}
-
 static void teardown(void)
 {
 	settle();
 	ck_assert_int_eq(fake.leases, 0);
 	trims_disconnect(&conn);
-	ck_assert_uint_eq(watchdogs(), 0);
-	ck_assert_ptr_null(current());
-	ck_assert_uint_eq(fake_gpu_free_bytes(), free_before);
-	fake_stop(&fake);
-	ck_assert_uint_eq(open_fds(), fds_before - 2); /* the listener and the event */
-	fake_gpu_fini(ARRAY_LEN(copies));
-	for (size_t i = 0; i < ARRAY_LEN(copies); i++)
-		fake_copy_fini(&copies[i]);
-	fake_gpu_driver_teardown();
+	gpu_check_clean("the test");
+	gpu_teardown();
 }
 
 static int try_open(const char *name, uint32_t flags, const char *device, trims_model **out)
@@ -220,16 +187,16 @@ START_TEST(the_callers_context_is_used_and_stays_current)
 	cu_context mine, other;
 	FAKE_CU(gpu.cu->ctx_create(&other, 0, 1));
 	FAKE_CU(gpu.cu->ctx_create(&mine, 0, 0));
-	ck_assert_ptr_eq(current(), mine);
+	ck_assert_ptr_eq(gpu_current(), mine);
 	uint64_t retained = fake_gpu_calls("cuDevicePrimaryCtxRetain");
 	trims_model *m = loading();
-	ck_assert_ptr_eq(current(), mine);
+	ck_assert_ptr_eq(gpu_current(), mine);
 	ck_assert_int_eq(trims_wait_stream(m, 0, NULL), 0);
 	fake_gpu_end(&copies[1], 0);
 	FAKE_CU(gpu.cu->ctx_synchronize());
 	trims_close(&m);
 	trims_disconnect(&conn);
-	ck_assert_ptr_eq(current(), mine);
+	ck_assert_ptr_eq(gpu_current(), mine);
 	ck_assert_uint_eq(fake_gpu_calls("cuDevicePrimaryCtxRetain"), retained);
 
 	/* One of another device is put aside and comes back. */
@@ -237,10 +204,10 @@ START_TEST(the_callers_context_is_used_and_stays_current)
 	ck_assert_int_eq(trims_connect(fake.path, NULL, &conn), 0);
 	m = opened("m0", 0);
 	check_bytes(m, 12);
-	ck_assert_ptr_eq(current(), other);
+	ck_assert_ptr_eq(gpu_current(), other);
 	trims_close(&m);
 	trims_disconnect(&conn);
-	ck_assert_ptr_eq(current(), other);
+	ck_assert_ptr_eq(gpu_current(), other);
 	ck_assert_uint_gt(fake_gpu_calls("cuDevicePrimaryCtxRetain"), retained);
 	ck_assert_uint_eq(fake_gpu_calls("cuDevicePrimaryCtxRelease"), fake_gpu_calls("cuDevicePrimaryCtxRetain") - 1);
 	ck_assert_int_eq(primary_is_active(1), 0);
@@ -267,12 +234,12 @@ START_TEST(ipc_handles_are_opened_once_and_in_one_context)
 	check_bytes(b, 12); /* read in the other context */
 	trims_close(&a);
 	trims_close(&b); /* closed in the one it was opened in */
-	ck_assert_ptr_eq(current(), mine);
+	ck_assert_ptr_eq(gpu_current(), mine);
 	ck_assert_int_eq(try_open("m0", 0, NULL, &a), 0); /* now it may be here */
 	FAKE_CU(gpu.cu->ctx_pop_current(&popped));
 	trims_close(&c);
 	trims_close(&a);
-	ck_assert_ptr_null(current());
+	ck_assert_ptr_null(gpu_current());
 	trims_disconnect(&conn);
 	FAKE_CU(gpu.cu->ctx_destroy(mine));
 	ck_assert_uint_eq(fake_gpu_calls("cuIpcOpenMemHandle"), fake_gpu_calls("cuIpcCloseMemHandle"));
@@ -379,7 +346,7 @@ START_TEST(a_stream_of_another_device_can_wait_as_well)
 	FAKE_CU(gpu.cu->stream_create(&s, CU_STREAM_NO_NULL_SYNC));
 	FAKE_CU(gpu.cu->ctx_pop_current(&other));
 	ck_assert_int_eq(trims_wait_stream(m, 0, s), 0);
-	ck_assert_ptr_null(current());
+	ck_assert_ptr_null(gpu_current());
 	FAKE_CU(gpu.cu->ctx_push_current(other));
 	ck_assert_int_eq(gpu.cu->stream_query(s), CU_E_NOT_READY);
 	fake_gpu_land(&copies[1], 0, 0, 10);

@@ -2,63 +2,18 @@
  * stalls once, wherever it is made; a daemon that sends nonsense about devices.
  * Whatever happens: every call comes back with a sentence or works, and in the end no device byte, descriptor, thread or
  * context is left that was not there before. */
-#include "client/trims.h"
-
-#include "tests/unit/fake_gpu.h"
-#include "tests/unit/unit.h"
+#include "tests/unit/gpu_fixture.h"
 
 #define FAIL_AT_MOST 24 /* calls of one name in a scenario */
 
-static struct fake fake;
-static struct fake_copy copies[FAKE_GPU_COPIES]; /* m0: ready; m1: loading; m2: ready, one extent */
-static trims_conn *conn;
-static unsigned fds_before;
-static uint64_t free_before;
-
-static void setup_of(uint32_t kind)
-{
-	fake_gpu_driver_setup();
-	fake_copy_init(&copies[0], 300, 3, 4);
-	fake_copy_init(&copies[1], 301, 2, 2);
-	fake_copy_init(&copies[2], 302, 1, 1);
-	fake_ready(&copies[0]);
-	fake_ready(&copies[2]);
-	fake_gpu_init(kind, copies, ARRAY_LEN(copies));
-	fake = (struct fake){0};
-	fake_start(&fake, fake_gpu_serve, copies, ARRAY_LEN(copies));
-	free_before = fake_gpu_free_bytes();
-	fds_before = open_fds();
-}
-
 static void setup_vmm(void)
 {
-	setup_of(GPU_HANDLE_VMM_FD);
+	gpu_setup(GPU_HANDLE_VMM_FD);
 }
 
 static void setup_ipc(void)
 {
-	setup_of(GPU_HANDLE_CUDA_IPC);
-}
-
-/* Nothing of the client is left. */
-static void check_clean(const char *after)
-{
-	cu_context ctx = NULL;
-	FAKE_CU(gpu.cu->ctx_get_current(&ctx));
-	ck_assert_msg(!ctx, "%s: a context is current", after);
-	ck_assert_msg(fake_gpu_free_bytes() == free_before, "%s: %" PRIu64 " device bytes are left", after,
-		free_before - fake_gpu_free_bytes());
-	ck_assert_msg(watchdogs() == 0, "%s: a thread is left", after);
-}
-
-static void teardown(void)
-{
-	fake_stop(&fake);
-	ck_assert_uint_eq(open_fds(), fds_before - 2); /* the listener and the event */
-	fake_gpu_fini(ARRAY_LEN(copies));
-	for (size_t i = 0; i < ARRAY_LEN(copies); i++)
-		fake_copy_fini(&copies[i]);
-	fake_gpu_driver_teardown();
+	gpu_setup(GPU_HANDLE_CUDA_IPC);
 }
 
 static int try_open(const char *name, uint32_t flags, trims_model **out)
@@ -139,7 +94,7 @@ static void fail_each(const char *what)
 			failed += live() != 0;
 			tried++;
 			fake_gpu_script("");
-			check_clean(script);
+			gpu_check_clean(script);
 		}
 	}
 	ck_assert_uint_gt(tried, 30);
@@ -248,7 +203,7 @@ START_TEST(an_answer_that_makes_no_sense_is_refused_and_given_back)
 	ck_assert_int_eq(fake.leases, 0);
 	ck_assert_int_eq(trims_check(conn), 0);
 	trims_disconnect(&conn);
-	check_clean("nonsense");
+	gpu_check_clean("nonsense");
 }
 END_TEST
 
@@ -276,7 +231,7 @@ START_TEST(a_session_page_that_makes_no_sense_is_refused_and_asked_for_again)
 		ck_assert_int_eq(try_open("m0", 0, &m), 0);
 		trims_close(&m);
 		trims_disconnect(&conn);
-		check_clean("page");
+		gpu_check_clean("page");
 	}
 	ck_assert_int_eq(gpu.attaches, 2 * nonsense);
 }
@@ -309,7 +264,7 @@ START_TEST(a_page_that_cannot_be_registered_is_tried_again_a_few_times)
 	ck_assert_uint_eq(fake_gpu_calls("cuMemHostRegister_v2"), before + 3);
 	fake_gpu_script("");
 	trims_disconnect(&conn);
-	check_clean("registration");
+	gpu_check_clean("registration");
 }
 END_TEST
 
@@ -346,7 +301,7 @@ START_TEST(a_canary_that_is_not_right_is_told_in_words)
 	ck_assert_int_eq(try_open("m0", 0, &m), 0);
 	trims_close(&m);
 	trims_disconnect(&conn);
-	check_clean("canary");
+	gpu_check_clean("canary");
 }
 END_TEST
 
@@ -365,7 +320,7 @@ START_TEST(a_daemon_that_does_not_answer_is_not_waited_for)
 	ck_assert_int_eq(trims_pin(conn, "x", 0, NULL, NULL, 0), 0);
 	ck_assert_int_eq(fake.cancels, 1);
 	trims_disconnect(&conn);
-	check_clean("silence");
+	gpu_check_clean("silence");
 }
 END_TEST
 
@@ -395,7 +350,7 @@ END_TEST
 static void faults(Suite *s)
 {
 	TCase *c = tcase_create("vmm-fd"), *d = tcase_create("cuda-ipc");
-	tcase_add_checked_fixture(c, setup_vmm, teardown);
+	tcase_add_checked_fixture(c, setup_vmm, gpu_teardown);
 	tcase_add_test(c, every_call_fails_once);
 	tcase_add_test(c, every_call_stalls_once);
 	tcase_add_test(c, an_answer_that_makes_no_sense_is_refused_and_given_back);
@@ -405,7 +360,7 @@ static void faults(Suite *s)
 	tcase_add_test(c, a_daemon_that_does_not_answer_is_not_waited_for);
 	tcase_add_test(c, a_model_on_a_gpu_that_nobody_asked_for_is_given_back);
 	suite_add_tcase(s, c);
-	tcase_add_checked_fixture(d, setup_ipc, teardown);
+	tcase_add_checked_fixture(d, setup_ipc, gpu_teardown);
 	tcase_add_test(d, every_call_fails_once);
 	suite_add_tcase(s, d);
 }
