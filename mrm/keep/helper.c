@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -18,15 +19,30 @@
 struct helper {
 	int listener, daemon; /* daemon -1: none is connected */
 	uint64_t hold_ns, until; /* until: when to give up waiting for one */
-	struct kept *slots;
-	size_t n, cap;
+	struct kept_list kept;
 };
+
+int kept_list_add(struct kept_list *l, const char *name, int fd)
+{
+	if (l->n == l->cap) {
+		size_t cap = l->cap ? l->cap * 2 : 64;
+		struct kept *more = realloc(l->v, cap * sizeof *more);
+		if (!more)
+			return -ENOMEM;
+		l->v = more;
+		l->cap = cap;
+	}
+	struct kept *k = &l->v[l->n++];
+	snprintf(k->name, sizeof k->name, "%s", name);
+	k->fd = fd;
+	return 0;
+}
 
 static struct kept *find(struct helper *h, const char *name)
 {
-	for (size_t i = 0; i < h->n; i++)
-		if (!strcmp(h->slots[i].name, name))
-			return &h->slots[i];
+	for (size_t i = 0; i < h->kept.n; i++)
+		if (!strcmp(h->kept.v[i].name, name))
+			return &h->kept.v[i];
 	return NULL;
 }
 
@@ -38,20 +54,7 @@ static int put(struct helper *h, const char *name, int fd)
 		slot->fd = fd;
 		return 0;
 	}
-	if (h->n == KEEP_MAX)
-		return -ENOSPC;
-	if (h->n == h->cap) {
-		size_t cap = h->cap ? h->cap * 2 : 64;
-		struct kept *more = realloc(h->slots, cap * sizeof *more);
-		if (!more)
-			return -ENOMEM;
-		h->slots = more;
-		h->cap = cap;
-	}
-	slot = &h->slots[h->n++];
-	memcpy(slot->name, name, sizeof slot->name);
-	slot->fd = fd;
-	return 0;
+	return h->kept.n == KEEP_MAX ? -ENOSPC : kept_list_add(&h->kept, name, fd);
 }
 
 static void drop(struct helper *h, const char *name)
@@ -60,7 +63,7 @@ static void drop(struct helper *h, const char *name)
 	if (!slot)
 		return;
 	close(slot->fd);
-	*slot = h->slots[--h->n];
+	*slot = h->kept.v[--h->kept.n];
 }
 
 static void hang_up(struct helper *h)
@@ -81,8 +84,8 @@ static bool say(struct helper *h, enum helper_op op, int result, const struct ke
 static bool list(struct helper *h)
 {
 	bool there = true;
-	for (size_t i = 0; i < h->n && there; i++)
-		there = say(h, HELPER_ITEM, 0, &h->slots[i]);
+	for (size_t i = 0; i < h->kept.n && there; i++)
+		there = say(h, HELPER_ITEM, 0, &h->kept.v[i]);
 	return there && say(h, HELPER_DONE, 0, NULL);
 }
 

@@ -14,6 +14,15 @@ struct helper_msg {
 	char name[KEEP_NAME_MAX + 1];
 };
 
+/* Descriptors by name; both sides have such a list. */
+struct kept_list {
+	struct kept *v;
+	size_t n, cap;
+};
+
+/* Takes the descriptor over; -ENOMEM: it does not.  name: of at most KEEP_NAME_MAX bytes. */
+int kept_list_add(struct kept_list *l, const char *name, int fd);
+
 /* The socket's path below `dir`. */
 #define HELPER_SOCKET "keep.sock"
 

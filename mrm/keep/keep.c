@@ -31,8 +31,7 @@ struct keep {
 	uint64_t hold_ns;
 	pthread_mutex_t lock;
 	int helper; /* connection; -1: it has gone */
-	struct kept *found;
-	size_t n_found, cap_found;
+	struct kept_list found;
 };
 
 const char *keep_where_name(enum keep_where where)
@@ -47,24 +46,8 @@ enum keep_where keep_where(const struct keep *k)
 
 struct kept *keep_found(struct keep *k, size_t *n)
 {
-	*n = k->n_found;
-	return k->found;
-}
-
-static int add_found(struct keep *k, const char *name, int fd)
-{
-	if (k->n_found == k->cap_found) {
-		size_t cap = k->cap_found ? k->cap_found * 2 : 64;
-		struct kept *more = realloc(k->found, cap * sizeof *more);
-		if (!more)
-			return -ENOMEM;
-		k->found = more;
-		k->cap_found = cap;
-	}
-	struct kept *f = &k->found[k->n_found++];
-	snprintf(f->name, sizeof f->name, "%s", name);
-	f->fd = fd;
-	return 0;
+	*n = k->found.n;
+	return k->found.v;
 }
 
 /* ---- the helper ---- */
@@ -126,7 +109,7 @@ static int hear_list(struct keep *k)
 			own_close_fd(&fd);
 			return m.result;
 		}
-		if (m.op != HELPER_ITEM || fd < 0 || add_found(k, m.name, fd)) {
+		if (m.op != HELPER_ITEM || fd < 0 || kept_list_add(&k->found, m.name, fd)) {
 			own_close_fd(&fd);
 			return -EPROTO;
 		}
@@ -135,9 +118,9 @@ static int hear_list(struct keep *k)
 
 static void forget_found(struct keep *k)
 {
-	for (size_t i = 0; i < k->n_found; i++)
-		own_close_fd(&k->found[i].fd);
-	k->n_found = 0;
+	for (size_t i = 0; i < k->found.n; i++)
+		own_close_fd(&k->found.v[i].fd);
+	k->found.n = 0;
 }
 
 static int meet_helper(struct keep *k)
@@ -221,7 +204,7 @@ static int use_helper(struct keep *k, struct fault *why)
 	k->where = KEEP_HELPER;
 	int e = meet_helper(k);
 	if (!e)
-		log_info("keep", "a helper of an earlier daemon holds %zu descriptors", k->n_found);
+		log_info("keep", "a helper of an earlier daemon holds %zu descriptors", k->found.n);
 	else
 		e = start_helper(k);
 	if (e)
@@ -240,12 +223,12 @@ static int use_systemd(struct keep *k, struct fault *why)
 	int fd;
 	char name[KEEP_NAME_MAX + 1];
 	while (notify_take_stored(&fd, name, sizeof name))
-		if (add_found(k, name, fd)) {
+		if (kept_list_add(&k->found, name, fd)) {
 			close(fd);
 			return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for kept descriptors"), -ENOMEM;
 		}
-	if (k->n_found)
-		log_info("keep", "the service manager holds %zu descriptors of an earlier daemon", k->n_found);
+	if (k->found.n)
+		log_info("keep", "the service manager holds %zu descriptors of an earlier daemon", k->found.n);
 	return 0;
 }
 
@@ -318,7 +301,7 @@ void keep_free(struct keep **kp, bool clean)
 		lose(k);
 	}
 	forget_found(k);
-	free(k->found);
+	free(k->found.v);
 	pthread_mutex_destroy(&k->lock);
 	free(k);
 	*kp = NULL;
