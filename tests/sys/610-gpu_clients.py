@@ -417,6 +417,28 @@ def ipc_memory_ends_with_the_daemon(t):
     t.eventually(lambda: client.ask('sums').startswith('error DISCONNECTED'), 'it is told')
 
 
+@test
+def a_stream_that_waits_for_ipc_memory_is_let_go_when_that_ends(t):
+    want = sums_of(t.model('a', 6 * MIB))
+    machine, server = loading(t, gpu_export='cuda-ipc')
+    waiting = [machine.client() for _ in range(2)]
+    for client in waiting:
+        t.equal(client.ok('open slow now').split()[1], 'cuda-ipc')
+        t.equal(client.ok('stream'), 'gpu')
+        client.say('sync')
+    assert server.reached.wait(PATIENCE)
+    machine.daemon.kill()
+    for client in waiting:
+        assert client.answer().startswith('error DISCONNECTED'), 'the stream is let go'
+        assert client.ask('sums').startswith('error DISCONNECTED'), 'nothing reads what is gone'
+    machine.daemon.start()
+    for client in waiting:
+        client.ok('reconnect')
+        t.equal(client.ok('state'), 'leased=0')
+        client.ok('open a')
+        t.equal(client.sums(), want)
+
+
 # ---- a client that cheats ----
 
 UUID = 'GPU-00000000-0000-0000-0000-000000000000'

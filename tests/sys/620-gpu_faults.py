@@ -256,4 +256,54 @@ def a_device_lost_in_any_call_or_copy_is_survived(t):
     assert bench.stood, 'nothing was lost'
 
 
+def lost_in_client(bench, what, script):
+    """The device fails for good under a client: it is told, ends as it would, and takes nobody along but on that device."""
+    daemon = bench.daemon()
+    client = bench.puppet(daemon, SIMCUDA_FAULTS=script)
+    refused = story(bench, client, True)
+    client.end()
+    host = bench.ctl(daemon, 'open', 'a', '--tier', 'host')
+    assert host.rc == 0, f'{what}: {host}'
+    bench.stood += bool(refused)
+    bench.simcuda(daemon, 'mend', 0)
+    daemon.stop()
+    daemon = bench.daemon()
+    round_trip(bench, daemon, False, f'{what}, mended')
+    daemon.stop()
+
+
+@test
+def a_device_lost_in_a_call_of_a_client_is_survived(t):
+    bench = Bench(t)
+    findings = Findings(bench)
+    for name, n in chosen(t, count(bench, 'client')):
+        if name not in ('cuInit', 'cuGetProcAddress_v2', 'cuDriverGetVersion'):
+            findings.case(f'client: {name}, call {n}: lost', lost_in_client, f'{name}:{n}=lose:719@0')
+    findings.tell()
+    assert bench.stood or findings.cases < 5, 'nothing was lost'
+
+
+def broken_context(bench, what, script):
+    """What a client's kernel can do to its own context costs that client its device memory, and nobody else anything."""
+    client = bench.puppet(bench.served, SIMCUDA_FAULTS=script)
+    refused = story(bench, client, True)
+    client.end()
+    assert refused, f'{what}: nothing has failed'
+    assert has_devices(bench.served), f'{what}: the daemon has lost a device'
+    round_trip(bench, bench.served, False, f'{what}, another client')
+
+
+@test
+def an_error_that_sticks_to_a_client_s_context_is_that_client_s_alone(t):
+    bench = Bench(t)
+    findings = Findings(bench)
+    counts = count(bench, 'client')
+    round_trip(bench, bench.daemon(), False, 'before')
+    for call in ('cuMemcpyDtoHAsync', 'cuMemcpyDtoDAsync'):
+        for result in (700, 719):
+            n = t.random.randint(1, counts[call + '_v2'])
+            findings.case(f'client: {call}, operation {n}: {result}', broken_context, f'~{call}:{n}={result}')
+    findings.tell()
+
+
 main()

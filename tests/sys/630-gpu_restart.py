@@ -1,12 +1,14 @@
 """Copies on devices that outlive the daemon: taken back whatever driver call fails on the way, checked, claimed; or not, and then
 in words."""
+import contextlib
 import os
+import threading
 
-from gpubench import Bench, Refused, calls
+from gpubench import Bench, Refused, Stalled, calls
 from keeper import leave_no_helper, until_kept
 from trimstest import main, test
 
-SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.2 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.05))
+SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.1 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.05))
 MODELS = ('a', 'b')
 
 
@@ -53,13 +55,29 @@ def come_back(bench, daemon, **environment):
     daemon.start()
 
 
-def restart_with(bench, daemon, script):
-    """Killed with everything in use, and back with a fault in one call."""
+def restart_with(bench, daemon, script, stalls=False):
+    """Killed with everything in use, and back with a fault in one call; one that stands still until it is seen: True if it was."""
     puppet = bench.puppet(daemon)
     numbers = use_all(bench, puppet)
     until_kept(bench.t, daemon, 2 * len(MODELS))  # on host and device
     daemon.kill()
-    come_back(bench, daemon, SIMCUDA_FAULTS=script)
+    served = threading.Event()
+
+    def host_memory_is_served():
+        if served.is_set():
+            r = bench.ctl(daemon, 'open', MODELS[0], '--tier', 'host')
+            assert r.rc == 0, r
+    with Stalled(bench, host_memory_is_served) if stalls else contextlib.nullcontext() as stalled:
+        come_back(bench, daemon, SIMCUDA_FAULTS=script)
+        served.set()
+        go_on(bench, daemon, puppet, numbers)
+    daemon.kill()
+    daemon.start()
+    return stalls and stalled.seen
+
+
+def go_on(bench, daemon, puppet, numbers):
+    """What was in use still is, and can be had again."""
     patiently(puppet, 'reconnect')
     for name in MODELS:
         bench.right(name, puppet('read', numbers[name]))
@@ -75,12 +93,10 @@ def restart_with(bench, daemon, script):
         puppet('close', number)
     puppet.end()
     bench.t.eventually(lambda: daemon.metric('trims_leases') == 0, 'leases are given back')
-    daemon.kill()
-    daemon.start()
 
 
-@test
-def a_call_that_fails_while_memory_is_taken_back_costs_a_load_at_most(t):
+def each_call_of_taking_back(t, case):
+    """case(bench, daemon, a call's name, its number), for some of those that a daemon makes which takes everything back."""
     bench, daemon = kept_bench(t)
     folder = t.dir / 'counts'
     folder.mkdir()
@@ -100,14 +116,26 @@ def a_call_that_fails_while_memory_is_taken_back_costs_a_load_at_most(t):
         for n in sorted({1, counts[name], t.random.randint(1, counts[name])}):
             if t.random.random() >= SHARE:
                 continue
-            what = f'{name}, call {n}'
             try:
-                restart_with(bench, daemon, f'{name}:{n}=1')
+                case(bench, daemon, name, n)
             except (AssertionError, Refused) as e:
-                raise AssertionError(f'{what}: {e}\n{daemon.log()[-4000:]}') from e
+                raise AssertionError(f'{name}, call {n}: {e}\n{daemon.log()[-4000:]}') from e
     for name in MODELS:
         bench.ctl(daemon, 'evict', name)
     bench.until_empty(daemon)
+
+
+@test
+def a_call_that_fails_while_memory_is_taken_back_costs_a_load_at_most(t):
+    each_call_of_taking_back(t, lambda bench, daemon, name, n: restart_with(bench, daemon, f'{name}:{n}=1'))
+
+
+@test
+def a_call_that_stands_still_while_memory_is_taken_back_holds_up_only_who_wants_it(t):
+    stood = []
+    each_call_of_taking_back(t, lambda bench, daemon, name, n:
+                             stood.append(restart_with(bench, daemon, f'{name}:{n}=stall', stalls=True)))
+    assert any(stood) or len(stood) < 5, 'nothing stood still'
 
 
 @test
