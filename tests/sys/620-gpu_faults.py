@@ -7,7 +7,7 @@ import os
 from gpubench import Bench, Refused, Stalled, calls
 from trimstest import main, test
 
-SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.08 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.05))
+SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.05 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.05))
 RUN_OUT = {'cuMemCreate', 'cuMemAlloc_v2', 'cuMemAddressReserve', 'cuMemHostAlloc', 'cuDevicePrimaryCtxRetain'}
 CLEAR = ('GPU_ERROR', 'NO_MEMORY', 'NO_TIER', 'UNSUPPORTED', 'NO_ROOM', 'MISMATCH', 'NO_SYSTEM')
 
