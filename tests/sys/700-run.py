@@ -15,7 +15,7 @@ sys.path[:0] = [str(SOURCE / 'tests/run'), str(SOURCE / 'tools')]
 import quickstart  # noqa: E402  pylint: disable=wrong-import-position
 import reference  # noqa: E402  pylint: disable=wrong-import-position
 
-RUN = str(BUILD / 'tools/run/trims-run')
+RUN = str(BUILD / 'tools/trims-run')
 PUBLISHED = SOURCE / 'build/published/minilm'  # what a second run need not fetch again
 # Sums of a few thousand products of fp32 numbers near 1, against the same in 64 bits.
 CLOSE = 5e-5

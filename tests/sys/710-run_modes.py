@@ -10,7 +10,7 @@ from trimstest import BUILD, GPU_DRIVER, SIMULATOR, SOURCE, main, program_enviro
 sys.path[:0] = [str(SOURCE / 'tests/run')]
 import reference  # noqa: E402  pylint: disable=wrong-import-position
 
-RUN = str(BUILD / 'tools/run/trims-run')
+RUN = str(BUILD / 'tools/trims-run')
 MIB = 1 << 20
 INPUT = ('--seed', '7', '--threads', '2')
 
@@ -167,6 +167,41 @@ def two_processes_on_a_device_at_once(t):
         out, _ = p.communicate(timeout=60)
         t.equal(p.returncode, 0, out.decode())
         t.equal(json.loads(out)['digest'], want)
+
+
+def check_profile(t, daemon, model, device, **environment):
+    result = run(RUN, 'profile', 'a', '--socket', daemon.socket, '--device', device, '--batches', '1,3', '--tokens', '8', '--repeat',
+                 '3', **environment)
+    t.equal(result.rc, 0, str(result))
+    profile, named = result.json, set()
+    t.equal(profile['format'], 'trims-profile-1')
+    t.equal(profile['source'], 'measured' if device == 'cpu' else 'simulated: no measurement')
+    for layer in profile['layers']:
+        named.update(layer['tensors'])
+        t.equal(layer['bytes'], sum(len(model.stored[name][2]) for name in layer['tensors']), layer['name'])
+        t.equal('copy_ns' in layer, layer['bytes'] > 0, layer['name'])
+        t.equal([b['batch'] for b in layer['batches']], [1, 3])
+        for b in layer['batches']:
+            t.equal('dha_ns' in b, device != 'cpu' and layer['bytes'] > 0, layer['name'])
+            if 'dha_ns' in b and layer['op'] == 'embed':
+                row = layer['bytes'] // model.stored[layer['tensors'][0]][1][0]
+                t.equal(b['touched_bytes'], min(layer['bytes'], 8 * b['batch'] * row), layer['name'])
+    t.equal(named, set(model.stored), 'tensors')
+    (head,) = [layer for layer in profile['layers'] if 'same_as' in layer]
+    t.equal((head['name'], profile['layers'][head['same_as']]['name']), ('lm_head', 'wte'))
+
+
+@test
+def a_profile_has_every_layer(t):
+    model = make(t, 'a', reference.Gpt2)
+    check_profile(t, t.daemon(), model, 'cpu')
+
+
+@test
+def a_profile_on_a_device_has_both_ways(t):
+    machine = Machine(t)
+    model = make(t, 'a', reference.Gpt2)
+    check_profile(t, machine.daemon, model, 'cuda:0', **machine.client)
 
 
 @test

@@ -84,13 +84,14 @@ static void fill_call(const struct exec *e, const struct layer *l, struct call *
 static int make_program(struct exec *e, uint32_t t, struct program *p, size_t slots[NET_SLOTS], struct fault *why)
 {
 	uint32_t layers = e->net->n_layers;
-	struct shape *x = calloc(2 * (size_t)layers, sizeof *x), *y = x + layers;
+	struct shape *x = calloc(2 * (size_t)layers, sizeof *x);
 	p->calls = calloc(layers, sizeof *p->calls);
 	p->t = t;
 	if (!x || !p->calls) {
 		free(x);
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u calls", layers);
 	}
+	struct shape *y = x + layers;
 	net_shapes(e->net, e->n, t, x, y, slots);
 	for (uint32_t i = 0; i < layers; i++) {
 		p->calls[i].xs = x[i];
@@ -210,8 +211,10 @@ static int run_program(struct exec *e, struct program *p, struct fault *why)
 	const struct backend_ops *ops = e->backend->ops;
 	int r = weights_start(e->weights, why);
 	bool whole = ops->run_all && !e->timed && weights_all_there(e->weights);
-	for (uint32_t i = 0; i < e->net->n_layers; i++)
+	for (uint32_t i = 0; i < e->net->n_layers; i++) {
+		memcpy(p->calls[i].w, weights_operands(e->weights, i), sizeof p->calls[i].w);
 		p->calls[i].past = e->past;
+	}
 	for (uint32_t i = 0; !r && !whole && i < e->net->n_layers; i++)
 		r = run_layer(e, &p->calls[i], i, why);
 	if (!r && whole)

@@ -34,6 +34,7 @@ struct infer {
 	XXH3_state_t *hash;
 	XXH128_hash_t digest;
 	FILE *output;
+	uint64_t prepare_ns; /* input, memory, addresses; without waiting for weights or starting libraries */
 	uint64_t first_ns, *repeats; /* first_ns: from this process's beginning to the first result; repeats: [repeat] */
 	struct pass first;
 };
@@ -161,6 +162,7 @@ static int prepare(struct infer *f, struct fault *why)
 	const struct run *r = f->r;
 	struct input_options options = {r->input, r->batch, r->tokens, r->seed};
 	int e = session_open(&f->s, r, why);
+	uint64_t began = clock_ns(), ready = f->s.backend ? f->s.backend->library_ns + f->s.backend->context_ns : 0;
 	if (!e)
 		e = input_make(f->s.net, weights_catalog(f->s.weights), &options, &f->in, why);
 	if (!e)
@@ -169,7 +171,12 @@ static int prepare(struct infer *f, struct fault *why)
 		e = make_books(f, why);
 	if (!e)
 		e = session_bind(&f->s, r, why);
-	return e ? e : exec_new(f->s.backend, f->s.net, f->s.weights, f->in.n, f->in.t, r->generate - 1, &f->exec, why);
+	if (!e)
+		e = exec_new(f->s.backend, f->s.net, f->s.weights, f->in.n, f->in.t, r->generate - 1, &f->exec, why);
+	if (!e)
+		f->prepare_ns = clock_ns() - began - weights_times(f->s.weights)->wait_ns -
+			(f->s.backend->library_ns + f->s.backend->context_ns - ready);
+	return e;
 }
 
 static void finish(struct infer *f)
@@ -244,7 +251,7 @@ static json_t *tell_times(const struct infer *f)
 	} rows[] = {
 		{"process_ns", f->r->main_ns - f->r->started_ns}, {"connect_ns", t->connect_ns}, {"open_ns", t->open_ns},
 		{"build_ns", f->s.build_ns}, {"library_ns", f->s.backend->library_ns}, {"context_ns", f->s.backend->context_ns},
-		{"wait_ns", t->wait_ns}, {"execute_ns", f->first.prefill_ns + f->first.decode_ns},
+		{"prepare_ns", f->prepare_ns}, {"wait_ns", t->wait_ns}, {"execute_ns", f->first.prefill_ns + f->first.decode_ns},
 		{"prefill_ns", f->first.prefill_ns}, {"decode_ns", f->first.decode_ns}, {"total_ns", f->first_ns},
 	};
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)

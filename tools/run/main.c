@@ -121,6 +121,23 @@ static int parse_amount(struct run *r, int bit, const char *text, uint32_t most,
 	return e;
 }
 
+static int parse_batches(struct run *r, const char *text)
+{
+	for (r->n_batches = 0; r->n_batches < RUN_MAX_BATCHES; r->n_batches++, text++) {
+		char *end;
+		unsigned long n = strtoul(text, &end, 10);
+		if (end == text || *text == '-' || n < 1 || n > 4096 || (*end && *end != ','))
+			break;
+		r->batches[r->n_batches] = (uint32_t)n;
+		text = end;
+		if (!*end) {
+			r->n_batches++;
+			return 0;
+		}
+	}
+	return run_usage(r, "--batches: not at most %u numbers from 1 to 4096", RUN_MAX_BATCHES);
+}
+
 static int parse_device(struct run *r, const char *text)
 {
 	size_t digits = strncmp(text, "cuda:", 5) == 0 ? strspn(text + 5, "0123456789") : 0;
@@ -163,6 +180,8 @@ static int take_option(struct run *r, int bit, const char *value)
 		return 0;
 	case OPT_bit_batch:
 		return parse_amount(r, bit, value, 4096, &r->batch);
+	case OPT_bit_batches:
+		return parse_batches(r, value);
 	case OPT_bit_tokens:
 		return parse_amount(r, bit, value, 1u << 20, &r->tokens);
 	case OPT_bit_repeat:
@@ -259,6 +278,8 @@ int main(int argc, char **argv)
 		.input = "random",
 		.mode = MODE_RESIDENT,
 		.batch = 1,
+		.batches = {1},
+		.n_batches = 1,
 		.repeat = 1,
 		.generate = 1,
 		.main_ns = clock_ns(),

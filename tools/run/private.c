@@ -14,11 +14,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
+#include <unistd.h>
 
 #define BLOCK_BYTES (4 * MIB)
 #define READERS 8u
 #define PAGE 4096u
+#define HUGE_PAGE (2 * MIB)
 #define HEAD_BYTES (256 * KIB) /* of a file at first; more when its header says so */
 #define FILE_MAX_BYTES (64 * MIB) /* of the small files beside the weights */
 #define DEVICE_ALIGN 256u
@@ -27,6 +28,7 @@ struct part { /* one weight file */
 	char *name;
 	int buffered, direct; /* direct -1: the file system has no O_DIRECT */
 	uint64_t bytes, data_start;
+	void *seen;           /* mapped, only for mincore() */
 	uint64_t at;          /* in the space, a multiple of BLOCK_BYTES */
 	uint8_t *device;      /* memory of the backend for it; NULL: the space is what is computed with */
 	uint64_t shift;       /* where it begins there, such that its data begins at a multiple of DEVICE_ALIGN */
@@ -49,6 +51,8 @@ struct private {
 	struct small *files;
 	uint8_t *space;  /* all files, each from `at` on, as they are on the disk */
 	uint64_t space_bytes;
+	void *mapped;    /* what the space lies in, where it is ours */
+	uint64_t mapped_bytes;
 	bool staged;     /* space is the backend's */
 	void **moved;     /* tensors whose place in the file has not the alignment they need */
 	/* reading */
@@ -83,6 +87,7 @@ static int open_part(struct private *p, struct part *part, struct fault *why)
 		return fail_file(why, "opening", path);
 	part->direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
 	part->bytes = (uint64_t)st.st_size;
+	part->seen = mmap(NULL, MAX(part->bytes, (uint64_t)PAGE), PROT_READ, MAP_SHARED, part->buffered, 0);
 	return 0;
 }
 
@@ -130,7 +135,7 @@ static int list_parts(struct private *p, const char *single, struct fault *why)
 	}
 	p->parts = calloc(n, sizeof *p->parts);
 	for (uint32_t i = 0; p->parts && names && i < n; i++) {
-		p->parts[i] = (struct part){.name = names[i], .buffered = -1, .direct = -1};
+		p->parts[i] = (struct part){.name = names[i], .buffered = -1, .direct = -1, .seen = MAP_FAILED};
 		p->n_parts++;
 	}
 	bool ok = p->parts && names && p->parts[0].name;
@@ -195,8 +200,8 @@ static void free_space(struct private *p)
 			ops->free(p->backend, p->moved[i]);
 	if (p->staged)
 		ops->unstage(p->backend, p->space);
-	else if (p->space)
-		munmap(p->space, p->space_bytes);
+	else if (p->mapped)
+		munmap(p->mapped, p->mapped_bytes);
 	free(p->moved);
 }
 
@@ -207,6 +212,8 @@ void private_free(struct private **out)
 		return;
 	free_space(p);
 	for (uint32_t i = 0; i < p->n_parts; i++) {
+		if (p->parts[i].seen != MAP_FAILED)
+			munmap(p->parts[i].seen, MAX(p->parts[i].bytes, (uint64_t)PAGE));
 		own_close_fd(&p->parts[i].buffered);
 		own_close_fd(&p->parts[i].direct);
 		free(p->parts[i].name);
@@ -299,16 +306,28 @@ const struct catalog *private_catalog(const struct private *p)
 
 /* ---- loading ---- */
 
+/* Whether most of a block is in the page cache.  (RWF_NOWAIT, which could be asked instead, starts to read ahead.) */
+static bool is_cached(const struct part *part, uint64_t offset, uint64_t bytes)
+{
+	uint8_t pages[BLOCK_BYTES / PAGE];
+	uint64_t n = (bytes + PAGE - 1) / PAGE, there = 0;
+	if (part->seen == MAP_FAILED || mincore((uint8_t *)part->seen + offset, bytes, pages))
+		return true;
+	for (uint64_t i = 0; i < n; i++)
+		there += pages[i] & 1;
+	return there > n / 2;
+}
+
 /* What is in the page cache is copied from there, the rest read past it. */
 static int read_block(const struct part *part, uint64_t offset, uint8_t *to)
 {
 	uint64_t want = MIN(BLOCK_BYTES, part->bytes - offset), have = 0;
+	bool direct = part->direct >= 0 && !is_cached(part, offset, want);
 	while (have < want) {
-		struct iovec piece = {to + have, want - have};
-		ssize_t n = preadv2(part->buffered, &piece, 1, (off_t)(offset + have), RWF_NOWAIT);
-		if (n <= 0 && part->direct >= 0 && have % PAGE == 0)
+		ssize_t n = -1;
+		if (direct && have % PAGE == 0)
 			n = pread(part->direct, to + have, align_up(want - have, PAGE), (off_t)(offset + have));
-		if (n <= 0) /* no O_DIRECT, or not here */
+		if (n <= 0) /* through the cache; or the file system refuses here */
 			n = pread(part->buffered, to + have, want - have, (off_t)(offset + have));
 		if (n < 0 && errno != EINTR)
 			return -errno;
@@ -424,11 +443,15 @@ static int take_space(struct private *p, struct fault *why)
 		p->staged = !r;
 		return r;
 	}
-	space = mmap(NULL, p->space_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (space == MAP_FAILED)
+	p->mapped_bytes = p->space_bytes + HUGE_PAGE;
+	p->mapped = mmap(NULL, p->mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p->mapped == MAP_FAILED) {
+		p->mapped = NULL;
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %llu bytes", (unsigned long long)p->space_bytes);
-	madvise(space, p->space_bytes, MADV_HUGEPAGE);
-	p->space = space;
+	}
+	/* Page by page, faults cost more than the reads. */
+	p->space = (uint8_t *)align_up((uintptr_t)p->mapped, HUGE_PAGE);
+	madvise(p->space, p->space_bytes, MADV_HUGEPAGE);
 	return 0;
 }
 

@@ -18,11 +18,14 @@ enum run_option {
 #undef OPTION
 };
 
+#define RUN_MAX_BATCHES 16
+
 struct run {
 	unsigned given; /* enum run_option bits */
 	const char *socket, *model, *plan, *file, *input, *output;
 	const char *device; /* as given: "cpu", "cuda:0" */
 	enum mode mode;
+	uint32_t batches[RUN_MAX_BATCHES], n_batches;
 	uint32_t batch, tokens, repeat, generate, threads; /* tokens 0: not given */
 	uint64_t seed;
 	uint64_t started_ns, main_ns; /* when this process was asked for, and when main() began */

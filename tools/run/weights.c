@@ -292,6 +292,41 @@ int weights_settle(struct weights *w, struct fault *why)
 	return 0;
 }
 
+int weights_wait_all(struct weights *w, struct fault *why)
+{
+	if (w->model && trims_wait(w->model, TRIMS_FOREVER))
+		return fail_trims(why);
+	if (w->host && trims_wait(w->host, TRIMS_FOREVER))
+		return fail_trims(why);
+	w->waited = true;
+	return 0;
+}
+
+int weights_place_all(struct weights *w, enum place place, struct fault *why)
+{
+	int r = 0;
+	for (uint32_t i = 0; !r && i < w->net->n_layers; i++) {
+		w->layers[i].place = place;
+		r = bind_layer(w, i, why);
+	}
+	return r;
+}
+
+int weights_host_data(struct weights *w, uint32_t layer, unsigned role, const void **out, struct fault *why)
+{
+	struct trims_tensor t;
+	if (trims_tensor(w->host ? w->host : w->model, w->net->layers[layer].w[role].tensor, &t))
+		return fail_trims(why);
+	*out = t.data;
+	return 0;
+}
+
+const char *weights_tensor_name(const struct weights *w, uint32_t tensor)
+{
+	struct trims_tensor t;
+	return w->model && trims_tensor(w->model, tensor, &t) == 0 ? t.name : "?";
+}
+
 const struct weights_times *weights_times(const struct weights *w)
 {
 	return &w->times;

@@ -57,6 +57,15 @@ bool weights_all_there(const struct weights *w);
 int weights_layer(struct weights *w, uint32_t layer, struct fault *why);
 int weights_settle(struct weights *w, struct fault *why);
 const struct weights_times *weights_times(const struct weights *w);
+/* Mode dha: all layers are read from there now.  The bytes must be there (weights_wait_all()). */
+int weights_place_all(struct weights *w, enum place place, struct fault *why);
+/* Until every byte of every copy in use is there. */
+int weights_wait_all(struct weights *w, struct fault *why);
+/* Where this process can read a layer's tensor itself (role as in net.h): its copy in host memory; modes resident on the CPU, and
+ * dha. */
+int weights_host_data(struct weights *w, uint32_t layer, unsigned role, const void **out, struct fault *why);
+/* "?": private, or no such tensor. */
+const char *weights_tensor_name(const struct weights *w, uint32_t tensor);
 enum place weights_place(const struct weights *w, uint32_t layer);
 
 /* What is known of the copy in use; private: hit and simulated are 0. */
