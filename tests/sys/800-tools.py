@@ -7,7 +7,7 @@ import subprocess
 import urllib.request
 
 import remote
-from trimstest import CTL, PATIENCE, SOURCE, main, run, test
+from trimstest import BUILD, CTL, PATIENCE, SOURCE, main, run, test
 
 COMMANDS = re.findall(r'^COMMAND\((\w+),', (SOURCE / 'tools/ctl/commands.def').read_text(), re.M)
 
@@ -35,7 +35,9 @@ def every_command_works_and_prints_JSON_when_asked(t):
     t.model('a')
     daemon = t.daemon()
     t.equal(daemon.ctl('pull', 'a').rc, 0)
-    arguments = {'cat': None, 'file': None, 'links': None, 'top': ['--count', '1', '--interval', '0.01']}
+    profiles = BUILD / 'tools/profiles'
+    arguments = {'cat': None, 'file': None, 'links': None, 'top': ['--count', '1', '--interval', '0.01'],
+                 'plan': ['--profile', profiles / 'gpt2.json', '--machine', SOURCE / 'tools/profiles/v100-pcie3.json']}
     for command in COMMANDS:
         if arguments.get(command, []) is None:
             continue
