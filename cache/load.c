@@ -242,7 +242,8 @@ static void load_end(struct cache *c, struct load *l)
 	list_del(&l->accept_node);
 	load_bury(c, l);
 	k->load = NULL;
-	if (k->state != COPY_READY && model_is_pinned(k->model, k->tier))
+	/* A doomed one is not good either: what it was doomed for may have been forgotten for something else since. */
+	if ((k->state != COPY_READY || copy_is_doomed(k)) && model_is_pinned(k->model, k->tier))
 		pin_failed(c, k->model);
 	if (k->state == COPY_ABSENT && !list_hooked(&k->empty_node))
 		list_add_tail(&k->empty_node, &c->empty_copies);

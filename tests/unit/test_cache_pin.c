@@ -213,6 +213,34 @@ START_TEST(a_load_that_fails_after_both_were_accepted_costs_neither_its_pin)
 }
 END_TEST
 
+START_TEST(a_pin_on_a_load_that_gave_way_and_is_damaged_is_tried_again)
+{
+	struct fixture f;
+	fix_init(&f);
+	f.hands &= ~(HAND_TRANSFER | HAND_FREE);
+	struct cache_open soft = fix_ask(1, "soft:700!");
+	cache_prefetch(f.c, f.now, &soft);
+	fix_run(&f);
+	struct cache_effect start = fix_take(&f, FX_START);
+	fix_open(&f, 2, "hard:700!");
+	ck_assert_uint_eq(fix_take(&f, FX_CANCEL).transfer, start.transfer);
+	pin(&f, 3, 1, "soft:700!");
+	cache_corrupt(f.c, f.now, cache_find(f.c, "soft:700!"), HOST); /* nothing is kept of what is damaged */
+	fix_run(&f);
+	fix_answer_one(&f, &start, TRIMS_E_NONE); /* it was quicker than its end */
+	fix_run(&f);
+	f.hands = HANDS_ALL;
+	fix_finish_held(&f);
+	ck_assert_granted(&f.answers[2], COPY_LOADING);
+	fix_close(&f, 2);
+	for (int i = 0; i < 10 && fix_copy(&f, "soft:700!", HOST).state != COPY_READY; i++)
+		fix_tick(&f, 256 * NS_PER_S);
+	ck_assert_state(&f, "soft:700!", HOST, COPY_READY);
+	ck_assert_uint_eq(fix_copy(&f, "soft:700!", HOST).pins, 1);
+	fix_fini(&f);
+}
+END_TEST
+
 static void all(Suite *s)
 {
 	UNIT_CASE(s, "pin", a_load_that_failed_is_tried_again_after_waits_that_double_up_to_a_bound,
@@ -221,7 +249,8 @@ static void all(Suite *s)
 		a_load_that_somebody_asked_for_meanwhile_stays_when_that_one_goes,
 		a_second_request_that_is_cancelled_does_not_end_the_first_ones_load, of_two_that_wait_for_a_name_one_may_go,
 		two_that_are_refused_together_leave_no_pin, a_second_that_is_refused_does_not_take_the_first_ones_pin,
-		a_load_that_fails_after_both_were_accepted_costs_neither_its_pin);
+		a_load_that_fails_after_both_were_accepted_costs_neither_its_pin,
+		a_pin_on_a_load_that_gave_way_and_is_damaged_is_tried_again);
 }
 
 UNIT_MAIN("cache_pin", all)
