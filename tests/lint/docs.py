@@ -40,6 +40,8 @@ def missing(program, words, prefix, manual):
 faults = missing('mrm/mrm', rows('mrm/options.def', r'^OPT\(\w+,\s*"([\w-]+)"'), '--', 'mrm')
 faults += missing('tools/trims-ctl', rows('tools/ctl/commands.def', r'^COMMAND\((\w+),'), '', 'trims-ctl')
 faults += missing('tools/trims-ctl', rows('tools/ctl/options.def', r'^OPTION\((\w+),'), '--', 'trims-ctl')
+faults += missing('tools/trims-run', rows('tools/run/commands.def', r'^COMMAND\((\w+),'), '', 'trims-run')
+faults += missing('tools/trims-run', rows('tools/run/options.def', r'^OPTION\((\w+),'), '--', 'trims-run')
 readme = (lint.ROOT / 'README.md').read_text() if (lint.ROOT / 'README.md').exists() else None
 for folder in lint.FLOORS if readme else ():
     if f'{folder}/' not in readme:

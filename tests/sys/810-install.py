@@ -6,11 +6,11 @@ import shutil
 
 from trimstest import BUILD, PATIENCE, Skip, main, run, test
 
-FILES = '''bin/trims-bench bin/trims-ctl bin/trims-faas sbin/mrm include/trims.h
+FILES = '''bin/trims-bench bin/trims-ctl bin/trims-faas bin/trims-run sbin/mrm include/trims.h
 LIB/libtrims.a LIB/libtrims.so LIB/libtrims.so.0 LIB/libtrims.so.0.1.0 LIB/pkgconfig/trims.pc
 LIB/trims/libsimcuda.so libexec/trims/trims-bench-client libexec/trims/trims-bench-export
 libexec/trims/trims-make-image
-share/man/man1/trims-bench.1 share/man/man1/trims-ctl.1 share/man/man1/trims-faas.1 share/man/man3/trims.3 share/man/man8/mrm.8
+share/man/man1/trims-bench.1 share/man/man1/trims-ctl.1 share/man/man1/trims-faas.1 share/man/man1/trims-run.1 share/man/man3/trims.3 share/man/man8/mrm.8
 lib/systemd/system/mrm.service lib/systemd/system/mrm.socket lib/sysusers.d/trims.conf etc/trims/mrm.conf'''.split()
 MAYBE = {'libexec/trims/trims-bench-client-static'}  # not with a sanitizer
 
@@ -72,7 +72,7 @@ def everything_is_installed_and_nothing_else(t):
     lib = str(tree.lib.relative_to(tree.prefix))
     found = {str(p.relative_to(tree.prefix)) for p in tree.prefix.rglob('*') if not p.is_dir()}
     t.equal(sorted(found - MAYBE), sorted(name.replace('LIB', lib) for name in FILES))
-    for program in ('sbin/mrm', 'bin/trims-ctl', 'bin/trims-bench'):
+    for program in ('sbin/mrm', 'bin/trims-ctl', 'bin/trims-bench', 'bin/trims-run'):
         got = tree.run(tree.prefix / program, '--version')
         assert got.rc == 0 and '0.1.0' in got.out, got
     for page in tree.prefix.rglob('share/man/*/*'):
