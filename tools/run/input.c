@@ -13,6 +13,7 @@
 
 #define MAX_INPUT_BYTES ((uint64_t)4 << 30)
 #define MAX_TEXT_TOKENS (1u << 16)
+#define MAX_TOKENS (1u << 24) /* of all inputs: products count rows in 31 bits */
 #define USUAL_TOKENS 128u
 
 void input_fini(struct input *in)
@@ -39,6 +40,8 @@ static size_t image_floats(const struct net *net)
 
 static int take_tokens(struct input *in, uint32_t n, uint32_t t, struct fault *why)
 {
+	if ((uint64_t)n * t > MAX_TOKENS)
+		return fault_set(why, TRIMS_E_LIMIT, "%u inputs of %u tokens are more than %u tokens", n, t, MAX_TOKENS);
 	in->n = n;
 	in->t = t;
 	in->tokens = calloc((size_t)n * t, sizeof *in->tokens);
