@@ -176,8 +176,6 @@ static void load_go_on(struct cache *c, struct load *l)
 {
 	struct copy *k = l->copy;
 	ASSERT(k->state == COPY_RESERVED && k->has_memory);
-	if (k->headed)
-		copy_touch(c, k);
 	if (k->trimming)
 		l->phase = LOAD_TRIM;
 	else if (k->alloc_pending)
