@@ -6,6 +6,7 @@
 
 /* The effects of these names; each answers the brain. */
 void copies_alloc(struct daemon *d, const struct cache_effect *fx);
+void copies_trim(struct daemon *d, const struct cache_effect *fx);
 void copies_free(struct daemon *d, const struct cache_effect *fx);
 void copies_poison(struct daemon *d, const struct cache_effect *fx);
 /* A job reads the copy's memory without the brain's knowing: it is not freed before copies_let_go(). */

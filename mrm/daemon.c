@@ -17,6 +17,7 @@
 #include "mrm/httpd.h"
 #include "mrm/holding.h"
 #include "mrm/kept.h"
+#include "mrm/plans.h"
 #include "mrm/notify.h"
 #include "mrm/tiers.h"
 #include "mrm/server.h"
@@ -388,6 +389,7 @@ static int start(struct daemon *d, struct fault *why)
 	if (e)
 		return e;
 	size_tiers(d);
+	d->plans = plans_new(d);
 	e = kept_start(d, why); /* forks: the driver must not be loaded yet */
 	e = e ? e : devices_start(d, why);
 	if (e)
@@ -548,6 +550,7 @@ void daemon_free(struct daemon **dp)
 	integrity_free(&d->integrity);
 	devices_stop(d);
 	kept_stop(d);
+	plans_free(&d->plans);
 	cache_free(&d->cache);
 	disk_close(&d->disk);
 	for (size_t i = 0; i < d->n_sources; i++)

@@ -21,6 +21,7 @@ struct sessions;
 struct integrity;
 struct httpd;
 struct keep;
+struct plans;
 struct gpu;
 struct devices;
 
@@ -63,6 +64,7 @@ struct daemon {
 	struct idmap hauls; /* brain's transfer id -> struct haul */
 	struct idmap verifications;
 	struct keep *keep;
+	struct plans *plans;    /* that clients have brought */
 	struct idmap kept;      /* generation of a copy that outlived another daemon -> the brain's model id, as a pointer */
 	uint64_t next_verification;
 	struct degraded degraded[DAEMON_MAX_DEGRADED];

@@ -9,6 +9,8 @@
 #include "mrm/kept.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
+#include "mrm/holding.h"
+#include "mrm/plans.h"
 #include "mrm/report.h"
 #include "mrm/verify.h"
 #include "shared/metrics.h"
@@ -127,11 +129,24 @@ static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32
 	engine_pump(d);
 }
 
-static bool has_no_plan(struct conn *c, uint64_t request, const struct msg_fds *plan)
+/* The plan that came with a request, if any; one that cannot be meant for this model is refused while there is somebody to
+ * tell. */
+static bool take_plan(struct conn *c, uint64_t request, const char *name, const struct msg_fds *from, uint64_t *plan)
 {
-	if (plan->n)
-		conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon takes no provisioning plans");
-	return !plan->n;
+	struct daemon *d = conn_daemon(c);
+	struct fault why;
+	if (!from->n)
+		return true;
+	int e = plans_read(d->plans, from->fd[0], plan, &why);
+	struct holding *img = e ? NULL : holding_by_model(d, cache_find(d->cache, name));
+	if (img) {
+		struct plan *p = plans_get(d->plans, *plan);
+		e = plan_check_model(p->head, holding_layout(img)->n_tensors, &why);
+		plan_put(&p);
+	}
+	if (e)
+		conn_reply_fault(c, request, why.code, why.text);
+	return !e;
 }
 
 /* Of a request for a lease: which devices its client can use. */
@@ -153,7 +168,7 @@ void dispatch_open(struct conn *c, uint64_t request, const struct msg_open *m)
 		return;
 	}
 	struct cache_open req = {.class = (enum load_class)m->class, .only_resident = m->flags & 1};
-	if (!has_no_plan(c, request, &m->plan) || !lease_device(c, request, m->tier, m->device, &req))
+	if (!lease_device(c, request, m->tier, m->device, &req) || !take_plan(c, request, m->model, &m->plan, &req.plan))
 		return;
 	if (!conn_may_lease(c, &why)) {
 		conn_reply_fault(c, request, why.code, why.text);
@@ -221,15 +236,16 @@ void dispatch_cancel(struct conn *c, uint64_t request, const struct msg_cancel *
 void dispatch_prefetch(struct conn *c, uint64_t request, const struct msg_prefetch *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (has_no_plan(c, request, &m->plan) && device_is_known(c, request, m->tier, m->device, &req.device))
+	if (device_is_known(c, request, m->tier, m->device, &req.device) &&
+		take_plan(c, request, m->model, &m->plan, &req.plan))
 		ask_brain(c, request, m->model, m->tier, &req, cache_prefetch);
 }
 
 void dispatch_pin(struct conn *c, uint64_t request, const struct msg_pin *m)
 {
 	struct cache_open req = {.class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
-	if (has_no_plan(c, request, &m->plan) && may_administer(c, request) &&
-		device_is_known(c, request, m->tier, m->device, &req.device))
+	if (may_administer(c, request) && device_is_known(c, request, m->tier, m->device, &req.device) &&
+		take_plan(c, request, m->model, &m->plan, &req.plan))
 		ask_brain(c, request, m->model, m->tier, &req, cache_pin);
 }
 

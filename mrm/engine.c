@@ -24,7 +24,8 @@
 static int make_page(struct daemon *d, struct holding *img, uint64_t generation, struct segment **out, struct fault *why)
 {
 	int e = img->table.fd < 0 ? holding_build_table(holding_layout(img), &d->shm, &img->table, why) : 0;
-	e = e ? e : segment_new(out, holding_layout(img), generation, SEGMENT_PAGE, holding_label(img), &d->shm, why);
+	e = e ? e : segment_new(out, holding_layout(img), generation, SEGMENT_PAGE, NULL, holding_label(img),
+		&d->shm, why);
 	if (!e)
 		segment_set_ready(*out, holding_layout(img), img->digest);
 	return e;
@@ -33,9 +34,9 @@ static int make_page(struct daemon *d, struct holding *img, uint64_t generation,
 /* Only copies on a device have these; slots only what is still arriving. */
 static void fill_device(struct conn *c, const struct cache_effect *fx, const struct segment *copy, struct msg_opened *o)
 {
-	session_fill_opened(o, conn_daemon(c)->gpu, copy->device, &copy->records);
+	session_fill_opened(o, conn_daemon(c)->gpu, copy);
 	if (!o->hit)
-		o->slot = session_watch(c, fx->lease, copy->generation, segment_watermarks(copy), copy->n_extents);
+		o->slot = session_watch(c, fx->lease, copy->edition, segment_watermarks(copy), copy->n_pieces);
 }
 
 static void send_opened(struct conn *c, const struct cache_effect *fx, const struct holding *img, const struct segment *copy,
@@ -44,7 +45,7 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	struct msg m;
 	msg_init(&m, MSG_OPENED, fx->request);
 	m.u.opened.lease = fx->lease;
-	m.u.opened.copy = fx->copy;
+	m.u.opened.copy = copy->edition;
 	m.u.opened.tier = kind;
 	m.u.opened.hit = fx->hit && segment_is_ready(copy); /* one that is being checked anew arrives once more */
 	m.u.opened.digest_hi = img->digest.hi;
@@ -55,7 +56,7 @@ static void send_opened(struct conn *c, const struct cache_effect *fx, const str
 	struct msg_fds *fds = &m.u.opened.fds;
 	fds->fd[fds->n++] = img->table.fd;
 	fds->fd[fds->n++] = copy->page.fd;
-	for (uint32_t i = 0; copy->extents && i < copy->n_extents; i++)
+	for (uint32_t i = 0; copy->extents && i < copy->n_pieces; i++)
 		fds->fd[fds->n++] = copy->extents[i].fd;
 	if (copy->device)
 		fill_device(c, fx, copy, &m.u.opened);
@@ -178,6 +179,9 @@ static void carry_out(struct daemon *d, const struct cache_effect *fx)
 		break;
 	case FX_CANCEL:
 		haul_cancel(d, fx->transfer);
+		break;
+	case FX_TRIM:
+		copies_trim(d, fx);
 		break;
 	case FX_FREE:
 		copies_free(d, fx);

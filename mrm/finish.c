@@ -31,7 +31,8 @@ struct finish {
 	uint8_t *const *side_data;
 	struct disk *disk;
 	struct disk_image *stored;
-	struct hash128 *hashes;     /* [n_chunks] of a host copy */
+	struct hash128 *hashes;     /* [n_chunks] of a copy in memory; {0, 0}: not known, and the copy does not have the chunk */
+	bool all_known;             /* hashes has all of them */
 	struct hash128 known, digest; /* from before ({0, 0}: none); found */
 	struct disk_image *reference; /* made for a model that is read in place, */
 	struct holding *image;        /* after the haul, which is gone then; referenced */
@@ -181,6 +182,9 @@ static void run_host(struct finish *f)
 		f->result = check_files(f);
 	if (f->result)
 		return;
+	f->digest = f->known;
+	if (!f->all_known)
+		return; /* of what a part consists of, each chunk was compared with the host's */
 	f->digest = image_digest(f->desc, f->hashes);
 	f->result = check_identity(f, f->digest);
 }
@@ -214,6 +218,7 @@ static void haul_free(struct haul *t)
 	if (t->way == WAY_REMOTE_DISK)
 		free(t->gaps);
 	free(t->stream_hash);
+	free(t->order);
 	holding_put(&t->image);
 	t->magic = 0;
 	free(t);
@@ -266,6 +271,11 @@ static void make_ready(struct haul *t, const struct hash128 *hashes)
 {
 	struct holding *img = t->image;
 	struct segment *c = img->copies[t->to];
+	if (c && c->next.n_pieces) {
+		kept_drop(t->daemon, c); /* the next one is kept instead */
+		metrics_add(M_gpu_grown, 1);
+		metrics_add(M_gpu_grown_bytes, pieces_bytes(c->pieces, c->next.n_pieces, 1) - segment_bytes(c));
+	}
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
 	if (t->to != t->daemon->tier_disk) {
@@ -284,7 +294,7 @@ static void begin_anew(struct haul *t)
 	struct daemon *d = t->daemon;
 	struct segment *c = t->image->copies[t->to];
 	struct fault why;
-	if (!integrity_was_had(d->integrity, t->copy))
+	if (c->next.n_pieces || !integrity_was_had(d->integrity, t->copy))
 		return;
 	if (segment_begin_anew(c, holding_layout(t->image), holding_label(t->image), &d->shm, &why))
 		cache_corrupt(d->cache, clock_now(), t->image->model, t->to);
@@ -316,7 +326,7 @@ static void reference_written(struct job *job)
 /* Behind everything else: its syncs are not what a first open should wait for.  True when it took f over. */
 static bool begin_reference(struct finish *f, struct holding *img)
 {
-	if (!f->disk || img->stored || img->referencing || !f->hashes || !f->desc->in_place)
+	if (!f->disk || img->stored || img->referencing || !f->all_known || !f->desc->in_place)
 		return false;
 	img->referencing = true;
 	f->image = holding_get(img);
@@ -367,21 +377,28 @@ static void finished(struct job *job)
 	engine_pump(d);
 }
 
-/* All have landed; but what a haul that this one followed has taken back is not on record any more. */
-static struct hash128 *collect_hashes(struct haul *t)
+/* All have landed; but what a haul that this one followed has taken back is not on record any more.  What a copy on a device
+ * does not have need not be known yet. */
+static struct hash128 *collect_hashes(struct haul *t, bool *all)
 {
 	const struct holding *img = t->image;
+	const struct segment *to = t->way == WAY_HOST_GPU ? img->copies[t->to] : NULL;
 	uint32_t n = holding_layout(img)->n_chunks;
 	struct hash128 *h = calloc(MAX(n, 1u), sizeof *h);
 	struct fault why;
 	ASSERT(h);
-	for (uint32_t i = 0; i < n; i++)
-		if (!holding_chunk_hash(img, i, &h[i])) {
-			fault_set(&why, TRIMS_E_MISMATCH, "chunk %u came from a download that brought wrong bytes", i);
-			haul_fail(t, &why);
-			free(h);
-			return NULL;
-		}
+	*all = true;
+	for (uint32_t i = 0; i < n; i++) {
+		if (holding_chunk_hash(img, i, &h[i]))
+			continue;
+		*all = false;
+		if (to && !segment_wants(to, i))
+			continue;
+		fault_set(&why, TRIMS_E_MISMATCH, "chunk %u came from a download that brought wrong bytes", i);
+		haul_fail(t, &why);
+		free(h);
+		return NULL;
+	}
 	return h;
 }
 
@@ -399,7 +416,7 @@ void finish_start(struct haul *t)
 	f->known = img->digest;
 	bool to_disk = t->way == WAY_HOST_DISK || t->way == WAY_REMOTE_DISK;
 	if (!to_disk && !haul_is_over(t))
-		f->hashes = collect_hashes(t);
+		f->hashes = collect_hashes(t, &f->all_known);
 	f->good = !haul_is_over(t);
 	f->job = (struct job){.run = run, .done = finished, .class = CLASS_DEMAND, .deadline = 0};
 	/* Syncing an image, or reading all of it again, takes long: whoever waits for memory must not wait for that. */

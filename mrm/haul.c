@@ -9,6 +9,7 @@
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/session.h"
 #include "mrm/gpu/upload.h"
+#include "mrm/plans.h"
 #include "mrm/sha.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -192,14 +193,25 @@ static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 	return CHUNK_GO;
 }
 
+/* The chunk that is the i-th to be moved. */
+static uint32_t chunk_at(const struct haul *t, uint32_t i)
+{
+	return t->order ? t->order[i] : i;
+}
+
 static void submit_window(struct haul *t)
 {
 	uint32_t n = holding_layout(t->image)->n_chunks;
 	while (t->next < n && t->outstanding < window_of(t)) {
-		enum readiness r = chunk_readiness(t, t->next);
+		uint32_t chunk = chunk_at(t, t->next);
+		if (t->way == WAY_HOST_GPU && !segment_wants(t->image->copies[t->to], chunk)) {
+			t->next++;
+			continue;
+		}
+		enum readiness r = chunk_readiness(t, chunk);
 		if (r == CHUNK_WAIT)
 			return;
-		uint32_t chunk = t->next++;
+		t->next++;
 		if (r == CHUNK_SKIP) {
 			struct trace_load *l = trace_of(t);
 			if (l)
@@ -340,8 +352,9 @@ void haul_chunk_up(struct haul *t, uint32_t chunk, bool withdrawn, const struct 
 	to->n_landed++;
 	account(t, layout_chunk(l, chunk).bytes);
 	segment_set_readable(to, l, chunk);
-	uint32_t extent = layout_chunk(l, chunk).extent;
-	session_publish(t->daemon->sessions, to->generation, extent, segment_watermarks(to)[extent]);
+	uint32_t piece = to->pieces->of_chunk[chunk];
+	if (!to->next.n_pieces) /* nobody has the next one yet */
+		session_publish(t->daemon->sessions, to->edition, piece, segment_watermarks(to)[piece]);
 }
 
 static void count_moved(const struct chunk_job *c)
@@ -449,6 +462,41 @@ static enum haul_way way_for(const struct daemon *d, const struct cache_effect *
 	return WAY_HOST_DISK;
 }
 
+static void copy_order(struct haul *t, const struct pieces *p)
+{
+	size_t bytes = holding_layout(t->image)->n_chunks * sizeof *t->order;
+	if (!p->order)
+		return;
+	t->order = malloc(bytes);
+	ASSERT(t->order);
+	memcpy(t->order, p->order, bytes);
+}
+
+static void order_by(struct haul *t, uint64_t number)
+{
+	struct plan *plan = plans_get(t->daemon->plans, number);
+	struct pieces *p = NULL;
+	struct fault why;
+	if (plan && !plans_pieces(t->daemon, holding_layout(t->image), plan, &p, &why))
+		copy_order(t, p);
+	pieces_free(&p);
+	plan_put(&plan);
+}
+
+/* A load of a device, and those on the way there, go by the order of its plan. */
+static void take_order(struct haul *t, uint64_t plan)
+{
+	const struct segment *goal = t->way == WAY_HOST_GPU ? t->image->copies[t->to] : NULL;
+	for (size_t i = t->daemon->tier_gpu; !goal && fills_host(t) && plan && i < CACHE_MAX_TIERS; i++) {
+		const struct segment *c = t->image->copies[i];
+		goal = c && c->plan && c->plan->number == plan ? c : NULL;
+	}
+	if (goal)
+		copy_order(t, goal->pieces);
+	else if (fills_host(t) && plan)
+		order_by(t, plan);
+}
+
 static void begin_trace(struct haul *t, const struct cache_effect *fx)
 {
 	struct trace_load *l = trace_begin(&t->image->trace, t->id);
@@ -480,6 +528,7 @@ void haul_start(struct daemon *d, const struct cache_effect *fx)
 	t->way = way_for(d, fx, img);
 	t->follows = fx->follows;
 	idmap_set(&d->hauls, t->id, t);
+	take_order(t, fx->plan);
 	begin_trace(t, fx);
 	log_info("load", "%s: %s to %s (%s)", holding_label(img), tier_kind_name(trace_of(t)->from),
 		tier_kind_name(trace_of(t)->to), t->class == CLASS_DEMAND ? "demand" : t->class == CLASS_PREFETCH

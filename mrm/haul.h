@@ -32,7 +32,8 @@ struct haul {
 	enum load_class class;
 	uint64_t deadline;
 	uint32_t user;             /* who is charged with its bytes on a device's link; CACHE_NOBODY */
-	uint32_t next;             /* first chunk not yet given to a job */
+	uint32_t *order;           /* [n_chunks] by a plan; NULL: in image order */
+	uint32_t next;             /* in that order, the first chunk not yet given to a job */
 	uint32_t outstanding;      /* jobs */
 	uint32_t done;             /* chunks finished */
 	uint64_t done_bytes;

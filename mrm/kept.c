@@ -11,6 +11,7 @@
 #include "mrm/gpu/session.h"
 #include "mrm/haul.h"
 #include "mrm/keep/copy.h"
+#include "mrm/plans.h"
 #include "shared/check.h"
 #include "shared/log.h"
 #include "shared/metrics.h"
@@ -69,19 +70,18 @@ static void put_done(struct job *job)
 		daemon_degraded(d, "not-kept", "%s: %s", holding_label(j->image), j->why.text);
 		metrics_add(M_fallback_not_kept, 1);
 	}
-	uint32_t n = j->copy.desc->layout->n_extents;
-	while (n)
-		j->copy.fds[--n] = -1; /* not ours */
+	for (uint32_t i = 0; i < j->copy.n_fds; i++)
+		j->copy.fds[i] = -1; /* not ours */
 	kept_copy_fini(&j->copy);
 	copies_let_go(d, j->segment);
 	holding_put(&j->image);
 	free(j);
 }
 
-/* Descriptors of a copy's extents; false when it is of a kind that ends with the daemon. */
+/* Descriptors of a copy's pieces; false when it is of a kind that ends with the daemon. */
 static bool borrow_fds(const struct segment *s, int *fds)
 {
-	for (uint32_t i = 0; i < s->n_extents; i++) {
+	for (uint32_t i = 0; i < s->n_pieces; i++) {
 		fds[i] = s->device ? gpu_memory_fd(s->device, i) : s->extents[i].kind == SHM_MEMFD ? s->extents[i].fd : -1;
 		if (fds[i] < 0)
 			return false;
@@ -94,21 +94,23 @@ void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes)
 	struct daemon *d = img->daemon;
 	struct segment *s = img->copies[tier];
 	int device = devices_of_tier(d, tier);
-	if (!is_kept(d) || !s || !s->n_extents)
+	if (!is_kept(d) || !s || !s->n_pieces)
 		return;
 	struct put_job *j = calloc(1, sizeof *j);
 	ASSERT(j);
 	j->image = holding_get(img);
 	j->segment = s;
 	copies_hold(s);
-	j->copy = (struct kept_copy){.tier = device >= 0 ? TIER_GPU : TIER_HOST, .generation = s->generation,
-		.digest = img->digest, .desc = image_desc_ref(holding_desc(img))};
+	j->copy = (struct kept_copy){.tier = device >= 0 ? TIER_GPU : TIER_HOST, .generation = s->edition,
+		.digest = img->digest, .n_fds = s->n_pieces, .desc = image_desc_ref(holding_desc(img))};
 	if (device >= 0)
 		snprintf(j->copy.device, sizeof j->copy.device, "%s", gpu_facts(d->gpu, (uint32_t)device)->uuid);
 	const struct layout *l = j->copy.desc->layout;
 	j->copy.hashes = calloc(MAX(l->n_chunks, 1u), sizeof *j->copy.hashes);
-	j->copy.fds = calloc(MAX(l->n_extents, 1u), sizeof *j->copy.fds);
+	j->copy.fds = calloc(s->n_pieces, sizeof *j->copy.fds);
 	ASSERT(j->copy.hashes && j->copy.fds);
+	if (s->plan)
+		kept_copy_set_plan(&j->copy, s->plan->head, s->plan->bytes, s->n_pieces > s->pieces->n_plan);
 	memcpy(j->copy.hashes, hashes, l->n_chunks * sizeof *hashes);
 	j->job = (struct job){.run = run_put, .done = put_done, .class = CLASS_PREFETCH, .deadline = CACHE_NEVER};
 	if (borrow_fds(s, j->copy.fds)) {
@@ -122,8 +124,8 @@ void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes)
 
 void kept_drop(struct daemon *d, const struct segment *s)
 {
-	if (is_kept(d) && s->n_extents)
-		kept_copy_drop(d->keep, s->generation, s->n_extents);
+	if (is_kept(d) && s->n_pieces)
+		kept_copy_drop(d->keep, s->edition, s->n_pieces);
 }
 
 /* ---- taking back ---- */
@@ -133,27 +135,55 @@ static struct holding *holding_for_copy(struct daemon *d, const struct kept_copy
 	struct holding *img = holding_for_desc(d, c->desc);
 	img->digest = c->digest;
 	for (uint32_t i = 0; i < c->desc->layout->n_chunks; i++)
-		holding_set_chunk_hash(img, i, c->hashes[i], 0, false);
+		if (c->hashes[i].hi | c->hashes[i].lo)
+			holding_set_chunk_hash(img, i, c->hashes[i], 0, false);
 	return img;
 }
 
-static int adopt_memory(struct daemon *d, struct kept_copy *c, uint8_t *tier, struct segment **out, struct fault *why)
+/* How it was cut, which is as it would be now unless another daemon was set up otherwise. */
+static int adopt_pieces(struct daemon *d, const struct kept_copy *c, const struct plan *plan, struct pieces **out,
+	struct fault *why)
 {
-	const struct layout *l = c->desc->layout;
-	if (c->tier == TIER_HOST) {
-		*tier = d->tier_host;
-		return segment_adopt(out, l, c->generation, c->fds, c->desc->name, &d->shm, why);
-	}
+	int e = plans_pieces(d, c->desc->layout, plan, out, why);
+	if (e)
+		return e;
+	if (c->n_fds == (c->whole ? (*out)->n : (*out)->n_plan))
+		return 0;
+	pieces_free(out);
+	return fault_set(why, TRIMS_E_MISMATCH, "it is cut into other pieces now"), -EPROTO;
+}
+
+static int adopt_device(struct daemon *d, struct kept_copy *c, struct plan *plan, uint8_t *tier, struct segment **out,
+	struct fault *why)
+{
 	int device = gpu_find(d->gpu, c->device);
+	struct pieces *pieces = NULL;
+	uint64_t bytes[PIECES_MAX];
 	if (device < 0)
 		return fault_set(why, TRIMS_E_NO_TIER, "there is no device %s", c->device), -ENODEV;
 	*tier = devices_tier(d, (uint32_t)device);
-	int e = segment_new(out, l, c->generation, SEGMENT_DEVICE, c->desc->name, &d->shm, why);
-	e = e ? e : gpu_memory_adopt(&(*out)->device, d->gpu, (uint32_t)device, c->fds, l->extent_bytes, l->n_extents,
-		c->generation, why);
-	for (uint32_t i = 0; i < l->n_extents; i++)
+	int e = adopt_pieces(d, c, plan, &pieces, why);
+	for (uint32_t i = 0; !e && i < c->n_fds; i++)
+		bytes[i] = pieces->v[i].bytes;
+	e = e ? e : segment_new(out, c->desc->layout, c->generation, SEGMENT_DEVICE, pieces, c->desc->name, &d->shm, why);
+	if (e)
+		return e;
+	(*out)->n_pieces = c->n_fds;
+	e = gpu_memory_adopt(&(*out)->device, d->gpu, (uint32_t)device, c->fds, bytes, c->n_fds, why);
+	for (uint32_t i = 0; i < c->n_fds; i++)
 		c->fds[i] = -1; /* taken, in any case */
-	e = e ? e : session_records_new(&(*out)->records, (*out)->device, &d->shm, why);
+	return e ? e : session_records_new(&(*out)->records, (*out)->device, (*out)->pieces, c->n_fds, c->generation, &d->shm,
+		why);
+}
+
+static int adopt_memory(struct daemon *d, struct kept_copy *c, struct plan *plan, uint8_t *tier, struct segment **out,
+	struct fault *why)
+{
+	if (c->tier == TIER_HOST) {
+		*tier = d->tier_host;
+		return segment_adopt(out, c->desc->layout, c->generation, c->fds, c->desc->name, &d->shm, why);
+	}
+	int e = adopt_device(d, c, plan, tier, out, why);
 	if (!e) {
 		segment_set_landed(*out);
 		return 0;
@@ -164,19 +194,40 @@ static int adopt_memory(struct daemon *d, struct kept_copy *c, uint8_t *tier, st
 	return e;
 }
 
+/* The plan that it was made by, as one of this daemon's. */
+static int adopt_plan(struct daemon *d, const struct kept_copy *c, struct plan **out, struct fault *why)
+{
+	uint64_t number;
+	*out = NULL;
+	if (!c->plan)
+		return 0;
+	int e = plans_add(d->plans, c->plan, c->plan_bytes, &number, why);
+	if (!e)
+		*out = plans_get(d->plans, number);
+	return e;
+}
+
 static int adopt_copy(struct daemon *d, struct kept_copy *c, struct fault *why)
 {
 	struct segment *s = NULL;
+	struct plan *plan = NULL;
 	struct cache_model_info info;
 	uint8_t tier = 0;
-	int e = adopt_memory(d, c, &tier, &s, why);
-	if (e)
+	int e = adopt_plan(d, c, &plan, why);
+	e = e ? e : adopt_memory(d, c, plan, &tier, &s, why);
+	if (e) {
+		plan_put(&plan);
 		return e;
+	}
+	s->plan = plan;
 	struct holding *img = holding_for_copy(d, c);
 	holding_info(img, &info);
 	uint64_t model = 0;
 	e = img->table.fd < 0 ? holding_build_table(c->desc->layout, &d->shm, &img->table, why) : 0;
-	if (!e && (e = cache_adopt_copy(d->cache, clock_now(), &info, tier, c->generation, 0, NULL, &model)))
+	struct cache_part part = {.plan = plan ? plan->number : 0, .reach = c->whole ? REACH_ALL : REACH_PLAN};
+	if (plan)
+		plans_device_size(d, &info, plan->number, &part.size);
+	if (!e && (e = cache_adopt_copy(d->cache, clock_now(), &info, tier, c->generation, 0, plan ? &part : NULL, &model)))
 		fault_errno(why, TRIMS_E_NO_ROOM, -e, "its tier does not take it");
 	if (e) {
 		gpu_memory_free(&s->device);
@@ -189,7 +240,8 @@ static int adopt_copy(struct daemon *d, struct kept_copy *c, struct fault *why)
 	idmap_set(&d->kept, c->generation, (void *)(uintptr_t)model);
 	img->copies[tier] = s;
 	cache_adopt_name(d->cache, clock_now(), c->desc->name, model);
-	cache_identified(d->cache, clock_now(), model, c->digest.hi, c->digest.lo);
+	if (c->digest.hi | c->digest.lo)
+		cache_identified(d->cache, clock_now(), model, c->digest.hi, c->digest.lo);
 	return 0;
 }
 
@@ -204,7 +256,7 @@ void kept_adopt(struct daemon *d)
 			e ? "dropped: " : "taken back", e ? why.text : "");
 		metrics_add(e ? M_kept_dropped : M_kept_adopted, 1);
 		if (e)
-			kept_copy_drop(d->keep, c.generation, c.desc->layout->n_extents);
+			kept_copy_drop(d->keep, c.generation, c.n_fds);
 		kept_copy_fini(&c);
 	}
 }
@@ -260,7 +312,8 @@ static void damage_found(struct check_job *j)
 static void batch_good(struct check_job *j)
 {
 	for (uint32_t i = 0; i < j->n; i++)
-		segment_set_readable(j->copy, j->layout, j->first + i);
+		if (segment_has(j->copy, j->first + i))
+			segment_set_readable(j->copy, j->layout, j->first + i);
 	haul_kick_readers(j->image, j->tier);
 	uint32_t next = j->first + j->n;
 	if (next < j->layout->n_chunks) {

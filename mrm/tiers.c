@@ -4,6 +4,7 @@
 #include "mrm/clock.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/gpu.h"
+#include "mrm/plans.h"
 #include "shared/log.h"
 
 #include <inttypes.h>
@@ -52,6 +53,7 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 		.hash_seed = (uint32_t)d->boot_lo,
 		.first_copy = clock_unix() / NS_PER_US, /* no run makes a million copies a second */
 		.on_edge = on_edge,
+		.device_size = plans_device_size,
 		.ctx = d,
 	};
 	d->tier_remote = 0;

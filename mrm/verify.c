@@ -35,6 +35,7 @@ struct verification {
 	struct segment *host;
 	struct hash128 *want; /* [n_chunks] of the copy in memory */
 	uint32_t next, n_chunks, n_bad;
+	uint64_t bytes;
 	uint32_t step_bad[CHUNKS_PER_STEP], n_step_bad;
 	uint8_t *buf; /* a chunk */
 };
@@ -78,7 +79,7 @@ static void record(struct verification *v, const char *result)
 {
 	struct cache_tier_view tier = tier_of(v);
 	json_t *row = json_pack("{s:s, s:i, s:I, s:o, s:s}", "tier", tier_kind_name(tier.kind), "chunks",
-		(int)v->n_chunks, "bytes", (json_int_t)(v->layout ? v->layout->image_bytes : 0), "bad",
+		(int)v->n_chunks, "bytes", (json_int_t)v->bytes, "bad",
 		v->bad ? json_incref(v->bad) : json_array(), "result", result);
 	if (tier.kind == TIER_GPU) {
 		json_object_set_new(row, "device", json_string(gpu_facts(v->daemon->gpu, tier.device)->uuid));
@@ -93,6 +94,7 @@ static void open_next(struct verification *v)
 {
 	struct daemon *d = v->daemon;
 	v->n_chunks = v->n_bad = 0;
+	v->bytes = 0;
 	v->layout = NULL;
 	if (v->tier == cache_n_tiers(d->cache)) {
 		reply(v);
@@ -214,6 +216,7 @@ static void device_checked(void *ctx, const struct copycheck_result *result)
 	if (result->error)
 		log_warn("verify", "%s on a device cannot be checked: %s", v->name, result->why.text);
 	v->n_bad = result->n_bad;
+	v->n_chunks = result->n_chunks;
 	for (uint32_t i = 0; i < MIN(v->n_bad, (uint32_t)COPYCHECK_NAMED); i++)
 		json_array_append_new(v->bad, json_integer(result->bad[i]));
 	copy_done(v, result->error ? "unreadable" : "ok");
@@ -261,8 +264,10 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 	v->want = v->tier == d->tier_host ? wanted_hashes(img, &why) : NULL;
 	v->next = 0;
 	v->n_chunks = v->layout->n_chunks;
+	v->bytes = v->layout->image_bytes;
 	v->bad = json_array();
 	if (devices_of_tier(d, v->tier) >= 0) {
+		v->bytes = segment_bytes(img->copies[v->tier]);
 		verify_device(v);
 		return;
 	}

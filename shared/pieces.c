@@ -197,11 +197,11 @@ static void collect(void *ctx, uint32_t extent, uint32_t first, uint32_t n)
 		at--;
 	}
 	o->rank[at] = rank;
-	o->p->v[at] = (struct piece){.extent = extent, .first = first, .n = n, .offset = from.offset,
+	o->p->v[at] = (struct image_piece){.extent = extent, .first = first, .n = n, .offset = from.offset,
 		.bytes = to.offset + to.bytes - from.offset, .link = k->chunk[first].link};
 }
 
-static bool is_kept(const struct cutter *k, const struct piece *v)
+static bool is_kept(const struct cutter *k, const struct image_piece *v)
 {
 	for (uint32_t c = v->first; c < v->first + v->n; c++)
 		if (!k->chunk[c].head)
@@ -243,7 +243,7 @@ static int by_plan(const struct layout *l, const struct plan_head *plan, bool wh
 static void by_extent(const struct layout *l, struct pieces *p)
 {
 	for (uint32_t x = 0; x < l->n_extents; x++)
-		p->v[x] = (struct piece){.extent = x, .first = l->extent_chunk[x],
+		p->v[x] = (struct image_piece){.extent = x, .first = l->extent_chunk[x],
 			.n = l->extent_chunk[x + 1] - l->extent_chunk[x], .bytes = l->extent_bytes[x]};
 	p->n = p->n_plan = l->n_extents;
 }

@@ -16,7 +16,7 @@
 
 #define PIECES_MAX IMAGE_MAX_EXTENTS
 
-struct piece {
+struct image_piece {
 	uint32_t extent, first, n; /* chunks */
 	uint64_t offset, bytes;    /* in the extent */
 	uint8_t link;              /* 0: the device's own; k: helper k - 1 of the plan */
@@ -24,7 +24,7 @@ struct piece {
 
 struct pieces {
 	uint32_t n_head, n_plan, n; /* prefixes: worth keeping under pressure (0: all or nothing); resident by the plan; everything */
-	struct piece v[PIECES_MAX];
+	struct image_piece v[PIECES_MAX];
 	uint8_t *of_chunk;          /* [n_chunks] its piece */
 	uint32_t *order;            /* [n_chunks] as they are filled; NULL: in image order */
 };

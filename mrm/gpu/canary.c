@@ -110,9 +110,9 @@ static int make(struct canary_job *j)
 		t->seed = j->generation * 0x9e3779b97f4a7c15u; /* it tells memory apart, it keeps no secret */
 	for (uint64_t i = 0; i < WORDS; i++)
 		words[i] = gpu_canary_word(t->seed, i);
-	int e = gpu_memory_new(&t->memory, d->gpu, c->device, c->export, &bytes, 1, j->generation, &j->why);
+	int e = gpu_memory_new(&t->memory, d->gpu, c->device, c->export, &bytes, 1, &j->why);
 	e = e ? e : gpu_memory_write(t->memory, 0, 0, words, CANARY_BYTES, &j->why);
-	return e ? e : session_records_new(&t->records, t->memory, &d->shm, &j->why);
+	return e ? e : session_records_new(&t->records, t->memory, NULL, 1, j->generation, &d->shm, &j->why);
 }
 
 static void run(struct job *job, void *worker)

@@ -23,7 +23,8 @@ struct copycheck {
 	struct copycheck_result result;
 	/* the batch */
 	struct gpu_hasher *hasher;
-	uint32_t first, n;
+	uint32_t next, n;
+	uint32_t chunk[GPU_HASH_BATCH];
 	struct hash_piece pieces[GPU_HASH_BATCH];
 	struct hash128 want[GPU_HASH_BATCH], got[GPU_HASH_BATCH];
 	int error;
@@ -45,6 +46,15 @@ void copycheck_found(struct copycheck_result *result, uint32_t chunk)
 	if (result->n_bad < COPYCHECK_NAMED)
 		result->bad[result->n_bad] = chunk;
 	result->n_bad++;
+}
+
+uint32_t copycheck_count(const struct copycheck_options *o)
+{
+	const struct segment *copy = o->image->copies[o->tier];
+	uint32_t n = 0;
+	for (uint32_t i = o->first; i < o->first + o->n; i++)
+		n += segment_has(copy, i);
+	return n;
 }
 
 static void end(struct copycheck *c)
@@ -99,26 +109,30 @@ static void hashed(struct job *job)
 	}
 	for (uint32_t i = 0; i < c->n; i++)
 		if (!hash_equal(c->got[i], c->want[i]))
-			copycheck_found(&c->result, c->first + i);
+			copycheck_found(&c->result, c->chunk[i]);
 	metrics_add(M_device_chunks_kernel, c->n);
-	c->first += c->n;
-	if (c->first < c->options.first + c->options.n)
+	if (c->next < c->options.first + c->options.n)
 		begin_batch(c);
 	else
 		end(c);
 }
 
+static void add_chunk(struct copycheck *c, uint32_t chunk)
+{
+	struct layout_chunk k = layout_chunk(holding_layout(c->image), chunk);
+	c->result.error = holding_want_hash(c->image, chunk, &c->want[c->n], &c->result.why);
+	c->pieces[c->n] = (struct hash_piece){.at = segment_device_chunk(c->copy, k, chunk), .bytes = k.bytes};
+	c->chunk[c->n++] = chunk;
+}
+
 static void begin_batch(struct copycheck *c)
 {
-	const struct layout *l = holding_layout(c->image);
-	c->n = MIN((uint32_t)GPU_HASH_BATCH, c->options.first + c->options.n - c->first);
-	for (uint32_t i = 0; i < c->n; i++) {
-		struct layout_chunk k = layout_chunk(l, c->first + i);
-		c->result.error = holding_want_hash(c->image, c->first + i, &c->want[i], &c->result.why);
-		if (c->result.error)
-			c->n = 0; /* the job alone, which tells it */
-		c->pieces[i] = (struct hash_piece){.at = gpu_memory_address(c->copy->device, k.extent) + k.offset, .bytes = k.bytes};
-	}
+	uint32_t end = c->options.first + c->options.n;
+	for (c->n = 0; c->n < GPU_HASH_BATCH && c->next < end && !c->result.error; c->next++)
+		if (segment_has(c->copy, c->next))
+			add_chunk(c, c->next);
+	if (c->result.error)
+		c->n = 0; /* the job alone, which tells it */
 	c->job = (struct job){.run = run_batch, .done = hashed, .class = c->options.class, .deadline = c->options.deadline};
 	pool_submit(c->daemon->misc, &c->job);
 }
@@ -132,8 +146,8 @@ void copycheck_start(struct daemon *d, const struct copycheck_options *options)
 	c->image = holding_get(options->image);
 	c->copy = options->image->copies[options->tier];
 	c->hasher = devices_hasher(d, gpu_memory_device(c->copy->device));
-	c->first = options->first;
-	c->result.n_chunks = options->n;
+	c->next = options->first;
+	c->result.n_chunks = copycheck_count(options);
 	copies_hold(c->copy);
 	begin_batch(c);
 }

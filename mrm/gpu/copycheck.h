@@ -27,11 +27,13 @@ struct copycheck_options {
 	void *ctx;
 };
 
-/* All bytes of these chunks must have arrived.  One whose hash is not on record ends the check with an error. */
+/* Of these chunks, those that the copy has are compared; all their bytes must have arrived.  One whose hash is not on record ends the check with an error. */
 void copycheck_start(struct daemon *d, const struct copycheck_options *options);
 
 /* For those who look: whether the check is to go on; else the result says why not. */
 bool copycheck_goes_on(struct daemon *d, const struct copycheck_options *o, struct copycheck_result *result);
+/* Of these, how many the copy has. */
+uint32_t copycheck_count(const struct copycheck_options *options);
 void copycheck_found(struct copycheck_result *result, uint32_t chunk);
 
 #endif

@@ -170,7 +170,7 @@ static bool try_export(struct gpu *g, uint32_t device, enum gpu_export export, s
 {
 	struct gpu_memory *m = NULL;
 	uint64_t bytes = TRIAL_BYTES;
-	int e = gpu_memory_new(&m, g, device, export, &bytes, 1, 0, why);
+	int e = gpu_memory_new(&m, g, device, export, &bytes, 1, why);
 	gpu_memory_free(&m);
 	return e == 0;
 }

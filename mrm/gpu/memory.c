@@ -15,7 +15,7 @@
 
 #define MEMORY_MAGIC 0x474d454du
 
-struct extent {
+struct allocation {
 	cu_ptr at;              /* 0: none */
 	uint64_t bytes, used;   /* of the allocation; of those, what was asked for */
 	cu_mem_handle handle;
@@ -29,12 +29,11 @@ struct gpu_memory {
 	struct gpu *gpu;
 	uint32_t device, n;
 	enum gpu_export export;
-	uint64_t generation;
-	struct extent *extent; /* [n] */
+	struct allocation *piece; /* [GPU_MAX_PIECES], so that those which are there stay where they are */
 };
 
 /* What cannot be given back is said, and stays on the books. */
-static bool undone(const struct gpu_memory *m, const struct extent *x, cu_result r, const char *call)
+static bool undone(const struct gpu_memory *m, const struct allocation *x, cu_result r, const char *call)
 {
 	if (r && !gpu_lost(m->gpu, m->device))
 		log_error("gpu", "%s: %s failed (%s); %" PRIu64 " bytes stay allocated", m->gpu->device[m->device].facts.uuid,
@@ -42,7 +41,7 @@ static bool undone(const struct gpu_memory *m, const struct extent *x, cu_result
 	return r == CU_OK;
 }
 
-static void extent_free(struct gpu_memory *m, struct extent *x)
+static void piece_free(struct gpu_memory *m, struct allocation *x)
 {
 	const struct cuda *cu = m->gpu->cu;
 	bool given_back = true;
@@ -60,7 +59,7 @@ static void extent_free(struct gpu_memory *m, struct extent *x)
 		atomic_fetch_sub(&m->gpu->device[m->device].held_bytes, x->bytes);
 }
 
-static int failed(struct gpu_memory *m, const struct extent *x, cu_result r, const char *call, struct fault *why)
+static int failed(struct gpu_memory *m, const struct allocation *x, cu_result r, const char *call, struct fault *why)
 {
 	struct fault inner;
 	int e = gpu_failed(m->gpu, m->device, r, call, &inner);
@@ -75,7 +74,7 @@ static struct cu_mem_prop prop_of(const struct gpu_memory *m)
 }
 
 /* Gives the handle's memory an address, readable and writable by the device. */
-static int extent_map(struct gpu_memory *m, struct extent *x, struct fault *why)
+static int piece_map(struct gpu_memory *m, struct allocation *x, struct fault *why)
 {
 	const struct cuda *cu = m->gpu->cu;
 	struct cu_mem_access access = {.location = {CU_AT_DEVICE, m->gpu->device[m->device].ordinal},
@@ -94,7 +93,7 @@ static int extent_map(struct gpu_memory *m, struct extent *x, struct fault *why)
 }
 
 /* The mapping and the descriptor hold the memory from here on. */
-static int drop_handle(struct gpu_memory *m, struct extent *x, struct fault *why)
+static int drop_handle(struct gpu_memory *m, struct allocation *x, struct fault *why)
 {
 	cu_result r = m->gpu->cu->mem_release(x->handle);
 	if (r)
@@ -103,7 +102,7 @@ static int drop_handle(struct gpu_memory *m, struct extent *x, struct fault *why
 	return 0;
 }
 
-static int make_vmm(struct gpu_memory *m, struct extent *x, struct fault *why)
+static int make_vmm(struct gpu_memory *m, struct allocation *x, struct fault *why)
 {
 	const struct cuda *cu = m->gpu->cu;
 	struct cu_mem_prop prop = prop_of(m);
@@ -111,7 +110,7 @@ static int make_vmm(struct gpu_memory *m, struct extent *x, struct fault *why)
 	if (r)
 		return failed(m, x, r, "cuMemCreate", why);
 	x->has_handle = true;
-	int e = extent_map(m, x, why);
+	int e = piece_map(m, x, why);
 	if (e)
 		return e;
 	r = cu->mem_export(&x->fd, x->handle, CU_HANDLE_FD, 0);
@@ -122,7 +121,7 @@ static int make_vmm(struct gpu_memory *m, struct extent *x, struct fault *why)
 	return drop_handle(m, x, why);
 }
 
-static int make_ipc(struct gpu_memory *m, struct extent *x, struct fault *why)
+static int make_ipc(struct gpu_memory *m, struct allocation *x, struct fault *why)
 {
 	const struct cuda *cu = m->gpu->cu;
 	cu_result r = cu->mem_alloc(&x->at, x->bytes);
@@ -134,22 +133,22 @@ static int make_ipc(struct gpu_memory *m, struct extent *x, struct fault *why)
 	return r ? failed(m, x, r, "cuIpcGetMemHandle", why) : 0;
 }
 
-static int adopt_vmm(struct gpu_memory *m, struct extent *x, struct fault *why)
+static int adopt_vmm(struct gpu_memory *m, struct allocation *x, struct fault *why)
 {
 	cu_result r = m->gpu->cu->mem_import(&x->handle, (void *)(intptr_t)x->fd, CU_HANDLE_FD);
 	if (r)
 		return failed(m, x, r, "cuMemImportFromShareableHandle", why);
 	x->has_handle = true;
-	int e = extent_map(m, x, why);
+	int e = piece_map(m, x, why);
 	return e ? e : drop_handle(m, x, why);
 }
 
-static int clear(struct gpu_memory *m, struct fault *why)
+static int clear(struct gpu_memory *m, uint32_t first, struct fault *why)
 {
 	const struct cuda *cu = m->gpu->cu;
 	cu_result r = CU_OK;
-	for (uint32_t i = 0; i < m->n && !r; i++)
-		r = cu->memset_d8_async(m->extent[i].at, 0, m->extent[i].bytes, NULL);
+	for (uint32_t i = first; i < m->n && !r; i++)
+		r = cu->memset_d8_async(m->piece[i].at, 0, m->piece[i].bytes, NULL);
 	/* In any case: who fails here frees the memory, and nothing may still be writing to it. */
 	cu_result synced = GPU_AGAIN(cu->stream_synchronize(NULL));
 	if (r)
@@ -169,62 +168,80 @@ static void move_ends(struct gpu *g, uint32_t device)
 }
 
 static int begin(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export, uint32_t n,
-	uint64_t generation, struct fault *why)
+	struct fault *why)
 {
 	ASSERT(export != GPU_EXPORT_NONE && n > 0);
 	struct gpu_memory *m = calloc(1, sizeof *m);
-	struct extent *x = calloc(n, sizeof *x);
+	struct allocation *x = calloc(GPU_MAX_PIECES, sizeof *x);
 	if (!m || !x) {
 		free(m);
 		free(x);
-		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory to keep %u extents by", n), -ENOMEM;
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory to keep %u pieces by", n), -ENOMEM;
 	}
-	*m = (struct gpu_memory){.magic = MEMORY_MAGIC, .gpu = g, .device = device, .export = export,
-		.generation = generation, .extent = x};
+	*m = (struct gpu_memory){.magic = MEMORY_MAGIC, .gpu = g, .device = device, .export = export, .piece = x};
 	*out = m;
 	return 0;
 }
 
-/* The next extent; it counts from here on, so that freeing sees it. */
-static struct extent *add_extent(struct gpu_memory *m, uint64_t bytes, int fd)
+/* The next piece; it counts from here on, so that freeing sees it. */
+static struct allocation *add_piece(struct gpu_memory *m, uint64_t bytes, int fd)
 {
-	struct extent *x = &m->extent[m->n++];
-	*x = (struct extent){.used = bytes, .bytes = align_up(bytes, m->gpu->device[m->device].facts.granularity_bytes), .fd = fd};
+	ASSERT(m->n < GPU_MAX_PIECES);
+	struct allocation *x = &m->piece[m->n++];
+	*x = (struct allocation){.used = bytes, .bytes = align_up(bytes, m->gpu->device[m->device].facts.granularity_bytes), .fd = fd};
 	atomic_fetch_add(&m->gpu->device[m->device].held_bytes, x->bytes);
 	return x;
 }
 
-int gpu_memory_new(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export,
-	const uint64_t *extent_bytes, uint32_t n_extents, uint64_t generation, struct fault *why)
+int gpu_memory_grow(struct gpu_memory *m, const uint64_t *bytes, uint32_t n, struct fault *why)
+{
+	uint32_t before = m->n;
+	move_begins(m->gpu, m->device);
+	int e = gpu_enter(m->gpu, m->device, why);
+	for (uint32_t i = 0; !e && i < n; i++) {
+		struct allocation *x = add_piece(m, bytes[i], -1);
+		e = m->export == GPU_EXPORT_VMM_FD ? make_vmm(m, x, why) : make_ipc(m, x, why);
+	}
+	e = e ? e : clear(m, before, why);
+	if (e)
+		gpu_memory_shrink(m, before);
+	move_ends(m->gpu, m->device);
+	return e;
+}
+
+void gpu_memory_shrink(struct gpu_memory *m, uint32_t n)
+{
+	move_begins(m->gpu, m->device);
+	gpu_enter_again(m->gpu, m->device); /* of a lost device, descriptors and books are still to be settled */
+	while (m->n > n)
+		piece_free(m, &m->piece[--m->n]);
+	move_ends(m->gpu, m->device);
+}
+
+int gpu_memory_new(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export, const uint64_t *bytes,
+	uint32_t n, struct fault *why)
 {
 	struct gpu_memory *m = NULL;
-	move_begins(g, device);
-	int e = gpu_enter(g, device, why);
-	e = e ? e : begin(&m, g, device, export, n_extents, generation, why);
-	for (uint32_t i = 0; !e && i < n_extents; i++) {
-		struct extent *x = add_extent(m, extent_bytes[i], -1);
-		e = export == GPU_EXPORT_VMM_FD ? make_vmm(m, x, why) : make_ipc(m, x, why);
-	}
-	e = e ? e : clear(m, why);
+	int e = begin(&m, g, device, export, n, why);
+	e = e ? e : gpu_memory_grow(m, bytes, n, why);
 	if (e)
 		gpu_memory_free(&m);
 	else
 		*out = m;
-	move_ends(g, device);
 	return e;
 }
 
-int gpu_memory_adopt(struct gpu_memory **out, struct gpu *g, uint32_t device, const int *fds, const uint64_t *extent_bytes,
-	uint32_t n_extents, uint64_t generation, struct fault *why)
+int gpu_memory_adopt(struct gpu_memory **out, struct gpu *g, uint32_t device, const int *fds, const uint64_t *bytes,
+	uint32_t n, struct fault *why)
 {
 	struct gpu_memory *m = NULL;
 	uint32_t i = 0;
 	move_begins(g, device);
 	int e = gpu_enter(g, device, why);
-	e = e ? e : begin(&m, g, device, GPU_EXPORT_VMM_FD, n_extents, generation, why);
-	for (; !e && i < n_extents; i++)
-		e = adopt_vmm(m, add_extent(m, extent_bytes[i], fds[i]), why);
-	for (; i < n_extents; i++) /* not reached: nobody else closes them */
+	e = e ? e : begin(&m, g, device, GPU_EXPORT_VMM_FD, n, why);
+	for (; !e && i < n; i++)
+		e = adopt_vmm(m, add_piece(m, bytes[i], fds[i]), why);
+	for (; i < n; i++) /* not reached: nobody else closes them */
 		close(fds[i]);
 	if (e)
 		gpu_memory_free(&m);
@@ -240,12 +257,8 @@ void gpu_memory_free(struct gpu_memory **mp)
 	if (!m)
 		return;
 	CHECK_OBJ(m, MEMORY_MAGIC);
-	move_begins(m->gpu, m->device);
-	gpu_enter_again(m->gpu, m->device); /* of a lost device, descriptors and books are still to be settled */
-	while (m->n)
-		extent_free(m, &m->extent[--m->n]);
-	move_ends(m->gpu, m->device);
-	free(m->extent);
+	gpu_memory_shrink(m, 0);
+	free(m->piece);
 	m->magic = 0;
 	free(m);
 	*mp = NULL;
@@ -261,60 +274,50 @@ enum gpu_export gpu_memory_export(const struct gpu_memory *m)
 	return m->export;
 }
 
-uint64_t gpu_memory_generation(const struct gpu_memory *m)
+uint64_t gpu_memory_bytes(const struct gpu_memory *m, uint32_t piece)
 {
-	return m->generation;
+	ASSERT(piece < GPU_MAX_PIECES);
+	return m->piece[piece].bytes;
 }
 
-uint32_t gpu_memory_extents(const struct gpu_memory *m)
+uint64_t gpu_memory_used(const struct gpu_memory *m, uint32_t piece)
 {
-	return m->n;
+	ASSERT(piece < GPU_MAX_PIECES);
+	return m->piece[piece].used;
 }
 
-uint64_t gpu_memory_bytes(const struct gpu_memory *m, uint32_t extent)
+uint64_t gpu_memory_address(const struct gpu_memory *m, uint32_t piece)
 {
-	ASSERT(extent < m->n);
-	return m->extent[extent].bytes;
+	ASSERT(piece < GPU_MAX_PIECES);
+	return m->piece[piece].at;
 }
 
-uint64_t gpu_memory_used(const struct gpu_memory *m, uint32_t extent)
+int gpu_memory_fd(const struct gpu_memory *m, uint32_t piece)
 {
-	ASSERT(extent < m->n);
-	return m->extent[extent].used;
+	ASSERT(piece < GPU_MAX_PIECES);
+	return m->piece[piece].fd;
 }
 
-uint64_t gpu_memory_address(const struct gpu_memory *m, uint32_t extent)
+void gpu_memory_ipc(const struct gpu_memory *m, uint32_t piece, uint8_t out[GPU_IPC_BYTES])
 {
-	ASSERT(extent < m->n);
-	return m->extent[extent].at;
+	ASSERT(piece < GPU_MAX_PIECES);
+	memcpy(out, &m->piece[piece].ipc, GPU_IPC_BYTES);
 }
 
-int gpu_memory_fd(const struct gpu_memory *m, uint32_t extent)
-{
-	ASSERT(extent < m->n);
-	return m->extent[extent].fd;
-}
-
-void gpu_memory_ipc(const struct gpu_memory *m, uint32_t extent, uint8_t out[GPU_IPC_BYTES])
-{
-	ASSERT(extent < m->n);
-	memcpy(out, &m->extent[extent].ipc, GPU_IPC_BYTES);
-}
-
-static bool in_range(const struct gpu_memory *m, uint32_t extent, uint64_t offset, uint64_t bytes)
+static bool in_range(const struct gpu_memory *m, uint32_t piece, uint64_t offset, uint64_t bytes)
 {
 	uint64_t end;
-	return extent < m->n && !add_overflows(offset, bytes, &end) && end <= m->extent[extent].bytes;
+	return piece < m->n && !add_overflows(offset, bytes, &end) && end <= m->piece[piece].bytes;
 }
 
-int gpu_memory_write(struct gpu_memory *m, uint32_t extent, uint64_t offset, const void *from, uint64_t bytes,
+int gpu_memory_write(struct gpu_memory *m, uint32_t piece, uint64_t offset, const void *from, uint64_t bytes,
 	struct fault *why)
 {
-	ASSERT(in_range(m, extent, offset, bytes));
+	ASSERT(in_range(m, piece, offset, bytes));
 	int e = gpu_enter(m->gpu, m->device, why);
 	if (e)
 		return e;
-	cu_result r = m->gpu->cu->memcpy_htod(m->extent[extent].at + offset, from, bytes);
+	cu_result r = m->gpu->cu->memcpy_htod(m->piece[piece].at + offset, from, bytes);
 	if (r)
 		return gpu_failed(m->gpu, m->device, r, "cuMemcpyHtoD", why);
 	/* Of pageable memory that call returns when the bytes are staged; another process may look before they have arrived. */
@@ -322,12 +325,12 @@ int gpu_memory_write(struct gpu_memory *m, uint32_t extent, uint64_t offset, con
 	return r ? gpu_failed(m->gpu, m->device, r, "cuStreamSynchronize", why) : 0;
 }
 
-int gpu_memory_read(struct gpu_memory *m, uint32_t extent, uint64_t offset, void *to, uint64_t bytes, struct fault *why)
+int gpu_memory_read(struct gpu_memory *m, uint32_t piece, uint64_t offset, void *to, uint64_t bytes, struct fault *why)
 {
-	ASSERT(in_range(m, extent, offset, bytes));
+	ASSERT(in_range(m, piece, offset, bytes));
 	int e = gpu_enter(m->gpu, m->device, why);
 	if (e)
 		return e;
-	cu_result r = m->gpu->cu->memcpy_dtoh(to, m->extent[extent].at + offset, bytes);
+	cu_result r = m->gpu->cu->memcpy_dtoh(to, m->piece[piece].at + offset, bytes);
 	return r ? gpu_failed(m->gpu, m->device, r, "cuMemcpyDtoH", why) : 0;
 }

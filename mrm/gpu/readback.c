@@ -71,6 +71,14 @@ static void stop_if_unwanted(struct readback *r)
 	gpu_flow_cancel(r->flow);
 }
 
+/* Whether a chunk that the copy has is left. */
+static bool has_more(struct readback *r)
+{
+	while (r->next < r->stop && !segment_has(r->copy, r->next))
+		r->next++;
+	return r->next < r->stop;
+}
+
 static void begin_chunk(struct slot *s);
 
 static void slot_free(struct slot *s)
@@ -78,7 +86,7 @@ static void slot_free(struct slot *s)
 	struct readback *r = s->all;
 	r->n_out--;
 	stop_if_unwanted(r);
-	if (!r->over && r->next < r->stop)
+	if (!r->over && has_more(r))
 		begin_chunk(s);
 	if (!r->n_out)
 		end(r);
@@ -132,7 +140,7 @@ static void begin_chunk(struct slot *s)
 		fail(r, e, &why);
 		return;
 	}
-	s->chunk = (struct gpu_chunk){.at = gpu_memory_address(r->copy->device, k.extent) + k.offset, .host = s->buffer,
+	s->chunk = (struct gpu_chunk){.at = segment_device_chunk(r->copy, k, s->number), .host = s->buffer,
 		.bytes = k.bytes, .job = {.done = read_chunk, .class = r->options.class, .deadline = r->options.deadline}};
 	r->n_out++;
 	gpu_flow_submit(r->flow, &s->chunk);
@@ -142,7 +150,7 @@ static uint64_t bytes_of(const struct readback *r)
 {
 	uint64_t sum = 0;
 	for (uint32_t i = r->next; i < r->stop; i++)
-		sum += layout_chunk(r->layout, i).bytes;
+		sum += segment_has(r->copy, i) ? layout_chunk(r->layout, i).bytes : 0;
 	return sum;
 }
 
@@ -166,7 +174,7 @@ static void begin(struct readback *r)
 		fail(r, e, &why);
 		return;
 	}
-	for (int i = 0; i < SLOTS && r->next < r->stop && !r->over; i++)
+	for (int i = 0; i < SLOTS && !r->over && has_more(r); i++)
 		begin_chunk(&r->slot[i]);
 }
 
@@ -200,7 +208,7 @@ void readback_start(struct daemon *d, const struct copycheck_options *options)
 	r->layout = holding_layout(r->image);
 	r->next = options->first;
 	r->stop = options->first + options->n;
-	r->result.n_chunks = options->n;
+	r->result.n_chunks = copycheck_count(options);
 	copies_hold(r->copy);
 	r->start = (struct job){.run = run_start, .done = started, .class = options->class, .deadline = options->deadline};
 	pool_submit(d->misc, &r->start);

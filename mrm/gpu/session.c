@@ -16,6 +16,7 @@
 #include "mrm/clock.h"
 #include "mrm/conn.h"
 #include "mrm/gpu/canary.h"
+#include "mrm/segment.h"
 #include "shared/check.h"
 #include "shared/gpu_handle.h"
 #include "shared/log.h"
@@ -142,15 +143,15 @@ static int64_t slot_value(uint64_t watermark)
 	return watermark < INT64_MAX ? (int64_t)watermark : INT64_MAX - 1;
 }
 
-void session_publish(struct sessions *s, uint64_t copy, uint32_t extent, uint64_t watermark)
+void session_publish(struct sessions *s, uint64_t copy, uint32_t piece, uint64_t watermark)
 {
 	struct watchers *all = idmap_get(&s->watched, copy);
 	if (!all)
 		return;
 	list_for_each(it, &all->watches) {
 		struct watch *w = list_entry(it, struct watch, of_copy);
-		ASSERT(extent < w->n);
-		raise_slot(&w->session->page[w->first + extent], slot_value(watermark));
+		ASSERT(piece < w->n);
+		raise_slot(&w->session->page[w->first + piece], slot_value(watermark));
 	}
 }
 
@@ -193,18 +194,18 @@ static struct watchers *watchers_of(struct sessions *s, uint64_t copy)
 	return all;
 }
 
-uint32_t session_watch(struct conn *c, uint64_t lease, uint64_t copy, const _Atomic uint64_t *watermark, uint32_t n_extents)
+uint32_t session_watch(struct conn *c, uint64_t lease, uint64_t copy, const _Atomic uint64_t *watermark, uint32_t n)
 {
 	struct session *s = *conn_session(c);
-	uint32_t first = s && s->attached && n_extents ? find_slots(s, n_extents) : SESSION_NO_SLOT;
+	uint32_t first = s && s->attached && n ? find_slots(s, n) : SESSION_NO_SLOT;
 	if (first == SESSION_NO_SLOT)
 		return first;
 	struct watch *w = malloc(sizeof *w);
 	ASSERT(w);
-	*w = (struct watch){.session = s, .lease = lease, .copy = copy, .first = first, .n = n_extents};
+	*w = (struct watch){.session = s, .lease = lease, .copy = copy, .first = first, .n = n};
 	list_add_tail(&w->of_session, &s->watches);
 	list_add_tail(&w->of_copy, &watchers_of(s->all, copy)->watches);
-	for (uint32_t i = 0; i < n_extents; i++) {
+	for (uint32_t i = 0; i < n; i++) {
 		s->used[first + i] = true;
 		/* A store, not a rise: the slot has its last owner's value. */
 		atomic_store_explicit(&s->page[first + i], slot_value(watermark[i]), memory_order_release);
@@ -598,30 +599,30 @@ int session_device(struct conn *c, const char *uuid, struct cache_open *ask, str
 	return -EPROTO;
 }
 
-int session_records_new(struct shm_region *out, const struct gpu_memory *m, const struct shm_options *options,
-	struct fault *why)
+int session_records_new(struct shm_region *out, const struct gpu_memory *m, const struct pieces *p, uint32_t n,
+	uint64_t edition, const struct shm_options *options, struct fault *why)
 {
-	uint32_t n = gpu_memory_extents(m);
-	OWN_MEM struct gpu_handle *h = calloc(n, sizeof *h);
+	OWN_MEM struct gpu_handle *h = calloc(MAX(n, 1u), sizeof *h);
 	if (!h)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for handle records"), -ENOMEM;
 	for (uint32_t i = 0; i < n; i++) {
 		h[i].kind = gpu_memory_export(m);
-		h[i].extent = i;
-		h[i].bytes = gpu_memory_bytes(m, i);
+		h[i].extent = p ? p->v[i].extent : 0;
+		h[i].offset = p ? p->v[i].offset : 0;
 		h[i].used = gpu_memory_used(m, i);
-		h[i].generation = gpu_memory_generation(m);
+		h[i].bytes = gpu_memory_bytes(m, i);
+		h[i].generation = edition;
 		gpu_memory_ipc(m, i, h[i].ipc);
 	}
 	return shm_new_filled(out, "trims-handles", h, n * sizeof *h, options, why);
 }
 
-void session_fill_opened(struct msg_opened *o, const struct gpu *g, const struct gpu_memory *m,
-	const struct shm_region *records)
+void session_fill_opened(struct msg_opened *o, const struct gpu *g, const struct segment *copy)
 {
+	const struct gpu_memory *m = copy->device;
 	MSG_SET_STR(o->device, gpu_facts(g, gpu_memory_device(m))->uuid);
 	o->export = gpu_memory_export(m);
-	o->fds.fd[o->fds.n++] = records->fd;
-	for (uint32_t i = 0; o->export == GPU_EXPORT_VMM_FD && i < gpu_memory_extents(m); i++)
+	o->fds.fd[o->fds.n++] = copy->records.fd;
+	for (uint32_t i = 0; o->export == GPU_EXPORT_VMM_FD && i < copy->n_pieces; i++)
 		o->fds.fd[o->fds.n++] = gpu_memory_fd(m, i);
 }

@@ -31,7 +31,7 @@ static uint64_t bytes_left(const struct haul *t)
 	const struct segment *to = t->image->copies[t->to];
 	uint64_t sum = 0;
 	for (uint32_t c = 0; c < l->n_chunks; c++)
-		sum += to->landed[c] ? 0 : layout_chunk(l, c).bytes;
+		sum += to->landed[c] || !segment_wants(to, c) ? 0 : layout_chunk(l, c).bytes;
 	return sum;
 }
 
@@ -95,7 +95,7 @@ void upload_submit(struct haul *t, uint32_t chunk)
 	c->haul = t;
 	c->number = chunk;
 	c->chunk.job = (struct job){.done = up_done, .class = t->class, .deadline = t->deadline};
-	c->chunk.at = gpu_memory_address(t->image->copies[t->to]->device, k.extent) + k.offset;
+	c->chunk.at = segment_device_chunk(t->image->copies[t->to], k, chunk);
 	c->chunk.host = segment_chunk(host, l, chunk);
 	c->chunk.bytes = k.bytes;
 	c->chunk.registered = gpu_pins_look(host, chunk) == GPU_PIN_READY;

@@ -1,9 +1,11 @@
-/* copy.c - see copy.h.  Names: "cG.m" is the record of generation G (hexadecimal), "cG.eN" its extent N. */
+/* copy.c - see copy.h.  Names: "cG.m" is the record of generation G (hexadecimal), "cG.eN" its extent or piece N. */
 #include "mrm/keep/copy.h"
 
 #include "mrm/disk/bytes.h"
+#include "shared/check.h"
 #include "shared/log.h"
 #include "shared/own.h"
+#include "shared/pieces.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,17 +16,27 @@
 #include <unistd.h>
 
 #define RECORD_MAGIC 0x7079632e736d7274u /* "trms.cyp" */
-#define RECORD_VERSION 1
-#define RECORD_MAX_BYTES (DESC_MAX_BYTES + 16 * (uint64_t)IMAGE_MAX_CHUNKS + 4096)
+#define RECORD_VERSION 2
+#define RECORD_MAX_BYTES (DESC_MAX_BYTES + 16 * (uint64_t)IMAGE_MAX_CHUNKS + PLAN_WIRE_BYTES + 4096)
 #define CHECK_BYTES 16
 
 void kept_copy_fini(struct kept_copy *c)
 {
-	for (uint32_t i = 0; c->fds && i < c->desc->layout->n_extents; i++)
+	for (uint32_t i = 0; c->fds && i < c->n_fds; i++)
 		own_close_fd(&c->fds[i]);
 	image_desc_free(&c->desc);
 	free(STEAL(c->hashes));
 	free(STEAL(c->fds));
+	free(STEAL(c->plan));
+}
+
+void kept_copy_set_plan(struct kept_copy *c, const void *plan, uint64_t bytes, bool whole)
+{
+	c->plan = malloc(bytes);
+	ASSERT(c->plan);
+	memcpy(c->plan, plan, bytes);
+	c->plan_bytes = bytes;
+	c->whole = whole;
 }
 
 /* ---- the record ---- */
@@ -44,6 +56,10 @@ int kept_record_encode(const struct kept_copy *c, uint8_t **out, size_t *bytes, 
 	out_text(&o, c->device);
 	out_u64(&o, c->generation);
 	out_hash(&o, c->digest);
+	out_u32(&o, c->n_fds);
+	out_u32(&o, c->whole);
+	out_u64(&o, c->plan_bytes);
+	out_bytes(&o, c->plan, c->plan_bytes);
 	out_u64(&o, desc_bytes);
 	out_bytes(&o, desc, desc_bytes);
 	for (uint32_t i = 0; i < c->desc->layout->n_chunks; i++)
@@ -62,6 +78,18 @@ static void decode_head(struct in *in, struct kept_copy *c)
 	snprintf(c->device, sizeof c->device, "%s", device ? device : "");
 	c->generation = in_u64(in);
 	c->digest = in_hash(in);
+	c->n_fds = in_u32(in);
+	uint32_t whole = in_u32(in);
+	c->whole = whole;
+	uint64_t plan_bytes = in_u64(in);
+	const uint8_t *plan = in_bytes(in, plan_bytes);
+	struct fault why;
+	if (plan && plan_bytes) {
+		kept_copy_set_plan(c, plan, plan_bytes, c->whole);
+		ours = ours && c->tier == TIER_GPU && !plan_check(c->plan, plan_bytes, 0, &why);
+	}
+	if (whole > 1 || (whole && !c->plan) || !c->n_fds || c->n_fds > PIECES_MAX)
+		in->bad = true;
 	if (!ours || (c->tier != TIER_HOST && c->tier != TIER_GPU) || (c->tier == TIER_GPU) != (*c->device != 0))
 		in->bad = true;
 }
@@ -69,14 +97,14 @@ static void decode_head(struct in *in, struct kept_copy *c)
 static int decode_hashes(struct in *in, struct kept_copy *c)
 {
 	const struct layout *l = c->desc->layout;
-	if (in->n != (size_t)l->n_chunks * CHECK_BYTES)
+	if (in->n != (size_t)l->n_chunks * CHECK_BYTES || (!c->plan && c->n_fds != l->n_extents))
 		return -EPROTO;
 	c->hashes = calloc(MAX(l->n_chunks, 1u), sizeof *c->hashes);
-	c->fds = calloc(MAX(l->n_extents, 1u), sizeof *c->fds);
+	c->fds = calloc(c->n_fds, sizeof *c->fds);
 	ASSERT(c->hashes && c->fds);
 	for (uint32_t i = 0; i < l->n_chunks; i++)
 		c->hashes[i] = in_hash(in);
-	for (uint32_t i = 0; i < l->n_extents; i++)
+	for (uint32_t i = 0; i < c->n_fds; i++)
 		c->fds[i] = -1;
 	return 0;
 }
@@ -90,8 +118,10 @@ int kept_record_decode(const uint8_t *bytes, size_t n, struct kept_copy *out, st
 	decode_head(&in, out);
 	uint64_t desc_bytes = in_u64(&in);
 	const uint8_t *desc = in_bytes(&in, desc_bytes);
-	if (!desc)
+	if (!desc) {
+		kept_copy_fini(out);
 		return fault_set(why, TRIMS_E_MISMATCH, "the record of a kept copy is of another version");
+	}
 	int e = image_desc_decode(desc, desc_bytes, &out->desc, why);
 	e = e ? e : decode_hashes(&in, out);
 	if (e) {
@@ -135,12 +165,12 @@ static int record_fd(const struct kept_copy *c, int *out, struct fault *why)
 	return 0;
 }
 
-void kept_copy_drop(struct keep *k, uint64_t generation, uint32_t n_extents)
+void kept_copy_drop(struct keep *k, uint64_t generation, uint32_t n_fds)
 {
 	char name[KEEP_NAME_MAX + 1];
 	name_record(name, generation);
 	keep_drop(k, name);
-	for (uint32_t i = 0; i < n_extents; i++) {
+	for (uint32_t i = 0; i < n_fds; i++) {
 		name_extent(name, generation, i);
 		keep_drop(k, name);
 	}
@@ -152,7 +182,7 @@ int kept_copy_put(struct keep *k, const struct kept_copy *c, struct fault *why)
 	OWN_FD int record = -1;
 	uint32_t done = 0;
 	int e = record_fd(c, &record, why);
-	for (; !e && done < c->desc->layout->n_extents; done++) {
+	for (; !e && done < c->n_fds; done++) {
 		name_extent(name, c->generation, done);
 		e = keep_put(k, name, c->fds[done], why);
 	}
@@ -193,7 +223,7 @@ static bool take_extents(struct keep *k, struct kept_copy *c)
 {
 	char name[KEEP_NAME_MAX + 1];
 	bool all = true;
-	for (uint32_t i = 0; i < c->desc->layout->n_extents; i++) {
+	for (uint32_t i = 0; i < c->n_fds; i++) {
 		name_extent(name, c->generation, i);
 		c->fds[i] = take(k, name);
 		all = all && c->fds[i] >= 0;
@@ -241,7 +271,7 @@ int kept_copy_next(struct keep *k, size_t *cursor, struct kept_copy *out)
 		if (!strcmp(expected, f[*cursor].name) && take_extents(k, out))
 			return 0;
 		log_warn("keep", "%s: not all of it was kept", out->desc->name);
-		kept_copy_drop(k, out->generation, out->desc->layout->n_extents);
+		kept_copy_drop(k, out->generation, out->n_fds);
 		kept_copy_fini(out);
 	}
 	drop_rest(k);

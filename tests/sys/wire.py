@@ -2,6 +2,7 @@
 none of the C code.  Says what it is told to, wrong things included."""
 import array
 import ctypes
+import fcntl
 import mmap
 import os
 import pathlib
@@ -168,8 +169,18 @@ class Client:
     def slot(self, lease, extent=0):
         return struct.unpack_from('<q', self.session_page, 8 * (lease.opened['slot'] + extent))[0]
 
+    def send_planned(self, name, plan=None, **fields):
+        """plan: its bytes."""
+        if plan is None:
+            return self.send(name, **fields)
+        fd = sealed(plan)
+        try:
+            return self.send(name, fds=[fd], plan=1, **fields)
+        finally:
+            os.close(fd)
+
     def open_send(self, model, tier='best', **fields):
-        return self.send('open', model=model, tier=TIERS[tier], **fields)
+        return self.send_planned('open', model=model, tier=TIERS[tier], **fields)
 
     def open_answer(self, request, wait=True):
         lease = Lease(self, self.answer(request))
@@ -208,6 +219,20 @@ class Client:
                     os.close(fd)
         except Gone:
             return True
+
+
+def sealed(data, seals=fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW):
+    fd = os.memfd_create('plan', os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def plan(*entries, keep=0, dha=0, helpers=()):
+    """The bytes of shared/plan_wire.h; an entry is (tensor, on the host, link)."""
+    head = struct.pack('<8sIIQQII', b'TRIMSPLN', 1, len(entries), keep, dha, len(helpers), 0)
+    names = b''.join(name.encode().ljust(48, b'\0') for name in helpers).ljust(8 * 48, b'\0')
+    return head + names + b''.join(struct.pack('<IBBH', *entry, *(0,) * (4 - len(entry))) for entry in entries)
 
 
 def splitmix64(x):
@@ -254,6 +279,10 @@ class Lease:
         self.page = LIBC.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, page_fd, 0)
         self.table = self.map(table_fd)
         self.extents = [self.map(fd) for fd in extent_fds]
+        if self.records:  # pieces: (extent, offset, bytes of it, memory)
+            self.pieces = [(r[1], r[4], r[5], memory) for r, memory in zip(self.records, self.extents)]
+        else:
+            self.pieces = [(i, 0, len(memory), memory) for i, memory in enumerate(self.extents)]
 
     def map(self, fd):
         size = os.fstat(fd).st_size
@@ -283,17 +312,31 @@ class Lease:
             LIBC.syscall(SYS_FUTEX, ctypes.c_void_p(self.page + 8), FUTEX_WAIT, wake, ctypes.byref(limit), 0, 0)
         raise TimeoutError(f'the model does not come: {self.progress()}')
 
-    def tensors(self):
-        """{name: (dtype, shape, bytes)}, as models.py has them."""
+    def bytes_of(self, extent, offset, size):
+        """From its pieces; None when they do not have all of it."""
+        found = b''
+        while len(found) < size:
+            at = offset + len(found)
+            piece = next((p for p in self.pieces if p[0] == extent and p[1] <= at < p[1] + p[2]), None)
+            if not piece:
+                return None
+            found += piece[3][at - piece[1]:min(piece[2], offset + size - piece[1])]
+        return found
+
+    def tensors(self, partial=False):
+        """{name: (dtype, shape, bytes)}, as models.py has them.  partial: without those that are not all there."""
         magic, version, _, _, n_extents, n, extents, tensors, _, names, _ = struct.unpack_from('<IIQQII5Q', self.table)
-        assert (magic, version, n_extents) == (0x4c425454, 1, len(self.extents)), (magic, version, n_extents)
+        assert (magic, version) == (0x4c425454, 1), (magic, version)
+        assert partial or {p[0] for p in self.pieces} == set(range(n_extents)), (n_extents, self.records)
         found = {}
         for i in range(n):
             name_off, length, dtype, rank, extent, offset, size, *shape = struct.unpack_from(
                 '<QIIIIQQ8Q', self.table, tensors + 104 * i)
             name = self.table[names + name_off:names + name_off + length].decode()
-            data = self.extents[extent][offset:offset + size] if size else b''
-            found[name] = (DTYPES[dtype], tuple(shape[:rank]), data)
+            data = self.bytes_of(extent, offset, size) if size else b''
+            assert partial or data is not None, f'{name} is not all there'
+            if data is not None:
+                found[name] = (DTYPES[dtype], tuple(shape[:rank]), data)
         return found
 
     def scribble(self, extent=0, offset=0, data=b'\xff' * 64):

@@ -46,7 +46,7 @@ static inline void verify_tiling(const struct pieces *p, const struct layout *l)
 	uint32_t chunks = 0;
 	ASSERT(p->n >= l->n_extents && p->n <= PIECES_MAX && p->n_head < p->n_plan && p->n_plan <= p->n);
 	for (uint32_t i = 0; i < p->n; i++) {
-		const struct piece *v = &p->v[i];
+		const struct image_piece *v = &p->v[i];
 		uint64_t bytes = 0;
 		ASSERT(v->n && v->offset == (v->first - l->extent_chunk[v->extent]) * IMAGE_CHUNK_BYTES);
 		for (uint32_t c = v->first; c < v->first + v->n; c++) {

@@ -51,7 +51,7 @@ static void setup_with(const char *topology, const char *script, struct gpu_link
 	ck_assert_int_eq(jobs_new(&jobs, loop), 0);
 	ck_assert_int_eq(set_script(script), 0);
 	ck_assert_msg(gpu_links_new(&links, gpu, jobs, &lo, &why) == 0, "%s", why.text);
-	ck_assert_msg(gpu_memory_new(&memory, gpu, 0, GPU_EXPORT_VMM_FD, &bytes, 1, 1, &why) == 0, "%s", why.text);
+	ck_assert_msg(gpu_memory_new(&memory, gpu, 0, GPU_EXPORT_VMM_FD, &bytes, 1, &why) == 0, "%s", why.text);
 	host = malloc(bytes);
 	for (uint64_t i = 0; i < bytes; i++)
 		host[i] = (uint8_t)(i * 2654435761u >> 13);

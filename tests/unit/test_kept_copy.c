@@ -39,7 +39,8 @@ static struct kept_copy make(uint64_t generation, uint32_t chunks, enum tier_kin
 	c.desc = make_desc(generation, chunks);
 	const struct layout *l = c.desc->layout;
 	c.hashes = calloc(l->n_chunks, sizeof *c.hashes);
-	c.fds = calloc(l->n_extents, sizeof *c.fds);
+	c.n_fds = l->n_extents;
+	c.fds = calloc(c.n_fds, sizeof *c.fds);
 	for (uint32_t i = 0; i < l->n_chunks; i++)
 		c.hashes[i] = (struct hash128){generation, i};
 	for (uint32_t i = 0; i < l->n_extents; i++) {

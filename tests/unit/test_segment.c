@@ -23,7 +23,7 @@ static struct segment *made(const struct layout *l, bool host)
 	struct segment *s;
 	struct fault why;
 	struct shm_options o = {0};
-	ck_assert_msg(segment_new(&s, l, 4711, host ? SEGMENT_HOST : SEGMENT_PAGE, "test", &o, &why) == 0, "%s", why.text);
+	ck_assert_msg(segment_new(&s, l, 4711, host ? SEGMENT_HOST : SEGMENT_PAGE, NULL, "test", &o, &why) == 0, "%s", why.text);
 	return s;
 }
 
@@ -274,7 +274,7 @@ START_TEST(memory_that_cannot_be_had_leaves_nothing)
 	struct shm_options o = {0};
 	large_layout(&l);
 	l->extent_bytes[2] = (uint64_t)1 << 62;
-	ck_assert_int_lt(segment_new(&s, l, 1, SEGMENT_HOST, "test", &o, &why), 0);
+	ck_assert_int_lt(segment_new(&s, l, 1, SEGMENT_HOST, NULL, "test", &o, &why), 0);
 	ck_assert_ptr_null(s);
 	ck_assert_str_ne(why.text, "");
 	layout_free(&l);

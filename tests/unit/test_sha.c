@@ -38,7 +38,7 @@ static void init(struct fixture *fx, bool gaps, uint64_t salt)
 	ck_assert_int_eq(pool_new(&fx->daemon.misc, fx->daemon.jobs, &ops, 3), 0);
 	fx->image.daemon = &fx->daemon;
 	fx->image.desc = desc;
-	ck_assert_int_eq(segment_new(&fx->image.copies[0], desc->layout, 1, SEGMENT_HOST, "test", &fx->shm, &why), 0);
+	ck_assert_int_eq(segment_new(&fx->image.copies[0], desc->layout, 1, SEGMENT_HOST, NULL, "test", &fx->shm, &why), 0);
 	fx->image.copies[0]->gaps = malloc(desc->layout->gap_bytes + 1);
 	fx->order = random_order(desc->layout->n_chunks, &fx->seed);
 	ck_assert(sha_check_wanted(&fx->image));

@@ -1,0 +1,229 @@
+"""Provisioning plans on simulated devices: what lies there and what stays on the host, in which order it comes, what gives way
+under pressure, what grows in idle time; and what a plan must not be."""
+import json
+import os
+
+import models
+import wire
+from simgpu import UUIDS, attached, gpu_daemon
+from trimstest import main, test
+
+MIB = 1 << 20
+EMBEDDING = 'layer.0.weight'
+
+
+def code_of(call):
+    try:
+        call()
+    except wire.Fault as e:
+        return e.code
+    return None
+
+
+def embedding_on_host(*more, order=range(1, 9), **keywords):
+    """Of a model of models.py (an empty tensor, then eight): the first one stays on the host."""
+    return wire.plan(*((i, int(i == 1)) for i in order), *more, **keywords)
+
+
+def without_embedding(tensors):
+    return {name: tensor for name, tensor in tensors.items() if name != EMBEDDING}
+
+
+def same(t, found, tensors):
+    t.equal(models.digests(found), models.digests(tensors))
+
+
+def used(daemon):
+    return daemon.metric('trims_tier_used_bytes', tier='gpu')
+
+
+def changed(daemon, how):
+    return daemon.metric('trims_device_copies_changed_total', how=how)
+
+
+def settled(t, daemon):
+    t.eventually(lambda: daemon.metric('trims_transfers_active') == 0, 'transfers end')
+
+
+@test
+def what_a_plan_leaves_on_the_host_takes_no_device_memory(t):
+    tensors = t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', plan=embedding_on_host())
+    same(t, lease.tensors(partial=True), without_embedding(tensors))
+    host = client.open('a', 'host')
+    same(t, host.tensors(), tensors)
+    t.equal(host.opened['model'], lease.opened['model'], 'the same bytes')
+    t.equal(sum(r[2] for r in lease.records), used(daemon))
+    assert used(daemon) < host.opened['image_bytes'] - 3 * MIB, 'all but a chunk of the embedding was left out'
+    t.equal(lease.opened['image_bytes'], host.opened['image_bytes'])
+
+
+@test
+def who_comes_later_gets_the_copy_as_it_is(t):
+    tensors = t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', plan=embedding_on_host())
+    again = client.open('a', 'gpu')
+    t.equal((again.opened['hit'], again.opened['copy']), (1, lease.opened['copy']))
+    same(t, again.tensors(partial=True), without_embedding(tensors))
+
+
+@test
+def pieces_stand_in_the_order_of_execution(t):
+    tensors = t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', plan=wire.plan(*((i, 0) for i in range(8, 0, -1))))
+    same(t, lease.tensors(), tensors)
+    offsets = [r[4] for r in lease.records]
+    t.equal(offsets, sorted(offsets, reverse=True))
+    assert len(offsets) > 4, offsets
+
+
+@test
+def a_load_under_way_tells_each_piece(t):
+    t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', wait=False, plan=embedding_on_host(order=range(8, 0, -1)))
+    assert lease.opened['slot'] != wire.NO_SLOT
+    lease.wait()
+    for i, record in enumerate(lease.records):
+        t.eventually(lambda i=i, record=record: client.slot(lease, i) >= record[5], 'the slot has the watermark')
+
+
+@test
+def a_part_that_is_complete_before_the_host_copy_says_nothing_about_the_rest(t):
+    """Once what was not known of it yet went on record as if it were."""
+    tensors = t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    client.open('a', 'gpu', plan=wire.plan((8, 0), *((i, 1) for i in range(1, 8)))).close()
+    settled(t, daemon)
+    for tier in ('host', 'gpu'):
+        client.call('evict', model='a', tier=wire.TIERS[tier])
+        same(t, client.open('a', tier).tensors(), tensors)
+
+
+@test
+def prefetch_and_pin_take_plans(t):
+    for name in ('a', 'b'):
+        t.model(name, 32 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    for request, name in (('prefetch', 'a'), ('pin', 'b')):
+        client.answer(client.send_planned(request, plan=embedding_on_host(), model=name, tier=3))
+        lease = client.open(name, 'gpu')
+        assert EMBEDDING not in lease.tensors(partial=True), request
+
+
+@test
+def a_part_of_a_copy_is_verified_like_a_whole_one(t):
+    t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', plan=embedding_on_host())
+    settled(t, daemon)
+    got = client.call('verify', model='a')
+    row = next(c for c in json.loads(os.pread(got['fd_list'][0], got['bytes'], 0))['copies'] if c['tier'] == 'gpu')
+    t.equal((row['result'], row['bytes']), ('ok', sum(r[5] for r in lease.records)))
+    lease.scribble(offset=5 * MIB)
+    got = client.call('verify', model='a')
+    row = next(c for c in json.loads(os.pread(got['fd_list'][0], got['bytes'], 0))['copies'] if c['tier'] == 'gpu')
+    t.equal(row['result'], 'corrupt')
+
+
+@test
+def under_pressure_a_tail_goes_and_comes_back_behind_what_was_kept(t):
+    tensors, other = t.model('a', 64 * MIB), t.model('b', 72 * MIB)
+    daemon = gpu_daemon(t, '160M', min_residency='0', gpu_bytes='112M')
+    client = attached(daemon)
+    first = client.open('a', 'gpu', plan=wire.plan(*((i, 0) for i in range(1, 9)), keep=24 * MIB))
+    same(t, first.tensors(), tensors)
+    first.close()
+    settled(t, daemon)
+    whole = used(daemon)
+    pressing = client.open('b', 'gpu')
+    same(t, pressing.tensors(), other)
+    t.equal(changed(daemon, 'trimmed'), 1)
+    t.eventually(lambda: used(daemon) < whole + 72 * MIB, 'the tail is given back')
+    moved = daemon.metric('trims_promotion_bytes_total', to='gpu')
+    pressing.close()
+    again = client.open('a', 'gpu')
+    same(t, again.tensors(), tensors)
+    assert again.opened['copy'] != first.opened['copy'], 'other memory has another number'
+    settled(t, daemon)
+    t.eventually(lambda: 30 * MIB < daemon.metric('trims_promotion_bytes_total', to='gpu') - moved < 48 * MIB,
+                 'what was kept was not moved again')
+
+
+@test
+def what_stays_hot_grows_in_idle_time(t):
+    tensors = t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', plan=embedding_on_host())
+    client.open('a', 'host')
+    part = lease.tensors(partial=True)
+    t.eventually(lambda: client.open('a', 'gpu').close() or changed(daemon, 'grown') == 1, 'it grows')
+    grown = client.open('a', 'gpu')
+    assert grown.opened['copy'] != lease.opened['copy'], 'more of it has another number'
+    same(t, grown.tensors(), tensors)
+    t.equal(grown.opened['hit'], 1)
+    same(t, lease.tensors(partial=True), part)
+    t.equal(daemon.metric('trims_device_copies_changed_bytes_total', how='grown'),
+            sum(r[5] for r in grown.records) - sum(r[5] for r in lease.records))
+
+
+@test
+def memory_of_ipc_handles_is_cut_only_where_it_must_be(t):
+    t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t, gpu_export='cuda-ipc')
+    client = attached(daemon, exports=3)
+    entries = [(i, int(i == 4)) for i in (8, 1, 7, 2, 6, 3, 5, 4)]
+    got = client.answer(client.send_planned('open', plan=wire.plan(*entries), model='a', tier=3))
+    size = os.fstat(got['fd_list'][2]).st_size
+    t.equal(size // wire.HANDLE.size, 2, 'what is before the tensor that stays on the host, and what is behind it')
+
+
+@test
+def plans_that_make_no_sense_are_refused(t):
+    t.model('a', 8 * MIB)
+    daemon = gpu_daemon(t, plan_memory='64K')
+    client = attached(daemon)
+    good = embedding_on_host()
+    client.open('a', 'gpu', plan=good).close()
+    for bad in (b'', b'TRIMSPLN', good[:-1], good + bytes(8), wire.plan((1,), (1,)), wire.plan((9,)), wire.plan((1, 2)),
+                wire.plan((1, 0, 1)), wire.plan((1, 1, 1), helpers=UUIDS[:1])):
+        t.equal(code_of(lambda bad=bad: client.open('a', 'gpu', plan=bad)), 'BAD_REQUEST', bad[:16])
+    t.equal(code_of(lambda: client.open('a', 'gpu', plan=wire.plan(*((i,) for i in range(9000))))), 'LIMIT')
+    for fd in (wire.sealed(good, seals=0), os.pipe()[0], os.open('/dev/zero', os.O_RDONLY)):
+        request = client.send('open', fds=[fd], plan=1, model='a', tier=3)
+        os.close(fd)
+        t.equal(code_of(lambda request=request: client.answer(request)), 'BAD_REQUEST')
+    client.open('a', 'gpu', plan=good)
+
+
+@test
+def plans_that_nobody_refers_to_make_room(t):
+    t.model('a', 8 * MIB)
+    daemon = gpu_daemon(t, plan_memory='64K')
+    client = attached(daemon)
+    for i in range(200):  # each of them some 500 bytes, and another
+        client.open('a', 'gpu', plan=embedding_on_host(keep=i + 1)).close()
+
+
+@test
+def a_plan_for_another_model_is_none(t):
+    """It is not known yet how many tensors the model has."""
+    tensors = t.model('a', 8 * MIB)
+    daemon = gpu_daemon(t)
+    lease = attached(daemon).open('a', 'gpu', plan=wire.plan((700, 1)))
+    same(t, lease.tensors(), tensors)
+    t.equal(daemon.metric('trims_fallback_total', reason='plan-not-fitting'), 1)
+
+
+main()
