@@ -1,9 +1,15 @@
 /* gpu_client.c - a client of models on a GPU that does what it is told, for tests: one command a line on standard input,
  * one line of answer each.     gpu_client SOCKET
- *   open NAME [now] [DEVICE]   opens on tier gpu; `now`: without waiting for bytes       ok COPY EXPORT HIT
+ *   open NAME [now] [DEVICE] [host=I,...] [load=I,...] [keep=N]
+ *                              opens on tier gpu; `now`: without waiting for bytes; the
+ *                              others make a plan, in their order                         ok COPY EXPORT HIT
  *   stream                     makes a stream wait for every byte, on the GPU or here    ok gpu|cpu|none
  *   sync                       waits for that stream, then asks whether the bytes came   ok | error CODE TEXT
  *   sums                       reads every tensor back                                   ok NAME=CRC32 ...
+ *   device_sums                the same through the device, at the tensor's address
+ *   places                                                                               ok NAME=local|direct|staged ...
+ *   counts                                                                               ok device=BYTES direct=N staged=N
+ *   wait INDEX                 waits for that tensor                                      ok
  *   private INDEX              writes to a copy of its own of that tensor                ok
  *   state                                                                                ok leased=N
  *   reconnect, close                                                                     ok
@@ -38,13 +44,39 @@ static struct trims_info info(void)
 	return i;
 }
 
+static struct trims_plan_entry entries[256];
+static struct trims_plan plan;
+
+static void add_entries(const char *numbers, uint8_t place)
+{
+	for (char *end; *numbers && plan.n_entries < ARRAY_LEN(entries); numbers = *end ? end + 1 : end)
+		entries[plan.n_entries++] = (struct trims_plan_entry){.tensor = (uint32_t)strtoul(numbers, &end, 10), .place = place};
+}
+
+/* "host=1,2", "load=3" or "keep=4096" */
+static bool add_to_plan(const char *word)
+{
+	if (!strncmp(word, "host=", 5))
+		add_entries(word + 5, TRIMS_PLAN_HOST);
+	else if (!strncmp(word, "load=", 5))
+		add_entries(word + 5, TRIMS_PLAN_LOAD);
+	else if (!strncmp(word, "keep=", 5))
+		plan.keep_bytes = strtoull(word + 5, NULL, 10);
+	else
+		return false;
+	return true;
+}
+
 static void do_open(char *words)
 {
 	struct trims_open_options o = {.size = sizeof o, .tier = TRIMS_TIER_GPU};
 	char *name = strtok(words, " ");
+	plan = (struct trims_plan){.size = sizeof plan, .entries = entries};
 	for (char *word; (word = strtok(NULL, " "));)
 		if (!strcmp(word, "now"))
 			o.flags |= TRIMS_OPEN_NO_WAIT;
+		else if (add_to_plan(word))
+			o.plan = &plan;
 		else
 			o.device = word;
 	trims_close(&model);
@@ -103,27 +135,52 @@ static uint32_t crc32_of(const uint8_t *p, size_t n)
 	return ~crc;
 }
 
-static int sum_tensor(uint32_t index, char *out, size_t size)
+/* As a kernel would: the device copies it to memory that the CPU may then read. */
+static int read_by_device(const struct trims_tensor *t, uint8_t *to)
+{
+	cu_ptr scratch = 0;
+	if (!driver_is_there())
+		return -1;
+	int r = !t->bytes ? 0 : (int)cu->mem_alloc(&scratch, t->bytes);
+	if (t->bytes && !r)
+		r = cu->memcpy_dtod(scratch, (uintptr_t)t->data, t->bytes) || cu->memcpy_dtoh(to, scratch, t->bytes);
+	if (scratch)
+		cu->mem_free(scratch);
+	return r;
+}
+
+static int sum_tensor(uint32_t index, bool by_device, char *out, size_t size)
 {
 	struct trims_tensor t;
 	int r = trims_tensor(model, index, &t);
 	uint8_t *bytes = r == 0 ? malloc(t.bytes + 1) : NULL;
 	if (r == 0)
-		r = trims_read(model, index, 0, bytes, t.bytes);
+		r = by_device ? read_by_device(&t, bytes) : trims_read(model, index, 0, bytes, t.bytes);
 	if (r == 0)
 		snprintf(out, size, " %s=%u", t.name, crc32_of(bytes, t.bytes));
 	free(bytes);
 	return r;
 }
 
-static void do_sums(void)
+static int place_tensor(uint32_t index, bool ignored, char *out, size_t size)
+{
+	static const char *const places[] = {"local", "direct", "staged"};
+	struct trims_tensor t;
+	int r = trims_tensor(model, index, &t);
+	if (r == 0)
+		snprintf(out, size, " %s=%s", t.name, places[t.place]);
+	return r;
+}
+
+/* One word about each tensor. */
+static void do_each(int (*fn)(uint32_t index, bool flag, char *out, size_t size), bool flag)
 {
 	char line[16384] = "ok";
 	uint32_t n = 0;
 	int r = trims_tensor_count(model, &n);
 	for (uint32_t i = 0; r == 0 && i < n; i++) {
 		size_t len = strlen(line);
-		r = sum_tensor(i, line + len, sizeof line - len);
+		r = fn(i, flag, line + len, sizeof line - len);
 	}
 	if (r)
 		answer(r);
@@ -153,7 +210,16 @@ static void obey(char *line)
 	else if (!strcmp(line, "sync"))
 		do_sync();
 	else if (!strcmp(line, "sums"))
-		do_sums();
+		do_each(sum_tensor, false);
+	else if (!strcmp(line, "device_sums"))
+		do_each(sum_tensor, true);
+	else if (!strcmp(line, "places"))
+		do_each(place_tensor, false);
+	else if (!strcmp(line, "counts"))
+		printf("ok device=%llu direct=%u staged=%u\n", (unsigned long long)info().device_bytes, info().direct_tensors,
+			info().staged_tensors);
+	else if (!strncmp(line, "wait ", 5))
+		answer(trims_wait_tensor(model, (uint32_t)atoi(line + 5), TRIMS_FOREVER));
 	else if (!strncmp(line, "private ", 8))
 		do_private((uint32_t)atoi(line + 8));
 	else if (!strcmp(line, "state"))

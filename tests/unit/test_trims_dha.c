@@ -161,6 +161,44 @@ static void check_bytes(trims_model *m)
 		check_tensor(m, i);
 }
 
+struct stream {
+	cu_stream s;
+	uint8_t *got; /* pinned: a copy to other memory would wait by itself */
+};
+
+/* A stream that copies a tensor's last byte behind what it is made to wait for. */
+static void stream_begin(struct stream *s, trims_model *m, uint32_t index)
+{
+	struct trims_tensor t;
+	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
+	FAKE_CU(gpu.cu->mem_host_alloc((void **)&s->got, 1, 0));
+	*s->got = 0xee;
+	FAKE_CU(gpu.cu->stream_create(&s->s, CU_STREAM_NO_NULL_SYNC));
+	ck_assert_int_eq(trims_tensor(m, index, &t), 0);
+	ck_assert_msg(trims_wait_stream(m, index, s->s) == 0, "%s", trims_last_error()->text);
+	FAKE_CU(gpu.cu->memcpy_dtoh_async(s->got, (uintptr_t)t.data + t.bytes - 1, 1, s->s));
+	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
+}
+
+static cu_result stream_look(struct stream *s)
+{
+	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
+	cu_result r = gpu.cu->stream_query(s->s);
+	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
+	return r;
+}
+
+static uint8_t stream_end(struct stream *s)
+{
+	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
+	FAKE_CU(gpu.cu->stream_synchronize(s->s));
+	FAKE_CU(gpu.cu->stream_destroy(s->s));
+	uint8_t got = *s->got;
+	FAKE_CU(gpu.cu->mem_free_host(s->got));
+	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
+	return got;
+}
+
 /* ---- where tensors are ---- */
 
 START_TEST(what_the_device_has_not_is_read_where_the_host_has_it)
@@ -254,6 +292,42 @@ START_TEST(models_share_what_is_registered)
 }
 END_TEST
 
+/* A plan may leave all of it on the host: the device has no piece, and the records are empty. */
+static bool open_without_pieces(struct fake *f, int fd, struct msg *m)
+{
+	struct msg r;
+	if (m->type != MSG_OPEN || m->u.open.tier != 3)
+		return fake_gpu_serve(f, fd, m);
+	int empty = memfd_create("fake-records", MFD_CLOEXEC);
+	fake_gpu_opened(f, 0, m->request, &r);
+	r.u.opened.fds.n = 3;
+	r.u.opened.fds.fd[2] = empty;
+	f->leases++;
+	fake_send(fd, &r);
+	close(empty);
+	return true;
+}
+
+START_TEST(a_copy_may_have_nothing_on_the_device)
+{
+	struct stream s;
+	copy.p->extents = 0;
+	fake_ready(&host);
+	fake.handle = open_without_pieces;
+	fake_gpu_script(REGISTERS);
+	trims_model *m = opened(TRIMS_OPEN_NO_WAIT);
+	for (uint32_t i = 0; i < TENSORS - 1; i++)
+		ck_assert_uint_eq(place_of(m, i), TRIMS_PLACE_HOST_DIRECT);
+	ck_assert_uint_eq(info_of(m).device_bytes, 0);
+	ck_assert_uint_eq(fake_gpu_calls("cuMemHostRegister"), 1 + 2); /* the session page, and a run in each extent */
+	stream_begin(&s, m, 6);
+	ck_assert_uint_eq(stream_end(&s), 6);
+	ck_assert_int_eq(trims_wait(m, 0), 0);
+	check_bytes(m);
+	trims_close(&m);
+}
+END_TEST
+
 /* Handles have addresses of their own: a tensor that lies in two of them has none. */
 START_TEST(across_two_ipc_handles_a_tensor_is_not_there)
 {
@@ -291,44 +365,6 @@ START_TEST(a_private_copy_comes_from_wherever_the_tensor_is)
 END_TEST
 
 /* ---- while bytes arrive ---- */
-
-struct stream {
-	cu_stream s;
-	uint8_t *got; /* pinned: a copy to other memory would wait by itself */
-};
-
-/* A stream that copies a tensor's last byte behind what it is made to wait for. */
-static void stream_begin(struct stream *s, trims_model *m, uint32_t index)
-{
-	struct trims_tensor t;
-	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
-	FAKE_CU(gpu.cu->mem_host_alloc((void **)&s->got, 1, 0));
-	*s->got = 0xee;
-	FAKE_CU(gpu.cu->stream_create(&s->s, CU_STREAM_NO_NULL_SYNC));
-	ck_assert_int_eq(trims_tensor(m, index, &t), 0);
-	ck_assert_msg(trims_wait_stream(m, index, s->s) == 0, "%s", trims_last_error()->text);
-	FAKE_CU(gpu.cu->memcpy_dtoh_async(s->got, (uintptr_t)t.data + t.bytes - 1, 1, s->s));
-	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
-}
-
-static cu_result stream_look(struct stream *s)
-{
-	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
-	cu_result r = gpu.cu->stream_query(s->s);
-	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
-	return r;
-}
-
-static uint8_t stream_end(struct stream *s)
-{
-	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
-	FAKE_CU(gpu.cu->stream_synchronize(s->s));
-	FAKE_CU(gpu.cu->stream_destroy(s->s));
-	uint8_t got = *s->got;
-	FAKE_CU(gpu.cu->mem_free_host(s->got));
-	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
-	return got;
-}
 
 START_TEST(a_tensor_in_two_pieces_waits_for_both)
 {
@@ -734,7 +770,7 @@ static void trims_dha(Suite *s)
 {
 	const TTest *const vmm[] = {what_the_device_has_not_is_read_where_the_host_has_it,
 		where_devices_see_host_memory_elsewhere_their_address_is_given, what_cannot_be_registered_is_staged_and_says_why,
-		a_run_that_is_refused_is_staged_beside_one_that_is_not, models_share_what_is_registered,
+		a_run_that_is_refused_is_staged_beside_one_that_is_not, a_copy_may_have_nothing_on_the_device, models_share_what_is_registered,
 		a_private_copy_comes_from_wherever_the_tensor_is, a_tensor_in_two_pieces_waits_for_both,
 		a_load_that_fails_on_the_host_fails_what_is_there_alone, a_version_that_changes_between_the_tiers_is_opened_again,
 		without_the_host_there_is_no_model, a_host_copy_of_another_shape_is_refused,

@@ -3,28 +3,39 @@
 #include "tools/ctl/ctl.h"
 #include "tools/plan_file.h"
 
-/* {name: number} of a model's tensors, as `show` lists them. */
+/* A lease for a look at the tensors' names: on what is there or else, if that is wanted, on what begins to come and is given up
+ * again. */
+static int look(struct ctl *c, trims_model **out)
+{
+	struct trims_open_options o = {.size = sizeof o, .flags = TRIMS_OPEN_NO_LOAD | TRIMS_OPEN_NO_WAIT};
+	int r = trims_open(c->trims, c->args[0], &o, out);
+	if (r == -TRIMS_E_NOT_FOUND && !(c->given & OPT_resident)) {
+		o.flags = TRIMS_OPEN_NO_WAIT | TRIMS_OPEN_BACKGROUND;
+		r = trims_open(c->trims, c->args[0], &o, out);
+	}
+	return r ? ctl_fail_trims(c) : CTL_DONE;
+}
+
+/* {name: number} of the model's tensors. */
 static int fetch_numbers(struct ctl *c, json_t **out)
 {
-	const struct trims_open_options look = {.size = sizeof look, .flags = TRIMS_OPEN_NO_LOAD};
-	trims_model *model = NULL;
-	json_t *report, *row;
-	size_t i;
-	/* The daemon tells about models that it knows: being asked for one is enough for that, it need not be there. */
-	if (trims_open(c->trims, c->args[0], &look, &model) && trims_last_error()->code != TRIMS_E_NOT_FOUND)
-		return ctl_fail_trims(c);
-	trims_close(&model);
-	int r = ctl_report(c, REPORT_SHOW, c->args[0], &report);
+	trims_model *model;
+	struct trims_tensor t;
+	uint32_t n = 0;
+	int r = look(c, &model);
 	if (r != CTL_DONE)
 		return r;
 	*out = json_object();
-	json_array_foreach(json_object_get(report, "tensors"), i, row) {
-		const char *name = json_string_value(json_object_get(row, "name"));
-		if (name)
-			json_object_set_new(*out, name, json_integer((json_int_t)i));
+	bool good = trims_tensor_count(model, &n) == 0;
+	for (uint32_t i = 0; good && i < n; i++) {
+		good = trims_tensor(model, i, &t) == 0;
+		if (good)
+			json_object_set_new(*out, t.name, json_integer(i));
 	}
-	json_decref(report);
-	return CTL_DONE;
+	if (!good)
+		r = ctl_fail_trims(c);
+	trims_close(&model);
+	return r;
 }
 
 int ctl_read_plan(struct ctl *c, struct plan_file *out)
