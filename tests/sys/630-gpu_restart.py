@@ -9,6 +9,7 @@ from keeper import leave_no_helper, until_kept
 from trimstest import main, test
 
 SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.1 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.05))
+SURE = ('cuMemImportFromShareableHandle', 1)
 MODELS = ('a', 'b')
 
 
@@ -114,7 +115,7 @@ def each_call_of_taking_back(t, case):
     assert 'cuMemImportFromShareableHandle' in counts and 'cuLaunchKernel' in counts, counts
     for name in sorted(counts):
         for n in sorted({1, counts[name], t.random.randint(1, counts[name])}):
-            if t.random.random() >= SHARE:
+            if (name, n) != SURE and t.random.random() >= SHARE:
                 continue
             try:
                 case(bench, daemon, name, n)
@@ -135,7 +136,7 @@ def a_call_that_stands_still_while_memory_is_taken_back_holds_up_only_who_wants_
     stood = []
     each_call_of_taking_back(t, lambda bench, daemon, name, n:
                              stood.append(restart_with(bench, daemon, f'{name}:{n}=stall', stalls=True)))
-    assert any(stood) or len(stood) < 5, 'nothing stood still'
+    assert any(stood), 'nothing stood still'
 
 
 @test
