@@ -1,0 +1,188 @@
+"""Clients of models that were loaded by a plan: libtrims reads on the host what the device has not, and nobody can tell by the bytes.
+Tensors 1 to 5 of a model (0 is empty) are of 8 MiB each, so each has a chunk of its own."""
+import json
+
+from gpuclient import MIB, Machine, sums_of
+from trimstest import main, simulated_only, test
+
+DEVICE = 'bytes=128M context=1M'
+REGISTERS = DEVICE + ' attr.READ_ONLY_REGISTER=1'
+WHOLE = 40 * MIB
+HOST = ('layer.0.weight', 'layer.3.weight')  # numbers 1 and 4
+PLAN = 'host=1,4'
+
+
+def machine(t, device=REGISTERS, **options):
+    simulated_only('what a driver registers cannot be chosen')
+    return Machine(t, device=device, **{'host_bytes': '256M', **options})
+
+
+def right(t, client, tensors, where, what=''):
+    """All bytes, by the CPU and by the device, and where those tensors are that the plan left out."""
+    want = sums_of(tensors)
+    t.equal(client.each('device_sums'), want, f'{what}: what the device reads')
+    t.equal(client.sums(), want, f'{what}: what is read back')
+    t.equal(client.each('places'), {name: where if name in HOST else 'local' for name in tensors}, what)
+
+
+def device_bytes(client):
+    return int(client.each('counts')['device'])
+
+
+@test
+def what_a_plan_leaves_on_the_host_is_read_there(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t)
+    client = m.client()
+    client.ok(f'open a {PLAN}')
+    right(t, client, tensors, 'direct')
+    t.equal(client.each('counts')['direct'], '2')
+    assert device_bytes(client) <= WHOLE - 8 * MIB, 'of two tensors all chunks but the outermost are left out'
+    used = m.daemon.metric('trims_tier_used_bytes', tier='gpu')
+    assert device_bytes(client) <= used < device_bytes(client) + 2 * MIB, 'only the last piece of the image is rounded up'
+
+
+@test
+def what_the_device_cannot_read_there_is_staged(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t, device=DEVICE)
+    client = m.client()
+    client.ok(f'open a {PLAN}')
+    right(t, client, tensors, 'staged')
+    t.equal(client.each('counts')['staged'], '2')
+    client.ok('private 1')
+    right(t, client, tensors, 'staged', 'after a private copy was written')
+    client.ok('close')
+    used = m.daemon.metric('trims_tier_used_bytes', tier='gpu')
+    assert m.held() <= used + 6 * MIB, 'what was staged went with its client'  # a canary and contexts beside the copy
+
+
+@test
+def who_knows_of_no_plan_uses_the_copy_all_the_same(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t)
+    one, other = m.client(), m.client()
+    copy = one.ok(f'open a {PLAN}').split()[0]
+    t.equal(other.ok('open a').split(), [copy, 'vmm-fd', '1'])
+    for client in (one, other):
+        right(t, client, tensors, 'direct')
+    one.kill()
+    right(t, other, tensors, 'direct', 'after the other one was killed')
+
+
+@test
+def handles_are_no_worse_than_descriptors(t):
+    tensors = t.model('a', WHOLE, count=5)
+    client = machine(t, gpu_export='cuda-ipc').client()
+    t.equal(client.ok(f'open a {PLAN}').split()[1], 'cuda-ipc')
+    right(t, client, tensors, 'direct')
+
+
+def arrives(t, device, where):
+    tensors = t.model('a', WHOLE, count=5)
+    client = machine(t, device=device).client()
+    client.ok(f'open a now load=5,3 {PLAN}')
+    client.ok('wait 4')
+    client.ok('wait 5')
+    client.ok('stream')
+    client.ok('sync')
+    right(t, client, tensors, where)
+
+
+@test
+def bytes_that_arrive_are_waited_for_on_both_tiers(t):
+    arrives(t, REGISTERS, 'direct')
+
+
+@test
+def bytes_that_are_staged_are_waited_for_as_well(t):
+    arrives(t, DEVICE, 'staged')
+
+
+@test
+def a_daemon_killed_leaves_both_parts(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t)
+    client = m.client()
+    client.ok(f'open a {PLAN}')
+    m.daemon.kill()
+    right(t, client, tensors, 'direct', 'without a daemon')
+    t.equal(client.ok('state'), 'leased=0')
+    m.daemon.start()
+    client.ok('reconnect')
+    right(t, client, tensors, 'direct', 'with the next daemon')
+    client.ok('close')
+    client.ok(f'open a {PLAN}')
+    right(t, client, tensors, 'direct', 'opened again')
+
+
+@test
+def leases_on_both_tiers_go_with_their_client(t):
+    t.model('a', WHOLE, count=5)
+    m = machine(t)
+    client = m.client()
+    client.ok(f'open a {PLAN}')
+    leased = {row['tier']: row['leased'] for row in m.daemon.json('doctor')['tiers']}
+    assert leased['host'] >= WHOLE and leased['gpu'] > 0, leased
+    client.kill()
+    t.eventually(lambda: not any(row['leased'] for row in m.daemon.json('doctor')['tiers']), 'both leases end')
+
+
+def plan_file(t, name, text):
+    path = t.dir / name
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return str(path)
+
+
+def by_name(*more, **members):
+    """As a planner would write it, with figures of its own beside."""
+    rows = [{'tensor': name, 'place': 'dha', 'step': i} for i, name in enumerate(HOST)]
+    return {'plan': {'tensors': [*rows, *more], **members}, 'total_ns': 1}
+
+
+@test
+def tools_take_plans_from_files(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t)
+    path = plan_file(t, 'plan.json', by_name(model='a'))
+    got = json.loads(m.ctl('open', 'a', '--tier', 'gpu', '--plan', path, '--json').out)
+    t.equal(got['on_host']['dha-registered']['tensors'], 2)
+    t.equal(got['on_host']['dha-staged']['tensors'], 0)
+    assert got['device_bytes'] <= WHOLE - 8 * MIB, got
+    for name in (HOST[1], 'layer.2.weight', 'layer.empty'):
+        t.equal(m.ctl('cat', 'a', name, '--tier', 'gpu').raw, tensors[name][2], name)
+    said = m.ctl('open', 'a', '--tier', 'gpu').out
+    assert '2 tensors (16M) read there' in said, said
+
+
+@test
+def a_prefetch_by_a_plan_loads_by_it(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t)
+    m.ctl('prefetch', 'a', '--tier', 'gpu', '--plan', plan_file(t, 'plan.json', by_name()))
+    t.eventually(lambda: m.daemon.metric('trims_tier_used_bytes', tier='gpu') > 0, 'the model is on its way')
+    client = m.client()
+    client.ok('open a')
+    right(t, client, tensors, 'direct')
+
+
+@test
+def plans_that_make_no_sense_are_refused_in_words(t):
+    t.model('a', WHOLE, count=5)
+    m = machine(t)
+    cases = [('{', 'line 1'), (by_name({'tensor': 'none', 'place': 'load'}), 'no tensor "none"'),
+             (by_name({'tensor': 1, 'place': 'load'}), 'named twice'), (by_name({'tensor': 99, 'place': 'load'}), '99'),
+             (by_name(model='b'), 'made for b'), (by_name(keep=1), 'knows no "keep"'),
+             (by_name({'tensor': 2, 'place': 'load', 'link': 1}), 'unknown link')]
+    for i, (text, says) in enumerate(cases):
+        got = m.ctl('open', 'a', '--tier', 'gpu', '--plan', plan_file(t, f'{i}.json', text))
+        assert got.rc == 1 and says in got.err, (says, got)
+    got = m.ctl('open', 'a', '--tier', 'host', '--plan', plan_file(t, 'good.json', by_name()))
+    assert got.rc == 1 and 'plan is for a model on a GPU' in got.err, got
+    got = m.ctl('open', 'a', '--tier', 'gpu', '--plan', str(t.dir / 'nowhere.json'))
+    assert got.rc == 1 and 'nowhere.json' in got.err, got
+    got = m.ctl('evict', 'a', '--plan', 'x')
+    assert got.rc == 2 and 'knows no option --plan' in got.err, got
+
+
+main()
