@@ -11,6 +11,7 @@
 #include "mrm/engine.h"
 #include "mrm/gauges.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/direct.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
 #include "mrm/gpu/tree.h"
@@ -401,6 +402,7 @@ static int start(struct daemon *d, struct fault *why)
 	e = e ? e : start_metrics(d, why);
 	e = e ? e : devices_run(d, why);
 	e = e ? e : sessions_new(&d->sessions, d, why);
+	d->direct = direct_new(d);
 	d->integrity = integrity_new(d);
 	if (e)
 		return e;
@@ -542,6 +544,7 @@ void daemon_free(struct daemon **dp)
 	pool_free(&d->net);
 	pool_free(&d->find);
 	pool_free(&d->write);
+	direct_free(&d->direct);
 	devices_stop_links(d);
 	pool_free(&d->misc);
 	jobs_free(&d->jobs);

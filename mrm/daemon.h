@@ -19,6 +19,7 @@ struct metrics;
 struct server;
 struct sessions;
 struct integrity;
+struct direct;
 struct httpd;
 struct keep;
 struct plans;
@@ -55,6 +56,7 @@ struct daemon {
 	struct gpu *gpu;         /* the driver and what it has; no devices: no GPU */
 	struct devices *devices;
 	struct integrity *integrity; /* who has had what on a device */
+	struct direct *direct;   /* shares of links that running models read host memory over */
 	struct sessions *sessions; /* of clients that use a GPU */
 	struct gpu_links *links; /* what copies to and from devices; NULL without one */
 	struct server *server;

@@ -506,6 +506,7 @@ static void begin_trace(struct haul *t, const struct cache_effect *fx)
 	cache_tier(t->daemon->cache, fx->to, &v);
 	l->to = v.kind;
 	l->class = fx->class;
+	l->plan = t->order ? fx->plan : 0;
 }
 
 void haul_start(struct daemon *d, const struct cache_effect *fx)

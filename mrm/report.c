@@ -58,6 +58,21 @@ static json_t *number(uint64_t v)
 	return json_integer((json_int_t)v);
 }
 
+/* How much of a copy is on its device, and by which plan. */
+static const char *reach_name(enum copy_reach reach)
+{
+	return reach == REACH_HEAD ? "head" : reach == REACH_ALL ? "all" : "plan";
+}
+
+static void add_part(json_t *row, const struct cache_copy_view *v)
+{
+	if (!v->plan)
+		return;
+	json_object_set_new(row, "part", json_pack("{s:o, s:s, s:o, s:o, s:o, s:b, s:b}", "plan", number(v->plan), "reach",
+		reach_name(v->reach), "head_bytes", number(v->size.head_bytes), "plan_bytes", number(v->size.plan_bytes),
+		"all_bytes", number(v->size.all_bytes), "growing", v->growing, "trimming", v->trimming));
+}
+
 static json_t *tier_row(const struct cache_copy_view *v)
 {
 	return json_pack("{s:s, s:o, s:o, s:i, s:i, s:i, s:o}", "state", copy_state_name(v->state), "bytes",
@@ -92,6 +107,7 @@ static json_t *model_row(struct daemon *d, uint64_t model)
 		if (tv.kind == TIER_GPU) {
 			json_object_set_new(row, "device", json_string(gpu_facts(d->gpu, tv.device)->uuid));
 			json_object_set_new(row, "simulated", json_boolean(gpu_is_simulated(d->gpu)));
+			add_part(row, &v.copies[t]);
 		}
 		json_object_set_new(tiers, tier_key(d, &tv, key), row);
 	}
@@ -208,6 +224,8 @@ static json_t *load_row(const struct daemon *d, const struct trace_load *l)
 		"total_ns", number(total), "stages", stages, "bytes", number(l->bytes), "retries", (int)l->chunks_bad,
 		"resumed_chunks", (int)l->chunks_resumed, "rate_bytes_per_s",
 		number(moving ? (uint64_t)((double)l->bytes * 1e9 / (double)moving) : 0));
+	if (l->plan)
+		json_object_set_new(row, "plan", number(l->plan));
 	if (l->to == TIER_GPU) {
 		json_object_set_new(row, "simulated", json_boolean(gpu_is_simulated(d->gpu)));
 		json_object_set_new(row, "link", gpu_report_waits(&l->link));

@@ -17,6 +17,7 @@ struct trace_load {
 	uint64_t resolve_ns, alloc_ns, verify_ns; /* before the start; spent in whole-file digests */
 	uint64_t bytes;
 	uint32_t chunks_bad, chunks_resumed;
+	uint64_t plan;          /* whose order it follows; 0: the image's */
 	struct gpu_waits link;  /* how long it waited on a device's link, and for whom */
 	struct fault error; /* code NONE: it went well */
 };

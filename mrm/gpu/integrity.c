@@ -7,6 +7,7 @@
 #include "mrm/engine.h"
 #include "mrm/gpu/copycheck.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/direct.h"
 #include "mrm/gpu/gpu.h"
 #include "shared/check.h"
 #include "shared/list.h"
@@ -102,6 +103,7 @@ static bool still_holds(const struct record *r, uid_t uid)
 static void tenant_free(struct integrity *i, struct tenant *t)
 {
 	struct record *r = t->record;
+	direct_left(i->daemon->direct, r->copy);
 	idmap_take(&i->leases, t->lease);
 	list_del(&t->of_record);
 	list_del(&t->of_conn);
@@ -270,6 +272,8 @@ void integrity_granted(struct integrity *i, struct conn *c, const struct cache_e
 	list_add_tail(&t->of_record, &r->leases);
 	list_add_tail(&t->of_conn, &mine->leases);
 	idmap_set(&i->leases, t->lease, t);
+	const struct holding *img = holding_by_model(i->daemon, fx->model);
+	direct_leased(i->daemon->direct, img, img->copies[fx->to]);
 }
 
 void integrity_closed(struct integrity *i, uint64_t lease)

@@ -32,10 +32,12 @@ struct gpu_pins {
 	struct holding *image;       /* whose host copy it is; jobs hold a reference, and take the layout from it */
 	struct segment *host;
 	uint32_t readers, reading[GPU_MAX_DEVICES]; /* hauls, in all and by device */
-	uint32_t n, next;            /* pieces; the first that is not begun */
+	uint32_t n, next;            /* pieces; all before that are begun, or done */
+	uint32_t wanted;             /* the one that somebody waits for; any other than WAIT: none */
+	struct piece *at_work;       /* its pages are being made, or it is being registered; NULL: none */
 	struct piece *piece;
 	uint32_t n_out;              /* jobs */
-	uint32_t n_slices;           /* of them, pages of piece next - 1 */
+	uint32_t n_slices;           /* of them, pages of the piece at work */
 };
 
 struct pin_job {
@@ -205,6 +207,7 @@ static void registered(struct job *job)
 		return;
 	}
 	j->piece->state = good ? GPU_PIN_READY : GPU_PIN_REFUSED;
+	p->at_work = NULL;
 	if (!good && !job->withdrawn) {
 		daemon_degraded(d, "host-not-registered", "%s", j->why.text);
 		metrics_add(M_fallback_unregistered, 1);
@@ -232,7 +235,7 @@ static void pages_made(struct job *job)
 	if (--p->n_slices == 0 && p->readers)
 		begin_register(p, j->piece);
 	else if (p->n_slices == 0)
-		p->next--; /* for the next reader */
+		p->at_work = NULL; /* for the next reader */
 	job_ends(j);
 }
 
@@ -241,9 +244,10 @@ static void advance(struct gpu_pins *p)
 {
 	while (p->next < p->n && p->piece[p->next].state != GPU_PIN_WAIT)
 		p->next++; /* of those that are made again */
-	if (p->next == p->n || p->n_slices || !p->readers)
+	if (p->next == p->n || p->at_work || !p->readers)
 		return;
-	struct piece *piece = &p->piece[p->next++];
+	struct piece *piece = &p->piece[p->piece[p->wanted].state == GPU_PIN_WAIT ? p->wanted : p->next];
+	p->at_work = piece;
 	for (uint32_t c = piece->chunk; c < piece->end; c += SLICE_CHUNKS) {
 		struct pin_job *j = calloc(1, sizeof *j);
 		ASSERT(j);
@@ -289,6 +293,12 @@ void gpu_pins_leave(struct holding *img, uint32_t device)
 	ASSERT(p->readers > 0 && p->reading[device] > 0);
 	p->readers--;
 	p->reading[device]--;
+}
+
+void gpu_pins_want(const struct segment *host, uint32_t chunk)
+{
+	struct gpu_pins *p = host->pins;
+	p->wanted = (uint32_t)(piece_of(p, chunk) - p->piece);
 }
 
 enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk)

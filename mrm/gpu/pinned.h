@@ -19,10 +19,12 @@ enum gpu_pin {
 	GPU_PIN_REFUSED, /* it is not and will not be */
 };
 
-/* Somebody reads the image's host copy for a device: pieces not registered yet are, in order, until gpu_pins_leave().  The
+/* Somebody reads the image's host copy for a device: pieces not registered yet are, in order unless one is wanted, until gpu_pins_leave().  The
  * hauls that read it are advanced when a piece is ready. */
 void gpu_pins_join(struct holding *img, uint32_t device);
 void gpu_pins_leave(struct holding *img, uint32_t device);
+/* The next piece is the one with this chunk, unless that is under way. */
+void gpu_pins_want(const struct segment *host, uint32_t chunk);
 enum gpu_pin gpu_pins_look(const struct segment *host, uint32_t chunk);
 
 /* Takes off what is registered, once nobody holds the copy (copies_hold()).  What the driver does not let go of, because no

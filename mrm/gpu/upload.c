@@ -69,7 +69,11 @@ void upload_begin(struct haul *t)
 
 bool upload_may_go(const struct haul *t, uint32_t chunk)
 {
-	return gpu_pins_look(holding_host(t->image), chunk) != GPU_PIN_WAIT;
+	const struct segment *host = holding_host(t->image);
+	if (gpu_pins_look(host, chunk) != GPU_PIN_WAIT)
+		return true;
+	gpu_pins_want(host, chunk);
+	return false;
 }
 
 static void up_done(struct job *job)

@@ -5,6 +5,7 @@ import os
 
 import models
 import wire
+from keeper import leave_no_helper, until_kept
 from simgpu import UUIDS, attached, gpu_daemon
 from trimstest import main, test
 
@@ -176,6 +177,69 @@ def what_stays_hot_grows_in_idle_time(t):
     same(t, lease.tensors(partial=True), part)
     t.equal(daemon.metric('trims_device_copies_changed_bytes_total', how='grown'),
             sum(r[5] for r in grown.records) - sum(r[5] for r in lease.records))
+
+
+def reserved(daemon):
+    return [(r['holder'], r['bytes_per_s']) for r in json.loads(daemon.client().report('links')[0])['reserved']]
+
+
+@test
+def what_is_read_from_the_host_has_its_share_of_the_link(t):
+    for name in ('a', 'b', 'c'):
+        t.model(name, 32 * MIB)
+    daemon = gpu_daemon(t, topology='device bytes=256M gbps=4\n')
+    client, rate = attached(daemon), 10 ** 8
+    leases = [client.open('a', 'gpu', plan=embedding_on_host(dha=rate)) for _ in range(3)]
+    t.equal(reserved(daemon), [('a', rate)], 'once for the copy')
+    client.open('b', 'gpu', plan=wire.plan((1, 0), dha=rate))
+    t.equal(len(reserved(daemon)), 1, 'all of it is on the device')
+    settled(t, daemon)
+    refused = client.open('c', 'gpu', plan=embedding_on_host(dha=10 ** 12))
+    assert refused.tensors(partial=True), 'it is used without'
+    t.equal(daemon.metric('trims_fallback_total', reason='dha-not-reserved'), 1)
+    for lease in leases:
+        t.equal(len(reserved(daemon)), 1)
+        lease.close()
+    t.eventually(lambda: not reserved(daemon), 'the last one has gone')
+    attached(daemon).open('a', 'gpu', plan=embedding_on_host(dha=rate)).client.close()
+    t.eventually(lambda: not reserved(daemon), 'a client that has gone holds nothing')
+
+
+@test
+def reports_say_how_much_of_a_copy_is_there(t):
+    t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t)
+    attached(daemon).open('a', 'gpu', plan=embedding_on_host())
+    row = daemon.json('show', 'a')['tiers']['gpu']
+    t.equal((row['part']['reach'], row['part']['plan_bytes'], row['bytes']), ('plan', used(daemon), used(daemon)))
+    assert row['part']['all_bytes'] > row['bytes']
+    assert b'part=' in daemon.ctl('ls').raw
+    loads = daemon.json('trace', 'a')['loads']
+    t.equal({load.get('plan') for load in loads}, {row['part']['plan']}, 'both legs follow it')
+
+
+@test
+def a_part_outlives_the_daemon_with_its_plan(t):
+    tensors = t.model('a', 64 * MIB)
+    daemon = gpu_daemon(t, keep_fds='helper')
+    leave_no_helper(t, daemon)
+    first = attached(daemon)
+    lease = first.open('a', 'gpu', plan=embedding_on_host())
+    first.open('a', 'host')
+    until_kept(t, daemon, 2)
+    daemon.kill()
+    daemon.start()
+    client = attached(daemon)
+    t.equal(daemon.metric('trims_kept_copies_total', what='taken-back'), 2)
+    claimed = client.call('claim', model='a', copy=lease.opened['copy'], tier=3, device=UUIDS[0])
+    t.equal(claimed['copy'], lease.opened['copy'])
+    again = client.open('a', 'gpu')
+    t.equal(again.opened['copy'], lease.opened['copy'])
+    same(t, again.tensors(partial=True), without_embedding(tensors))
+    t.equal([r[:2] + r[4:6] for r in again.records], [r[:2] + r[4:6] for r in lease.records])
+    client.open('a', 'host')
+    t.eventually(lambda: client.open('a', 'gpu').close() or changed(daemon, 'grown') == 1, 'it grows by the plan it was made by')
+    same(t, client.open('a', 'gpu').tensors(), tensors)
 
 
 @test

@@ -63,7 +63,7 @@ static const char *simulated_mark(const json_t *object)
 
 /* ---- ls ---- */
 
-/* "ready", "loading 42%", "ready leases=3 pinned", "ready (simulated)" */
+/* "ready", "loading 42%", "ready part=78% leases=3 pinned", "ready (simulated)" */
 static void describe_copy(const json_t *copy, char *out, size_t size)
 {
 	if (!json_is_object(copy)) {
@@ -76,6 +76,10 @@ static void describe_copy(const json_t *copy, char *out, size_t size)
 	int n = snprintf(out, size, "%s", state);
 	if (landed < bytes && strcmp(state, "loading") == 0)
 		n += snprintf(out + n, size - (size_t)n, " %.0f%%", 100.0 * (double)landed / (double)bytes);
+	const json_t *part = json_object_get(copy, "part");
+	uint64_t all = number_of(part, "all_bytes");
+	if (part && all && bytes < all && (size_t)n < size)
+		n += snprintf(out + n, size - (size_t)n, " part=%.0f%%", 100.0 * (double)bytes / (double)all);
 	if (leases && (size_t)n < size)
 		n += snprintf(out + n, size - (size_t)n, " leases=%" PRIu64, leases);
 	if (pins && (size_t)n < size)
