@@ -222,6 +222,7 @@ struct play {
 	bool used[PLAN_MAX_PARTS];
 	bool open;                         /* there is a piece that a layer could be joined to */
 	bool begun;                        /* some of it is loaded, not in device memory already */
+	uint64_t overhead;                 /* that it costs, whether or not its first layers are there already */
 	unsigned part;                     /* the link of the part that is open */
 };
 
@@ -236,10 +237,10 @@ static unsigned usable_index(const struct plan_problem *q, uint8_t how)
 	return k < q->n_links ? k : PLAN_MAX_PARTS;
 }
 
-/* The piece that begins with `layer` takes so long on link k. */
+/* The bytes of the piece that begins with `layer` take so long on link k. */
 static uint64_t piece_ns(const struct play *p, uint32_t layer, unsigned k)
 {
-	uint64_t ns = p->q->items[layer].piece_ns[k];
+	uint64_t ns = p->q->items[layer].load_ns[k];
 	for (uint32_t i = layer + 1; i < p->q->n; i++) {
 		if (p->how[i] == PLAN_NOTHING)
 			continue;
@@ -253,9 +254,8 @@ static uint64_t piece_ns(const struct play *p, uint32_t layer, unsigned k)
 /* The piece that layer i is in begins with it: where its bytes begin and arrive. */
 static void begin_piece(struct play *p, uint32_t i, unsigned k, struct plan_figures *out)
 {
-	const struct plan_item *item = &p->q->items[i];
-	p->begin[k] = p->frontier[k] + item->piece_ns[k] - item->load_ns[k];
-	p->frontier[k] += piece_ns(p, i, k);
+	p->begin[k] = p->frontier[k] + p->overhead;
+	p->frontier[k] = p->begin[k] + piece_ns(p, i, k);
 	p->ready[k] = p->frontier[k] + p->q->hop_ns[k];
 	p->begun = true;
 	out->pieces++;
@@ -272,12 +272,15 @@ static int play_load(struct play *p, uint32_t i, struct plan_step *step, struct 
 	p->part = k;
 	p->used[k] = p->open = true;
 	out->resident_bytes += item->bytes;
-	if (i < p->resident) {
+	if (!joins) {
 		p->begun = false;
+		p->overhead = item->piece_ns[k] - item->load_ns[k];
+	}
+	if (i < p->resident) {
 		*step = (struct plan_step){.exec_begin_ns = p->run, .exec_end_ns = p->run + item->exec_ns};
 		return out->resident_bytes > q->memory_bytes ? -EDOM : 0;
 	}
-	if (!joins || !p->begun)
+	if (!p->begun)
 		begin_piece(p, i, k, out);
 	step->load_begin_ns = p->begin[k];
 	step->load_end_ns = p->begin[k] += item->load_ns[k];

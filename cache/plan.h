@@ -35,7 +35,7 @@
 #include "shared/plan.h"
 
 #define PLAN_MAX_PARTS 4
-#define PLAN_MAX_STATES ((uint32_t)3 << 14)
+#define PLAN_MAX_STATES ((uint32_t)1 << 15)
 
 enum plan_policy {
 #define PLAN_POLICY(NAME, name, function, doc) PLAN_BY_##NAME,

@@ -5,7 +5,10 @@
 
 #define ONE PLAN_BOUND_ONE
 #define FINE_BITS 16
-#define ROUNDS 48          /* of looking for weights */
+#define ROUNDS 32          /* of sharpening, each goes through the stretch; for a wide pass, a narrow one, and to try a fine */
+#define FEW_ROUNDS 10
+#define FINE_ROUNDS 12
+#define SHIFT 6            /* hundredths of a stretch by which its begin is varied */
 #define ENTRY_STEPS 8
 #define NO_NEED (INT64_MIN / 4)
 #define NO_ROOM (INT64_MIN / 4)    /* and what is below it */
@@ -228,13 +231,26 @@ static int64_t sharpen(struct sharpening *sh, uint32_t rounds, struct plan_bound
 	return most;
 }
 
-static void add_sharp_line(struct plan_bound *b, const struct plan_problem *q, const struct plan_stretch *at, uint64_t fine)
+static void add_sharp_line(struct plan_bound *b, const struct plan_problem *q, const struct plan_stretch *at, uint64_t fine,
+	uint32_t rounds)
 {
 	struct plan_bound_line *l = add_line(b, q, fine);
 	struct sharpening sh;
 	sharpening_init(&sh, b, q, at, fine);
-	sharpen(&sh, ROUNDS, l);
+	sharpen(&sh, rounds, l);
 	sharpening_fini(&sh);
+}
+
+/* For a part that begins so many hundredths of the stretch later, at a run time in proportion. */
+static void add_shifted_line(struct plan_bound *b, const struct plan_problem *q, const struct plan_stretch *at, int hundredths,
+	uint32_t rounds)
+{
+	struct plan_stretch there = *at;
+	int64_t from = (int64_t)at->from + ((int64_t)at->to - at->from) * hundredths / 100;
+	there.from = (uint32_t)MIN(MAX(from, 0), (int64_t)at->to - 1);
+	there.run = at->from ? at->run / at->from * there.from : 0;
+	if (there.from != at->from)
+		add_sharp_line(b, q, &there, 0, rounds);
 }
 
 /* What the mean byte takes on the target's link. */
@@ -260,7 +276,7 @@ uint64_t plan_bound_fine(const struct plan_problem *q, unsigned link)
 		uint64_t fine = k < 9 ? (usual << k) >> 3 : best / 8 * fines[k - 9];
 		struct sharpening sh;
 		sharpening_init(&sh, &on_link, q, &all, fine);
-		int64_t value = sharpen(&sh, ROUNDS / 4, NULL) - fine_of(fine, q->memory_bytes);
+		int64_t value = sharpen(&sh, FINE_ROUNDS, NULL) - fine_of(fine, q->memory_bytes);
 		sharpening_fini(&sh);
 		if (value > most) {
 			most = value;
@@ -271,8 +287,9 @@ uint64_t plan_bound_fine(const struct plan_problem *q, unsigned link)
 }
 
 void plan_bound_init(struct plan_bound *b, const struct plan_problem *q, unsigned link, const struct plan_stretch *stretch,
-	uint64_t fine)
+	uint64_t fine, bool wide)
 {
+	uint32_t rounds = wide ? ROUNDS : FEW_ROUNDS;
 	*b = (struct plan_bound){.link = link, .ahead = memory_new((q->n + 1) * sizeof *b->ahead),
 		.run = memory_new((q->n + 1) * sizeof *b->run), .run_bytes = memory_new((q->n + 1) * sizeof *b->run_bytes),
 		.must_bytes = memory_new((q->n + 1) * sizeof *b->must_bytes)};
@@ -282,9 +299,11 @@ void plan_bound_init(struct plan_bound *b, const struct plan_problem *q, unsigne
 	add_level_line(b, q, ONE / 2);
 	add_level_line(b, q, ONE / 4 * 3);
 	if (stretch->from < stretch->to)
-		add_sharp_line(b, q, stretch, 0);
+		add_sharp_line(b, q, stretch, 0, rounds);
+	for (int k = -2; wide && stretch->from && stretch->from < stretch->to && k <= 2; k++)
+		add_shifted_line(b, q, stretch, k * SHIFT, rounds);
 	for (unsigned k = 0; fine && k < 5; k++)
-		add_sharp_line(b, q, &(struct plan_stretch){0, q->n, 0}, fine / 4 * (k + 2));
+		add_sharp_line(b, q, &(struct plan_stretch){0, q->n, 0}, fine / 4 * (k + 2), rounds);
 }
 
 void plan_bound_fini(struct plan_bound *b)

@@ -43,9 +43,9 @@ struct plan_stretch {
 	uint64_t run;
 };
 
-/* fine: plan_bound_fine() of that link where memory is bounded, else 0. */
+/* fine: plan_bound_fine() of that link where memory is bounded, else 0; wide: what is spent on it pays. */
 void plan_bound_init(struct plan_bound *b, const struct plan_problem *q, unsigned link, const struct plan_stretch *stretch,
-	uint64_t fine);
+	uint64_t fine, bool wide);
 /* The fine of a byte that says most about plans over one link alone. */
 uint64_t plan_bound_fine(const struct plan_problem *q, unsigned link);
 void plan_bound_fini(struct plan_bound *b);

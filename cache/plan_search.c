@@ -12,8 +12,10 @@
 #include <errno.h>
 
 #define FIRST_WIDTH 24          /* states of all fronts before a layer in the first pass */
-#define FIRST_PASSES 4
+#define FIRST_PASSES 3
 #define LAST_WIDTH 16           /* of each when PLAN_MAX_STATES are running out */
+#define ALLOWANCES 8            /* times in a pass that a better plan makes the bounds tighter */
+#define BURST 12                /* times the mean number of states that a front may have, if the others have none */
 #define NO_STATE UINT32_MAX
 #define NOT_OPEN UINT64_MAX     /* y without an open piece */
 #define MAX_SEATS (1 + 3 * 4)   /* subsets of three links, times the one used last */
@@ -322,7 +324,7 @@ static size_t width_at(const struct search *s, uint32_t i)
 {
 	size_t room = s->memory ? PLAN_MAX_STATES / 4 : PLAN_MAX_STATES; /* more is compared with more there */
 	size_t left = room - MIN(s->states.n, room), layers = s->q->n - i + 1;
-	return s->width ? s->width : MAX(LAST_WIDTH, left / layers * 4 / s->n_seats);
+	return s->width ? s->width : MAX(LAST_WIDTH, left / layers * BURST / s->n_seats);
 }
 
 static void keep(struct search *s, const struct seat *seat, const struct state *c, uint32_t i)
@@ -396,11 +398,11 @@ static void allow(struct search *s, uint64_t below)
 	s->allowed = below;
 }
 
-/* No plan is shorter: the least total with which the begin is not beyond what is allowed. */
+/* No plan is shorter: the least total, or nearly, with which the begin is not beyond what is allowed. */
 static uint64_t bound_of_all(struct search *s)
 {
-	uint64_t low = 0, high = s->best;
-	while (low < high) {
+	uint64_t low = 0, high = s->best, near = s->best >> 14;
+	while (high - low > near) {
 		uint64_t middle = low + (high - low) / 2;
 		allow(s, middle + 1);
 		if (plan_bound_excess(&s->seats[0].bound, 0, 0, 0, 0, false) > 0)
@@ -420,7 +422,7 @@ static void run_layers(struct search *s)
 			commit(s, &s->seats[k], i);
 		if (i == s->q->n)
 			break;
-		if (s->best < s->allowed)
+		if (s->best < s->allowed && i % (s->q->n / ALLOWANCES + 1) == 0)
 			allow(s, s->best);
 		for (unsigned k = 0; k < s->n_seats; k++)
 			for (uint32_t at = s->seats[k].from; at < s->seats[k].to; at++)
@@ -437,7 +439,8 @@ static void pass(struct search *s, uint32_t width, const struct plan_stretch str
 	s->narrowed = false;
 	for (unsigned k = 0; k < s->n_seats; k++) {
 		struct seat *seat = &s->seats[k];
-		plan_bound_init(&seat->bound, s->q, seat->link, &stretches[seat->link], s->fine[seat->link]);
+		plan_bound_init(&seat->bound, s->q, seat->link, &stretches[seat->link], s->fine[seat->link],
+			width == 0);
 		seat->from = seat->to = 0;
 	}
 	allow(s, s->best);
@@ -598,6 +601,18 @@ int plan_search(struct plan_problem *q, const struct plan_choice *may)
 	return s.found ? 0 : -ENOSPC;
 }
 
+/* No plan over the target's link alone is shorter. */
+static uint64_t link_work(const struct plan_problem *q)
+{
+	uint64_t ns = 0;
+	for (uint32_t i = 0; i < q->n; i++) {
+		const struct plan_item *item = &q->items[i];
+		if (item->first == i && item->bytes)
+			ns += item->dha_ns ? MIN(item->load_ns[0], item->traffic_ns) : item->load_ns[0];
+	}
+	return ns;
+}
+
 /* Where the programme ran out of room, a policy with fewer choices may have come further. */
 int plan_make_best(struct plan_problem *q)
 {
@@ -611,7 +626,7 @@ int plan_make_best(struct plan_problem *q)
 	r = plan_play(q, q->how, 0, PLAN_CHARGED, NULL, &best);
 	ASSERT(r == 0);
 	for (unsigned i = 0; i < ARRAY_LEN(fewer); i++) {
-		if (plan_make(fewer[i], q->profile, q->machine, how, &other))
+		if ((fewer[i] != PLAN_BY_PT && link_work(q) >= best.total_ns) || plan_make(fewer[i], q->profile, q->machine, how, &other))
 			continue;
 		q->states += other.states;
 		if (other.total_ns >= best.total_ns)
