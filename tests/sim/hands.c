@@ -124,7 +124,7 @@ static void take_answer(struct sim *s, const struct cache_effect *fx)
 	const struct sim_copy *k = book_copy(s, fx->copy);
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to && k->model == fx->model);
 	SIM_ASSERT(s, fx->state == COPY_READY || fx->state == COPY_LOADING);
-	SIM_ASSERT(s, fx->reach != REACH_HEAD && (s->lazy || fx->edition == k->edition));
+	SIM_ASSERT(s, fx->reach != REACH_HEAD && fx->plan == k->plan && (s->lazy || fx->edition == k->edition));
 	SIM_ASSERT(s, fx->state != COPY_READY || s->lazy || (k->ready && k->filled == fx->reach));
 	SIM_ASSERT(s, s->n_leases < SIM_LEASES);
 	s->leases[s->n_leases++] = (struct sim_lease){fx->lease, fx->owner, fx->model, fx->copy, fx->to, fx->reach};
@@ -135,7 +135,7 @@ static void take_grow(struct sim *s, const struct cache_effect *fx)
 {
 	struct sim_copy *k = book_copy(s, fx->copy);
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && !k->trimming && !k->growing && k->tier == fx->to);
-	SIM_ASSERT(s, k->ready && k->filled == (fx->reach == REACH_ALL ? REACH_PLAN : REACH_HEAD));
+	SIM_ASSERT(s, k->ready && k->filled == (fx->reach == REACH_ALL ? REACH_PLAN : REACH_HEAD) && fx->plan == k->plan);
 	SIM_ASSERT(s, fx->reach == REACH_ALL || book_leases(s, fx->copy) == 0);
 	SIM_ASSERT(s, fx->bytes >= k->bytes && fx->bytes == MAX(model_bytes(s, fx), k->bytes) && fx->edition != k->edition);
 	for (size_t i = 0; i < s->n_copies; i++)
@@ -157,7 +157,7 @@ static void take_alloc(struct sim *s, const struct cache_effect *fx)
 	SIM_ASSERT(s, !book_copy(s, fx->copy) && !book_filled(s, fx->model, fx->to));
 	SIM_ASSERT(s, s->n_copies < SIM_COPIES && (s->lazy || !s->lost[fx->to]));
 	s->copies[s->n_copies++] = (struct sim_copy){.model = fx->model, .copy = fx->copy, .tier = fx->to,
-		.bytes = model_bytes(s, fx), .edition = fx->edition};
+		.bytes = model_bytes(s, fx), .edition = fx->edition, .plan = fx->plan};
 	SIM_ASSERT(s, fx->bytes == model_bytes(s, fx) && fx->reach == REACH_PLAN && fx->edition == fx->copy);
 	work_add(s, fx);
 }
@@ -174,7 +174,7 @@ static void take_start(struct sim *s, const struct cache_effect *fx)
 	uint32_t running = 0, slots = 0;
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && k->tier == fx->to && k->model == fx->model);
 	SIM_ASSERT(s, !k->trimming && !k->growing && (s->tiers[fx->to].kind == TIER_DISK || fx->bytes == k->bytes));
-	SIM_ASSERT(s, fx->grow || !k->ready);
+	SIM_ASSERT(s, (fx->grow || !k->ready) && (s->tiers[fx->to].kind != TIER_GPU || fx->plan == k->plan));
 	SIM_ASSERT(s, !book_transfer(s, fx->transfer));
 	SIM_ASSERT(s, s->lazy || (!s->lost[fx->to] && !s->lost[fx->from]));
 	for (size_t i = 0; i < s->n_work; i++) {
@@ -204,7 +204,7 @@ static void take_free(struct sim *s, const struct cache_effect *fx)
 {
 	struct sim_copy *k = book_copy(s, fx->copy);
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && !k->trimming && !k->growing && k->tier == fx->to);
-	SIM_ASSERT(s, s->tiers[fx->to].kind == TIER_DISK || fx->bytes == k->bytes);
+	SIM_ASSERT(s, s->tiers[fx->to].kind == TIER_DISK || (fx->bytes == k->bytes && fx->plan == k->plan));
 	SIM_ASSERT(s, book_leases(s, fx->copy) == 0);
 	for (size_t i = 0; i < s->n_work; i++) {
 		const struct cache_effect *x = &s->work[i].fx;
@@ -219,7 +219,7 @@ static void take_trim(struct sim *s, const struct cache_effect *fx)
 {
 	struct sim_copy *k = book_copy(s, fx->copy);
 	SIM_ASSERT(s, k && k->allocated && !k->freeing && !k->trimming && !k->growing && k->tier == fx->to);
-	SIM_ASSERT(s, fx->bytes <= k->bytes && fx->bytes >= model_bytes(s, fx));
+	SIM_ASSERT(s, fx->bytes <= k->bytes && fx->bytes >= model_bytes(s, fx) && fx->plan == k->plan);
 	for (size_t i = 0; i < s->n_leases; i++)
 		SIM_ASSERT(s, s->leases[i].copy != fx->copy || (fx->reach == REACH_PLAN && s->leases[i].reach == REACH_PLAN));
 	for (size_t i = 0; i < s->n_work; i++) {

@@ -37,6 +37,7 @@ struct sim_work {
 
 struct sim_copy {
 	uint64_t model, copy, bytes, edition, growing; /* growing: bytes that are asked for */
+	uint64_t plan;
 	uint64_t asked; /* the edition that the last ALLOC was to lead to */
 	uint8_t tier;
 	enum copy_reach filled; /* up to there its bytes are good, if `ready` */

@@ -153,7 +153,7 @@ static void book_adopted(struct sim *s, uint64_t model, uint8_t tier)
 	struct cache_model_view v;
 	SIM_ASSERT(s, cache_view(s->c, model, &v) == 0);
 	s->copies[s->n_copies++] = (struct sim_copy){.model = model, .copy = v.copies[tier].copy, .tier = tier,
-		.bytes = v.copies[tier].bytes, .edition = v.copies[tier].edition, .filled = v.copies[tier].reach, .allocated = true,
+		.bytes = v.copies[tier].bytes, .edition = v.copies[tier].edition, .plan = v.copies[tier].plan, .filled = v.copies[tier].reach, .allocated = true,
 		.ready = v.copies[tier].state == COPY_READY};
 }
 
