@@ -241,7 +241,7 @@ int cache_adopt(struct cache *c, uint64_t now, const char *name, const struct ca
 	uint64_t disk_bytes_used, bool complete, uint64_t last_use_age_ns, uint64_t *model);
 /* What there is of a copy on a device that was made by a plan. */
 struct cache_part {
-	uint64_t plan;
+	uint64_t plan; /* not 0 */
 	struct cache_device_size size;
 	enum copy_reach reach; /* not REACH_HEAD */
 };

@@ -431,7 +431,7 @@ static bool part_ok(const struct tier *t, const struct cache_part *part)
 	if (!part)
 		return true;
 	const struct cache_device_size *s = &part->size;
-	return t->kind == TIER_GPU && (part->reach == REACH_PLAN || part->reach == REACH_ALL) &&
+	return t->kind == TIER_GPU && part->plan && (part->reach == REACH_PLAN || part->reach == REACH_ALL) &&
 		(!s->head_bytes || s->head_bytes < s->plan_bytes) && s->plan_bytes <= s->all_bytes && s->all_bytes <= BYTES_LIMIT;
 }
 

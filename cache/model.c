@@ -399,10 +399,13 @@ static void account_apply(struct tier *t, const struct account *a, int sign)
 	uint32_t one = (uint32_t)sign;
 	if (a->hold == HOLD_NONE)
 		return;
-	uint64_t tail = sign > 0 ? a->tail_bytes : -a->tail_bytes;
-	t->used_bytes += bytes + tail;
+	t->used_bytes += bytes;
 	t->hold_bytes[a->hold] += bytes;
-	t->hold_bytes[a->tail_hold] += tail;
+	if (a->tail_bytes) {
+		uint64_t tail = sign > 0 ? a->tail_bytes : -a->tail_bytes;
+		t->used_bytes += tail;
+		t->hold_bytes[a->tail_hold] += tail;
+	}
 	t->n_copies += one;
 	t->pinned_bytes += a->pinned ? bytes : 0;
 	t->leased_bytes += a->leased ? bytes : 0;
@@ -411,6 +414,15 @@ static void account_apply(struct tier *t, const struct account *a, int sign)
 	t->n_leased += a->leased ? one : 0;
 	t->n_partial += a->partial ? one : 0;
 	t->n_heads += a->head ? one : 0;
+}
+
+static void account_parts(struct account *a, const struct copy *k)
+{
+	a->bytes = copy_base_bytes(k);
+	a->tail_bytes = k->bytes - a->bytes;
+	a->tail_hold = copy_tail_hold(k);
+	a->partial = k->state == COPY_READY && !copy_is_whole(k);
+	a->head = copy_is_head(k);
 }
 
 /* What idle time could complete. */
@@ -428,11 +440,11 @@ static void copy_account(struct cache *c, struct copy *k)
 {
 	struct tier *t = &c->tiers[k->tier];
 	struct account was = k->account;
-	struct account is = {.bytes = copy_base_bytes(k), .hold = copy_hold(k), .tail_hold = copy_tail_hold(k)};
+	struct account is = {.bytes = k->bytes, .hold = copy_hold(k)};
+	bool by_plan = k->plan; /* without one there are no parts: this is for every open and close */
 	if (is.hold != HOLD_NONE) {
-		is.tail_bytes = k->bytes - is.bytes;
-		is.partial = k->state == COPY_READY && !copy_is_whole(k);
-		is.head = copy_is_head(k);
+		if (by_plan)
+			account_parts(&is, k);
 		is.pinned = model_is_pinned(k->model, k->tier);
 		is.leased = k->n_leases > 0;
 		is.draining = k->state == COPY_DRAINING;
@@ -446,8 +458,10 @@ static void copy_account(struct cache *c, struct copy *k)
 	} else if (was.bytes != is.bytes || was.tail_bytes != is.tail_bytes || was.tail_hold != is.tail_hold) {
 		t->dirty = true;
 	}
-	evict_reclass(c, k);
-	copy_list_partial(t, k);
+	if (by_plan) {
+		evict_reclass(c, k);
+		copy_list_partial(t, k);
+	}
 }
 
 void copy_settle(struct cache *c, struct copy *k)

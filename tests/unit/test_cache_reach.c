@@ -859,6 +859,9 @@ START_TEST(a_kept_copy_goes_on_with_its_plan)
 	part.size.head_bytes = 200;
 	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &info, GPU0, 7, 0, &part, &model), -EINVAL);
 	part.size.head_bytes = 100;
+	part.plan = 0;
+	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &info, GPU0, 7, 0, &part, &model), -EINVAL);
+	part.plan = FIX_PLAN(100, 200);
 	ck_assert_int_eq(cache_adopt_copy(f.c, f.now, &info, GPU0, 7, 0, &part, &model), 0);
 	ck_assert_int_eq(cache_adopt_name(f.c, f.now, "a:300!", model), 0);
 	ck_assert_copy(&f, "a:300!", COPY_READY, REACH_ALL, 300);
