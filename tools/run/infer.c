@@ -274,7 +274,26 @@ static json_t *tell(const struct infer *f)
 		(int)info.simulated, "bytes", (json_int_t)info.bytes, "hit", (int)info.hit, "batch", (int)f->in.n, "tokens",
 		(int)f->in.t, "decoded", (int)f->first.decoded, "digest", digest, "times", tell_times(f), "repeats_ns", repeats,
 		"results", results);
+	if (f->r->mode == MODE_DHA || f->r->mode == MODE_PT || f->r->mode == MODE_PT_DHA)
+		json_object_set_new(j, "plan", json_pack("{s:I,s:i,s:I,s:i,s:I,s:s}", "device_bytes", (json_int_t)info.device_bytes,
+			"direct_tensors", (int)info.direct_tensors, "direct_bytes", (json_int_t)info.direct_bytes, "staged_tensors",
+			(int)info.staged_tensors, "staged_bytes", (json_int_t)info.staged_bytes, "note", info.note));
 	return j;
+}
+
+/* What a plan's copy is, since that depends on who opened it before. */
+static void print_plan(const json_t *plan)
+{
+	char bytes[TEXT_NUMBER];
+	if (!plan)
+		return;
+	printf("%s on the device; %d tensors read from the host by the device, %d from a copy of this process%s",
+		text_bytes(bytes, (uint64_t)json_integer_value(json_object_get(plan, "device_bytes"))),
+		(int)json_integer_value(json_object_get(plan, "direct_tensors")),
+		(int)json_integer_value(json_object_get(plan, "staged_tensors")),
+		*json_string_value(json_object_get(plan, "note")) ? ": " : "");
+	text_put_clean(stdout, json_string_value(json_object_get(plan, "note")));
+	putchar('\n');
 }
 
 static void print_result(const struct infer *f, const json_t *one)
@@ -307,7 +326,9 @@ static void print_text(const struct infer *f, const json_t *j)
 	for (size_t i = 0; i < ARRAY_LEN(shown); i++)
 		printf("%s%.*s %s", i ? ", " : "", (int)strlen(shown[i]) - 3, shown[i],
 			text_ns(number, (uint64_t)json_integer_value(json_object_get(times, shown[i]))));
-	printf("%s\ndigest %s\n", weights_info(f->s.weights).simulated ? " (simulated device: no measurement)" : "",
+	putchar('\n');
+	print_plan(json_object_get(j, "plan"));
+	printf("%sdigest %s\n", weights_info(f->s.weights).simulated ? "simulated device: nothing of this is a measurement\n" : "",
 		json_string_value(json_object_get(j, "digest")));
 }
 

@@ -135,7 +135,8 @@ static int prepare_batch(struct profile *p, uint32_t b, struct fault *why)
 static int prepare(struct profile *p, struct fault *why)
 {
 	p->host = strcmp(p->r.device, "cpu") != 0;
-	p->r.mode = p->host ? MODE_DHA : MODE_RESIDENT;
+	p->r.mode = MODE_RESIDENT;
+	p->r.both = p->host;
 	p->rounds = p->r.given & OPT_repeat ? p->r.repeat : USUAL_ROUNDS;
 	int e = session_open(&p->s, &p->r, why);
 	if (!e)

@@ -25,6 +25,7 @@ struct run {
 	const char *socket, *model, *plan, *file, *input, *output;
 	const char *device; /* as given: "cpu", "cuda:0" */
 	enum mode mode;
+	bool both; /* see weights_options */
 	uint32_t batches[RUN_MAX_BATCHES], n_batches;
 	uint32_t batch, tokens, repeat, generate, threads; /* tokens 0: not given */
 	uint64_t seed;

@@ -71,6 +71,7 @@ int session_open(struct session *s, const struct run *r, struct fault *why)
 		.file = r->file,
 		.device = s->uuid[0] ? s->uuid : NULL,
 		.plan = r->plan,
+		.both = r->both,
 	};
 	if (!e)
 		e = weights_open(&options, &s->weights, why);

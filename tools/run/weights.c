@@ -5,6 +5,7 @@
 #include "client/trims.h"
 #include "shared/image.h"
 #include "tools/run/clock.h"
+#include "tools/run/planned.h"
 #include "tools/run/private.h"
 
 #include <errno.h>
@@ -22,7 +23,7 @@ struct weights {
 	struct backend *backend;
 	struct catalog catalog;
 	struct trims_conn *conn;
-	struct trims_model *model, *host; /* host: mode dha, the copy in host memory */
+	struct trims_model *model, *host; /* host: the copy in host memory, of modes that plan, until they have; of profiles */
 	struct private *private;
 	const struct net *net;
 	struct bound *layers;
@@ -55,13 +56,24 @@ static int fail_trims(struct fault *why)
 	return fault_set(why, (enum trims_code)e->code, "%s", e->text);
 }
 
+static bool follows_plan(const struct weights *w)
+{
+	enum mode m = w->options.mode;
+	return m == MODE_DHA || m == MODE_PT || m == MODE_PT_DHA;
+}
+
 /* ---- what the model says of itself ---- */
+
+static struct trims_model *any_copy(const struct weights *w)
+{
+	return w->model ? w->model : w->host;
+}
 
 static int catalog_find(const struct catalog *c, const char *name, const struct weight *want, struct weight *out)
 {
 	const struct weights *w = container_of(c, struct weights, catalog);
 	struct trims_tensor t;
-	if (trims_tensor_by_name(w->model, name, &t))
+	if (trims_tensor_by_name(any_copy(w), name, &t))
 		return -ENOENT;
 	*out = (struct weight){.tensor = t.index, .dtype = t.dtype, .rank = t.rank, .bytes = t.bytes};
 	for (uint32_t i = 0; i < MIN(t.rank, (uint32_t)NET_MAX_RANK); i++)
@@ -72,7 +84,7 @@ static int catalog_find(const struct catalog *c, const char *name, const struct 
 static int catalog_file(const struct catalog *c, const char *path, const void **data, size_t *bytes)
 {
 	const struct weights *w = container_of(c, struct weights, catalog);
-	return trims_file(w->model, path, data, bytes) ? -ENOENT : 0;
+	return trims_file(any_copy(w), path, data, bytes) ? -ENOENT : 0;
 }
 
 const struct catalog *weights_catalog(const struct weights *w)
@@ -82,13 +94,15 @@ const struct catalog *weights_catalog(const struct weights *w)
 
 /* ---- opening ---- */
 
-static int open_tier(struct weights *w, uint32_t tier, struct trims_model **out, struct fault *why)
+static int open_tier(struct weights *w, uint32_t tier, const struct trims_plan *plan, struct trims_model **out,
+	struct fault *why)
 {
 	struct trims_open_options options = {
 		.size = sizeof options,
 		.tier = tier,
 		.flags = TRIMS_OPEN_NO_WAIT,
 		.device = tier == TRIMS_TIER_GPU ? w->options.device : NULL,
+		.plan = plan,
 	};
 	return trims_open(w->conn, w->options.model, &options, out) ? fail_trims(why) : 0;
 }
@@ -101,25 +115,49 @@ static int open_shared(struct weights *w, struct fault *why)
 		return fail_trims(why);
 	uint64_t connected = clock_ns();
 	w->times.connect_ns = connected - began;
-	int r = open_tier(w, w->options.device ? TRIMS_TIER_GPU : TRIMS_TIER_HOST, &w->model, why);
-	if (!r && w->options.mode == MODE_DHA)
-		r = open_tier(w, TRIMS_TIER_HOST, &w->host, why);
+	int r = 0;
+	/* A plan wants the layers, those want names and shapes: from the host's copy, where all bytes begin anyway. */
+	if (follows_plan(w) || w->options.both)
+		r = open_tier(w, TRIMS_TIER_HOST, NULL, &w->host, why);
+	if (!r && !follows_plan(w))
+		r = open_tier(w, w->options.device ? TRIMS_TIER_GPU : TRIMS_TIER_HOST, NULL, &w->model, why);
 	w->times.open_ns = clock_ns() - connected;
 	return r;
 }
 
 static int check_mode(const struct weights_options *o, struct fault *why)
 {
-	if (o->mode == MODE_PT || o->mode == MODE_PT_DHA)
-		return fault_set(why, TRIMS_E_UNSUPPORTED, "mode %s: no daemon provisions plans over several links yet",
+	bool plans = o->mode == MODE_DHA || o->mode == MODE_PT || o->mode == MODE_PT_DHA;
+	if (plans && !o->device)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s wants a GPU: to the CPU all weights are in host memory",
 			mode_name(o->mode));
-	if (o->mode == MODE_DHA && !o->device)
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode dha wants a GPU: to the CPU all weights are in host memory");
 	if (o->mode == MODE_PRIVATE && !o->file)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode private wants --file: it reads the model itself");
-	if (o->plan && o->mode != MODE_DHA)
+	if (o->plan && !plans)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s has no use for a plan", mode_name(o->mode));
 	return 0;
+}
+
+/* The copy on the device as the plan has it.  What it leaves on the host, the library finds there. */
+static int open_planned(struct weights *w, struct fault *why)
+{
+	const struct planned_wish wish = {
+		.file = w->options.plan,
+		.model = w->options.model,
+		.host = w->options.mode != MODE_PT,
+		.links = w->options.mode != MODE_DHA,
+		.mode = mode_name(w->options.mode),
+	};
+	struct plan_file plan;
+	int r = planned_make(&wish, w->net, w->host, &plan, why);
+	if (r)
+		return r;
+	uint64_t began = clock_ns();
+	r = open_tier(w, TRIMS_TIER_GPU, &plan.plan, &w->model, why);
+	w->times.open_ns += clock_ns() - began;
+	plan_file_fini(&plan);
+	trims_close(&w->host);
+	return r;
 }
 
 static int open_private(struct weights *w, struct fault *why)
@@ -170,12 +208,13 @@ static int find_data(struct weights *w, const struct weight *weight, enum place 
 		*out = private_tensor(w->private, weight->tensor);
 		return 0;
 	}
-	if (trims_tensor(place == PLACE_HOST ? w->host : w->model, weight->tensor, &t))
+	bool here = place == PLACE_HOST && w->host;
+	if (trims_tensor(here ? w->host : w->model, weight->tensor, &t))
 		return fail_trims(why);
 	if (t.bytes != weight->bytes)
 		return fault_set(why, TRIMS_E_CHANGED, "the model changed at its source while it was opened");
 	*out = t.data;
-	return place == PLACE_HOST ? w->backend->ops->host(w->backend, t.data, t.bytes, out, why) : 0;
+	return here ? w->backend->ops->host(w->backend, t.data, t.bytes, out, why) : 0;
 }
 
 /* Vectors have one row; of what has more dimensions than two, the rest are columns. */
@@ -203,14 +242,6 @@ static int bind_layer(struct weights *w, uint32_t i, struct fault *why)
 	return 0;
 }
 
-/* Without a plan the tables of which a pass reads a few rows are what is read in place. */
-static void place_tables(struct weights *w)
-{
-	for (uint32_t i = 0; i < w->net->n_layers; i++)
-		if (w->net->layers[i].op == OP_EMBED)
-			w->layers[i].place = PLACE_HOST;
-}
-
 int weights_bind(struct weights *w, struct backend *b, const struct net *net, struct fault *why)
 {
 	w->backend = b;
@@ -218,11 +249,11 @@ int weights_bind(struct weights *w, struct backend *b, const struct net *net, st
 	w->layers = calloc(net->n_layers, sizeof *w->layers);
 	if (!w->layers)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u layers", net->n_layers);
-	if (w->options.mode == MODE_DHA)
-		place_tables(w);
 	uint64_t began = clock_ns();
 	int r = w->private ? private_load(w->private, b, why) : 0;
 	w->times.wait_ns += w->private ? clock_ns() - began : 0;
+	if (!r && follows_plan(w))
+		r = open_planned(w, why);
 	for (uint32_t i = 0; !r && i < net->n_layers; i++)
 		r = bind_layer(w, i, why);
 	return r;
@@ -254,7 +285,7 @@ const struct operand *weights_operands(const struct weights *w, uint32_t layer)
 /* Of a copy in host memory the CPU waits, whoever reads it. */
 static int wait_for(struct weights *w, enum place place, uint32_t tensor, struct fault *why)
 {
-	if (place == PLACE_HOST)
+	if (place == PLACE_HOST && w->host)
 		return trims_wait_tensor(w->host, tensor, TRIMS_FOREVER) ? fail_trims(why) : 0;
 	return w->backend->ops->wait(w->backend, w->model, tensor, why);
 }
@@ -284,7 +315,7 @@ int weights_settle(struct weights *w, struct fault *why)
 	for (uint32_t i = 0; i < w->net->n_layers; i++)
 		for (unsigned role = 0; role < NET_MAX_WEIGHTS; role++) {
 			uint32_t tensor = w->net->layers[i].w[role].tensor;
-			struct trims_model *m = w->layers[i].place == PLACE_HOST ? w->host : w->model;
+			struct trims_model *m = w->layers[i].place == PLACE_HOST && w->host ? w->host : w->model;
 			if (tensor != WEIGHT_NONE && trims_wait_tensor(m, tensor, 0))
 				return fail_trims(why);
 		}
@@ -324,7 +355,7 @@ int weights_host_data(struct weights *w, uint32_t layer, unsigned role, const vo
 const char *weights_tensor_name(const struct weights *w, uint32_t tensor)
 {
 	struct trims_tensor t;
-	return w->model && trims_tensor(w->model, tensor, &t) == 0 ? t.name : "?";
+	return any_copy(w) && trims_tensor(any_copy(w), tensor, &t) == 0 ? t.name : "?";
 }
 
 const struct weights_times *weights_times(const struct weights *w)
@@ -332,17 +363,23 @@ const struct weights_times *weights_times(const struct weights *w)
 	return &w->times;
 }
 
-enum place weights_place(const struct weights *w, uint32_t layer)
-{
-	return w->layers[layer].place;
-}
-
 struct weights_info weights_info(const struct weights *w)
 {
 	struct trims_info info = {.size = sizeof info};
 	if (w->private)
 		return (struct weights_info){.bytes = private_bytes(w->private)};
-	if (trims_info(w->model, &info))
+	if (trims_info(any_copy(w), &info))
 		return (struct weights_info){0};
-	return (struct weights_info){.bytes = info.image_bytes, .hit = info.hit, .simulated = info.simulated};
+	struct weights_info out = {
+		.bytes = info.image_bytes,
+		.hit = info.hit,
+		.simulated = info.simulated,
+		.device_bytes = info.device_bytes,
+		.direct_bytes = info.direct_bytes,
+		.staged_bytes = info.staged_bytes,
+		.direct_tensors = info.direct_tensors,
+		.staged_tensors = info.staged_tensors,
+	};
+	memcpy(out.note, info.place_note, sizeof out.note);
+	return out;
 }

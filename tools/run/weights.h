@@ -34,6 +34,7 @@ struct weights_options {
 	const char *file;   /* mode private: a folder or a weight file */
 	const char *device; /* UUID of the GPU; NULL: the CPU computes from host memory */
 	const char *plan;   /* file; NULL: none */
+	bool both;          /* for profiles: the copy in host memory as well, see weights_place_all() */
 };
 
 /* What the way to the weights took. */
@@ -57,21 +58,24 @@ bool weights_all_there(const struct weights *w);
 int weights_layer(struct weights *w, uint32_t layer, struct fault *why);
 int weights_settle(struct weights *w, struct fault *why);
 const struct weights_times *weights_times(const struct weights *w);
-/* Mode dha: all layers are read from there now.  The bytes must be there (weights_wait_all()). */
+/* With options.both: all layers are read from there now.  The bytes must be there (weights_wait_all()). */
 int weights_place_all(struct weights *w, enum place place, struct fault *why);
 /* Until every byte of every copy in use is there. */
 int weights_wait_all(struct weights *w, struct fault *why);
-/* Where this process can read a layer's tensor itself (role as in net.h): its copy in host memory; modes resident on the CPU, and
- * dha. */
+/* Where this process can read a layer's tensor itself (role as in net.h): its copy in host memory; on the CPU, or with
+ * options.both. */
 int weights_host_data(struct weights *w, uint32_t layer, unsigned role, const void **out, struct fault *why);
 /* "?": private, or no such tensor. */
 const char *weights_tensor_name(const struct weights *w, uint32_t tensor);
-enum place weights_place(const struct weights *w, uint32_t layer);
 
 /* What is known of the copy in use; private: hit and simulated are 0. */
 struct weights_info {
 	uint64_t bytes;
 	bool hit, simulated;
+	/* of modes that follow a plan */
+	uint64_t device_bytes, direct_bytes, staged_bytes;
+	uint32_t direct_tensors, staged_tensors; /* read from the host by the device, or from a copy of this process for want of it */
+	char note[128];                          /* why some are staged */
 };
 struct weights_info weights_info(const struct weights *w);
 
