@@ -29,6 +29,15 @@ def zoo(t):
     return {'bert': ('--tokens', '17'), 'gpt2': ('--tokens', '9', '--generate', '5'), 'resnet': ()}
 
 
+def write_plan(t, tensors, host=(), links=(), helpers=()):
+    """A plan that names every tensor in the order given; its path."""
+    rows = [{'tensor': name, 'place': 'dha' if name in host else 'load', 'link': 1 if name in links else 0, 'step': i}
+            for i, name in enumerate(tensors)]
+    path = t.dir / 'plan.json'
+    path.write_text(json.dumps({'model': 'a', 'tensors': rows, 'helpers': list(helpers)}))
+    return path
+
+
 def command(daemon, name, *arguments):
     return [RUN, 'infer', *([name] if name else []), '--socket', daemon.socket, '--json', *INPUT, *map(str, arguments)]
 
@@ -134,7 +143,8 @@ class Machine:
     def __init__(self, t, **options):
         simulated_only('the CPU cannot compute from the memory of a real one')
         topology = t.dir / 'topology'
-        topology.write_text('set speed=unlimited\ndevice bytes=64M context=1M\ndevice bytes=64M context=1M\n')
+        topology.write_text('set speed=unlimited\ndevice bytes=64M context=1M attr.READ_ONLY_REGISTER=1\n'
+                            'device bytes=64M context=1M\n')
         self.t, self.environment = t, {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(t.dir / 'devices')}
         self.daemon = t.daemon(environment=self.environment, cuda_driver=SIMULATOR, gpu='auto', **options)
         self.client = {'TRIMS_CUDA_DRIVER': GPU_DRIVER, **self.environment}
@@ -149,11 +159,49 @@ def modes_on_a_device_give_the_same_bits(t):
     for name, more in zoo(t).items():
         want = private(t, machine.daemon, name, *more)['digest']
         for device in 'cuda:0', 'cuda:1':
-            for mode in 'pipeline', 'dha', 'resident':
+            for mode in ('pipeline', 'dha', 'resident') if name == 'bert' else ('pipeline', 'resident'):
                 got = machine.infer(name, '--device', device, '--mode', mode, *more)
                 t.equal(got['digest'], want, f'{name} {device} {mode}')
                 assert got['simulated'] and got['mode'] == mode and got['device'] == device, got
             t.equal(machine.daemon.ctl('evict', name).rc, 0)
+
+
+def large(t, kind=reference.Bert, **keywords):
+    """One whose token table is several chunks long, and whose other half as well."""
+    model = kind(t.random, hidden=384, layers=2, **keywords)
+    table = next(name for name in model.stored if 'word_embeddings' in name or 'wte' in name)
+    rows = 8192
+    model.config['vocab_size'] = rows
+    model.add(table, rows, 384, scale=1)
+    model.write(t.models_dir / 'a')
+    return model, table
+
+
+@test
+def what_a_plan_leaves_on_the_host_is_read_there(t):
+    for kind in reference.Bert, reference.Gpt2:
+        machine = Machine(t)
+        model, table = large(t, kind)
+        own_head = kind is reference.Bert
+        want = private(t, machine.daemon, 'a')['digest']
+        # GPT-2's table is its head as well, so nobody but a plan reads it from the host.
+        plan = write_plan(t, list(model.stored), host=[table])
+        more = () if own_head else ('--plan', plan)
+        for device, direct, hit in (0, 1, False), (0, 1, True), (1, 0, False), (1, 0, True):
+            got = machine.infer('a', '--device', f'cuda:{device}', '--mode', 'dha', *more)
+            t.equal(got['digest'], want, f'{kind} {device} {hit}')
+            t.equal(got['hit'], hit)
+            table_bytes = len(model.stored[table][2])
+            assert table_bytes - 8 * MIB <= got['bytes'] - got['plan']['device_bytes'] <= table_bytes + MIB, got['plan']
+            t.equal((got['plan']['direct_tensors'], got['plan']['staged_tensors']), (direct, 1 - direct), str(got['plan']))
+            t.equal(got['plan']['note'] == '', direct == 1, str(got['plan']))
+        shuffled = list(model.stored)
+        t.random.shuffle(shuffled)
+        half = [name for name in shuffled if t.random.random() < 0.5] or shuffled[:1]
+        t.equal(machine.daemon.ctl('evict', 'a').rc, 0)
+        got = machine.infer('a', '--device', 'cuda:0', '--mode', 'dha', '--plan', write_plan(t, shuffled, host=half))
+        t.equal(got['digest'], want, f'{kind} at random')
+        machine.daemon.stop()
 
 
 @test
@@ -207,12 +255,25 @@ def a_profile_on_a_device_has_both_ways(t):
 @test
 def a_mode_that_cannot_be_had_is_refused(t):
     machine = Machine(t)
-    make(t, 'a', reference.Bert)
-    for device, mode, code in (('cpu', 'dha', 'BAD_REQUEST'), ('cpu', 'pt', 'UNSUPPORTED'), ('cuda:0', 'pt+dha', 'UNSUPPORTED'),
-                               ('cuda:0', 'pt', 'UNSUPPORTED'), ('cuda:2', 'resident', 'NO_TIER')):
-        result = run(*command(machine.daemon, 'a', '--device', device, '--mode', mode), **machine.client)
+    model = make(t, 'a', reference.Bert)
+    make(t, 'b', reference.Resnet)
+    names = list(model.stored)
+    hosts = t.dir / 'hosts.json'
+    write_plan(t, names, host=names[:1]).rename(hosts)
+    loads = write_plan(t, names)
+    for model, arguments, words in (
+            ('a', ('--mode', 'dha'), 'wants a GPU'), ('a', ('--mode', 'pt'), 'wants a GPU'),
+            ('a', ('--plan', loads), 'no use for a plan'), ('a', ('--device', 'cuda:2'), 'sees 2 devices'),
+            ('a', ('--device', 'cuda:0', '--mode', 'pipeline', '--plan', loads), 'no use for a plan'),
+            ('b', ('--device', 'cuda:0', '--mode', 'dha'), 'this model has none'),
+            ('a', ('--device', 'cuda:0', '--mode', 'pt', '--plan', loads), 'several links'),
+            ('a', ('--device', 'cuda:0', '--mode', 'pt+dha', '--plan', hosts), 'several links'),
+            ('a', ('--device', 'cuda:0', '--mode', 'dha', '--plan', loads), 'nothing is read from the host'),
+            ('b', ('--device', 'cuda:0', '--mode', 'dha', '--plan', hosts), 'a')):
+        result = run(*command(machine.daemon, model, *arguments), **machine.client)
         t.equal(result.rc, 1, str(result))
-        t.equal(result.json['error']['code'], code, str(result))
+        assert words in result.json['error']['text'], result
+        assert result.json['error']['code'] in ('BAD_REQUEST', 'NO_TIER', 'UNSUPPORTED'), result
     result = run(*command(machine.daemon, 'a', '--device', 'cuda:0'), TRIMS_CUDA_DRIVER='/nowhere')
     t.equal(result.json['error']['code'], 'NO_TIER', str(result))
 

@@ -162,6 +162,7 @@ static int prepare(struct infer *f, struct fault *why)
 	const struct run *r = f->r;
 	struct input_options options = {r->input, r->batch, r->tokens, r->seed};
 	int e = session_open(&f->s, r, why);
+	uint64_t opened = e ? 0 : weights_times(f->s.weights)->open_ns;
 	uint64_t began = clock_ns(), ready = f->s.backend ? f->s.backend->library_ns + f->s.backend->context_ns : 0;
 	if (!e)
 		e = input_make(f->s.net, weights_catalog(f->s.weights), &options, &f->in, why);
@@ -175,6 +176,7 @@ static int prepare(struct infer *f, struct fault *why)
 		e = exec_new(f->s.backend, f->s.net, f->s.weights, f->in.n, f->in.t, r->generate - 1, &f->exec, why);
 	if (!e)
 		f->prepare_ns = clock_ns() - began - weights_times(f->s.weights)->wait_ns -
+			(weights_times(f->s.weights)->open_ns - opened) -
 			(f->s.backend->library_ns + f->s.backend->context_ns - ready);
 	return e;
 }

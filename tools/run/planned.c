@@ -75,6 +75,9 @@ static int check(const struct planned_wish *wish, const struct trims_plan *plan,
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s: the plan has %u tensors read from the host", wish->mode, host);
 	if (!wish->links && links)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s: the plan loads %u tensors over other links", wish->mode, links);
+	if (wish->host && !host && !wish->file)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s: without --plan tables are what is read from the host, and this model "
+			"has none", wish->mode);
 	if (wish->host && !host)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s: by the plan, nothing is read from the host", wish->mode);
 	if (wish->links && !links)
