@@ -58,7 +58,8 @@ static int prefix(char *buf, size_t size, enum log_level level, const char *topi
 		ts.tv_nsec / 1000000, levels[level].name, topic);
 }
 
-static void put_line(enum log_level level, const char *topic, const char *fmt, va_list ap)
+static void __attribute__((format(printf, 3, 0))) put_line(enum log_level level, const char *topic, const char *fmt,
+	va_list ap)
 {
 	char line[LINE_MAX_BYTES];
 	int saved = errno;
