@@ -8,7 +8,7 @@ from gpubench import Bench, Refused, Stalled, calls
 from keeper import leave_no_helper, until_kept
 from trimstest import main, test
 
-SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.1 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.05))
+SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.07 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.03))
 SURE = ('cuMemImportFromShareableHandle', 1)
 MODELS = ('a', 'b')
 
