@@ -17,7 +17,7 @@
 #define PLAN_MAX_LINKS 16
 #define PLAN_MAX_SHARINGS 64                   /* ways in which layers with the same bytes can be loaded or not */
 #define PLAN_MAX_NS ((uint64_t)1 << 36)        /* of one layer, for anything: 68 s */
-#define PLAN_MAX_TOTAL_NS ((uint64_t)1 << 45)  /* all that its layers might take, one after the other: 9 hours */
+#define PLAN_MAX_TOTAL_NS ((uint64_t)1 << 40)  /* all that its layers might take, one after the other: 18 minutes */
 #define PLAN_MAX_BYTES ((uint64_t)1 << 42)     /* of one layer */
 #define PLAN_MAX_RATE ((uint64_t)1 << 42)
 
