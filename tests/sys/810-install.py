@@ -6,7 +6,8 @@ import shutil
 
 from trimstest import BUILD, PATIENCE, Skip, main, run, test
 
-FILES = '''bin/trims-bench bin/trims-ctl bin/trims-faas bin/trims-run sbin/mrm include/trims.h
+PROFILES = '''bert-base bert-large gpt2 gpt2-medium resnet-101 resnet-50 roberta-base roberta-large v100-pcie3'''.split()
+FILES = [f'share/trims/profiles/{name}.json' for name in PROFILES] + '''bin/trims-bench bin/trims-ctl bin/trims-faas bin/trims-run sbin/mrm include/trims.h
 LIB/libtrims.a LIB/libtrims.so LIB/libtrims.so.0 LIB/libtrims.so.0.1.0 LIB/pkgconfig/trims.pc
 LIB/trims/libsimcuda.so libexec/trims/trims-bench-client libexec/trims/trims-bench-export
 libexec/trims/trims-make-image
