@@ -223,6 +223,15 @@ def every_call_of_a_client_stalled_once(t):
     assert bench.stood, 'nothing stood still'
 
 
+def mended(bench, daemon, what):
+    """The device works again, and so does the next daemon."""
+    bench.simcuda(daemon, 'mend', 0)
+    daemon.stop()
+    daemon = bench.daemon()
+    round_trip(bench, daemon, False, f'{what}, mended')
+    daemon.stop()
+
+
 def is_lost(bench, what, script):
     """The device fails for good in the middle of it: said, survived, and over with the next daemon."""
     daemon = start(bench, what, SIMCUDA_FAULTS=script)
@@ -235,12 +244,7 @@ def is_lost(bench, what, script):
         assert not refused or not has_devices(daemon), f'{what}: {refused} refusals, and doctor says nothing'
         bench.stood += bool(refused)
         daemon.stop()
-    daemon = bench.daemon()
-    bench.simcuda(daemon, 'mend', 0)
-    daemon.stop()
-    daemon = bench.daemon()
-    round_trip(bench, daemon, False, f'{what}, mended')
-    daemon.stop()
+    mended(bench, bench.daemon(), what)
 
 
 @test
@@ -267,11 +271,7 @@ def lost_in_client(bench, what, script):
     host = bench.ctl(daemon, 'open', 'a', '--tier', 'host')
     assert host.rc == 0, f'{what}: {host}'
     bench.stood += bool(refused)
-    bench.simcuda(daemon, 'mend', 0)
-    daemon.stop()
-    daemon = bench.daemon()
-    round_trip(bench, daemon, False, f'{what}, mended')
-    daemon.stop()
+    mended(bench, daemon, what)
 
 
 @test
