@@ -447,25 +447,29 @@ END_TEST
 START_TEST(a_head_does_not_stand_in_the_way_of_loads_before_its_own)
 {
 	struct fixture f;
-	start(&f);
+	fix_prepare(&f);
+	fix_gpus(&f);
+	f.config.min_residency_ns = 10 * NS_PER_S;
+	f.tiers[HOST].capacity_bytes = 4000;
+	fix_start(&f);
 	use_planned(&f, 1, "a:150!", FIX_PLAN(100, 150));
-	open_planned(&f, 2, "b:350!", 0);
-	fix_close(&f, 2);
-	use_planned(&f, 3, "c:50!", 0);
+	use_planned(&f, 2, "old:200!", 0);
+	f.now += 20 * NS_PER_S;
+	use_planned(&f, 3, "young:200!", 0);
 	ck_assert_copy(&f, "a:150!", COPY_RESERVED, REACH_HEAD, 100);
-	f.hands &= ~(HAND_FREE | HAND_TRIM);
-	struct cache_open late = fix_ask_gpu(5, "a:150!", 0); /* both wait for b to leave; the one with the deadline first */
+	f.hands &= ~HAND_FREE;
+	struct cache_open late = fix_ask_gpu(4, "a:150!", 0);
 	late.deadline = f.now + 100 * NS_PER_S;
-	fix_open_as(&f, late);
-	struct cache_open soon = fix_ask_gpu(4, "e:480!", 0);
+	fix_open_as(&f, late); /* waits for what `old` had */
+	struct cache_open soon = fix_ask_gpu(5, "b:250!", 0);
 	soon.deadline = f.now + 10 * NS_PER_S;
-	fix_open_as(&f, soon);
+	fix_open_as(&f, soon); /* needs more than that, and `young` is not to be had */
+	ck_assert_granted(open_planned(&f, 6, "young:200!", 0), COPY_READY);
 	f.hands = HANDS_ALL;
 	while (fix_held(&f, FX_FREE))
 		fix_done(&f, FX_FREE, TRIMS_E_NONE);
-	ck_assert_int_eq(f.answers[4].kind, FX_GRANT);
-	ck_assert_refused(&f.answers[5], TRIMS_E_NO_ROOM);
-	ck_assert_state(&f, "a:150!", GPU0, COPY_ABSENT);
+	ck_assert_int_eq(f.answers[5].kind, FX_GRANT);
+	ck_assert_refused(&f.answers[4], TRIMS_E_NO_ROOM);
 	fix_fini(&f);
 }
 END_TEST
@@ -748,6 +752,27 @@ START_TEST(a_growth_ends_when_its_source_is_damaged)
 }
 END_TEST
 
+START_TEST(a_growth_whose_source_went_before_it_began_ends)
+{
+	struct fixture f;
+	uint32_t in_use;
+	start_growing(&f);
+	f.hands &= ~(HAND_ALLOC | HAND_TRANSFER);
+	fix_tick(&f, NS_PER_S);
+	cache_evict(f.c, f.now, "a:300!", TIER_HOST, 0, &in_use);
+	fix_run(&f);
+	fix_open(&f, 3, "a:300!"); /* it comes again, but is not complete */
+	struct cache_effect grow = fix_take(&f, FX_ALLOC);
+	fix_done(&f, FX_ALLOC, TRIMS_E_NONE);
+	ck_assert_state(&f, "a:300!", HOST, COPY_LOADING);
+	fix_answer_one(&f, &grow, TRIMS_E_NONE);
+	fix_run(&f);
+	ck_assert_uint_eq(f.count[FX_TRIM], 1);
+	ck_assert_copy(&f, "a:300!", COPY_READY, REACH_PLAN, 200);
+	fix_fini(&f);
+}
+END_TEST
+
 START_TEST(a_growth_that_waits_for_its_link_ends_at_once)
 {
 	struct fixture f;
@@ -908,7 +933,7 @@ static void growth(Suite *s)
 		only_free_memory_an_idle_link_and_a_host_copy_make_it_grow, a_growth_without_memory_is_tried_again_a_minute_later,
 		a_growth_that_fails_leaves_the_copy_what_it_was, a_growth_makes_way_for_a_demand, what_it_grew_by_goes_before_its_tail,
 		who_needs_more_gets_both_at_once, a_copy_that_leaves_stops_growing, a_growth_ends_when_its_source_is_damaged,
-		a_growth_that_waits_for_its_link_ends_at_once, a_device_that_gets_smaller_gives_up_growths_first,
+		a_growth_whose_source_went_before_it_began_ends, a_growth_that_waits_for_its_link_ends_at_once, a_device_that_gets_smaller_gives_up_growths_first,
 		a_device_that_dies_takes_its_growth_along, idle_time_completes_heads_too,
 		what_comes_back_by_itself_is_made_by_its_last_plan);
 }
