@@ -1,6 +1,7 @@
 /* test_segment.c - mrm/segment: what a client sees of a copy that fills up, whatever the order. */
 #include "mrm/segment.h"
 #include "tests/unit/mrm_fixture.h"
+#include "tests/unit/pieces_verify.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -281,11 +282,164 @@ START_TEST(memory_that_cannot_be_had_leaves_nothing)
 }
 END_TEST
 
+/* ---- copies on devices: pieces and editions ---- */
+
+/* Six tensors of three chunks; the first and the fourth stay on the host, the last is needed first, half of the rest is worth
+ * keeping. */
+static struct segment *planned(struct layout **l)
+{
+	static const uint32_t order[] = {5, 0, 1, 2, 3, 4};
+	const uint64_t bytes[] = {12 * MIB, 12 * MIB, 12 * MIB, 12 * MIB, 12 * MIB, 12 * MIB};
+	struct shm_options o = {0};
+	struct segment *s = NULL;
+	struct pieces *p = NULL;
+	struct fault why;
+	struct plan_head *plan = pieces_plan(ARRAY_LEN(order));
+	*l = pieces_layout(bytes, ARRAY_LEN(bytes));
+	plan->keep_bytes = 24 * MIB;
+	for (uint32_t i = 0; i < ARRAY_LEN(order); i++)
+		((struct plan_entry *)plan_entries(plan))[i] = (struct plan_entry){.tensor = order[i], .place = order[i] % 3 == 0};
+	ck_assert_int_eq(pieces_build(&p, *l, plan, false, &why), 0);
+	ck_assert_int_eq(segment_new(&s, *l, 4711, SEGMENT_DEVICE, p, "test", &o, &why), 0);
+	free(plan);
+	return s;
+}
+
+/* What is to arrive does, in the order of the pieces; each watermark covers exactly what has. */
+static void fill(struct segment *s, const struct layout *l, const struct progress_page *page)
+{
+	for (uint32_t i = 0; i < l->n_chunks; i++) {
+		uint32_t chunk = pieces_chunk(s->pieces, i), piece = s->pieces->of_chunk[chunk];
+		if (!segment_wants(s, chunk) || s->landed[chunk])
+			continue;
+		uint64_t before = atomic_load(&page->watermark[piece]);
+		s->landed[chunk] = true;
+		s->n_landed++;
+		segment_set_readable(s, l, chunk);
+		ck_assert_uint_eq(atomic_load(&page->watermark[piece]), before + layout_chunk(l, chunk).bytes);
+	}
+	for (uint32_t i = 0; i < segment_wanted_pieces(s); i++)
+		ck_assert_uint_eq(atomic_load(&page->watermark[i]), s->pieces->v[i].bytes);
+}
+
+static void is_served(const struct segment *s, const struct progress_page *page, uint64_t edition)
+{
+	ck_assert(segment_is_ready(s));
+	ck_assert_uint_eq(s->edition, edition);
+	ck_assert_uint_eq(page->copy, edition);
+	ck_assert_uint_eq(page->extents, s->n_pieces);
+	ck_assert_uint_eq(atomic_load(&page->landed), segment_bytes(s));
+}
+
+static void is_whole(const struct segment *s, const struct progress_page *page, uint64_t edition)
+{
+	is_served(s, page, edition);
+	ck_assert_uint_eq(s->n_landed, pieces_chunks(s->pieces, s->n_pieces));
+	ck_assert_uint_eq(s->n_readable, s->n_landed);
+}
+
+static struct segment_edition edition_of(const struct segment *s, const struct layout *l, uint64_t number, uint32_t n)
+{
+	struct segment_edition e;
+	struct shm_options o = {0};
+	struct fault why;
+	ck_assert_int_eq(segment_edition_new(&e, s, l, number, n, "test", &o, &why), 0);
+	return e;
+}
+
+static const struct hash128 SOME = {5, 6};
+
+START_TEST(a_part_is_ready_when_what_the_plan_wants_is_there)
+{
+	struct layout *l;
+	struct segment *s = planned(&l);
+	const struct progress_page *page = seen_by_client(s);
+	ck_assert_uint_lt(s->n_pieces, s->pieces->n);
+	ck_assert_uint_eq(page->image_bytes, l->image_bytes);
+	fill(s, l, page);
+	ck_assert(!segment_is_ready(s));
+	segment_set_ready(s, l, SOME);
+	is_whole(s, page, 4711);
+	ck_assert_uint_eq(segment_bytes(s), 48 * MIB);
+	ck_assert(!segment_has(s, 0) && segment_has(s, 3));
+	munmap((void *)page, PROGRESS_BYTES);
+	segment_free(&s);
+	layout_free(&l);
+}
+END_TEST
+
+START_TEST(a_copy_that_grows_serves_as_it_was_until_it_has_grown)
+{
+	struct layout *l;
+	struct segment *s = planned(&l);
+	const struct progress_page *old = seen_by_client(s);
+	fill(s, l, old);
+	segment_set_ready(s, l, SOME);
+	for (int round = 0; round < 2; round++) {
+		struct segment_edition e = edition_of(s, l, 4800 + round, s->pieces->n);
+		segment_grow(s, &e);
+		is_whole(s, old, 4711);
+		ck_assert(!segment_has(s, 0) && segment_wants(s, 0));
+		const struct progress_page *next = s->next.page.map;
+		ck_assert_uint_eq(atomic_load(&next->landed), 48 * MIB);
+		if (round) {
+			fill(s, l, next);
+			is_served(s, old, 4711);
+			segment_set_ready(s, l, SOME);
+			break;
+		}
+		s->landed[0] = true; /* a chunk comes, and then it is given up */
+		s->n_landed++;
+		segment_set_readable(s, l, 0);
+		segment_cut(s, l, s->n_pieces);
+		ck_assert(!s->landed[0] && !segment_wants(s, 0));
+		is_whole(s, old, 4711);
+	}
+	const struct progress_page *now = seen_by_client(s);
+	is_whole(s, now, 4801);
+	ck_assert_uint_eq(segment_bytes(s), l->image_bytes);
+	ck_assert_uint_eq(atomic_load(&old->state), PROGRESS_READY);
+	munmap((void *)old, PROGRESS_BYTES);
+	munmap((void *)now, PROGRESS_BYTES);
+	segment_free(&s);
+	layout_free(&l);
+}
+END_TEST
+
+START_TEST(a_copy_that_lost_its_tail_comes_back_with_what_was_kept)
+{
+	struct layout *l;
+	struct segment *s = planned(&l);
+	const struct progress_page *old = seen_by_client(s);
+	fill(s, l, old);
+	segment_set_ready(s, l, SOME);
+	ck_assert_uint_gt(s->pieces->n_head, 0);
+	segment_cut(s, l, s->pieces->n_head);
+	ck_assert(!segment_is_ready(s));
+	ck_assert_uint_eq(s->n_landed, pieces_chunks(s->pieces, s->pieces->n_head));
+	struct segment_edition e = edition_of(s, l, 4800, s->pieces->n_plan);
+	segment_replace(s, &e);
+	const struct progress_page *page = seen_by_client(s);
+	ck_assert_uint_eq(atomic_load(&page->state), PROGRESS_LOADING);
+	for (uint32_t i = 0; i < s->n_pieces; i++)
+		ck_assert_uint_eq(atomic_load(&page->watermark[i]), i < s->pieces->n_head ? s->pieces->v[i].bytes : 0);
+	fill(s, l, page);
+	segment_set_ready(s, l, SOME);
+	is_whole(s, page, 4800);
+	munmap((void *)old, PROGRESS_BYTES);
+	munmap((void *)page, PROGRESS_BYTES);
+	segment_free(&s);
+	layout_free(&l);
+}
+END_TEST
+
 static void all(Suite *suite)
 {
 	UNIT_CASE(suite, "page", the_page_says_what_it_is, ready_is_the_end_of_all_watermarks, the_first_poison_stays,
 		memory_that_cannot_be_had_leaves_nothing);
 	UNIT_CASE(suite, "pages", pages_are_there_for_whoever_asked_and_what_is_written_stays);
+	UNIT_CASE(suite, "parts", a_part_is_ready_when_what_the_plan_wants_is_there,
+		a_copy_that_grows_serves_as_it_was_until_it_has_grown, a_copy_that_lost_its_tail_comes_back_with_what_was_kept);
 	UNIT_CASE(suite, "progress", watermarks_cover_what_is_readable_without_a_hole_and_only_grow, whoever_waits_is_woken);
 }
 
