@@ -247,6 +247,7 @@ struct ahead {
 	struct segment *host;
 	const struct layout *layout;
 	const struct source_cancel *cancel;
+	const uint32_t *order; /* the haul's, which does not end before this does; NULL: image order */
 	bool huge;
 	uint32_t next;
 };
@@ -256,7 +257,7 @@ static void run_ahead(struct job *job, void *worker)
 	struct ahead *a = container_of(job, struct ahead, job);
 	uint32_t end = MIN(a->layout->n_chunks, a->next + AHEAD_CHUNKS);
 	for (; a->next < end && !source_cancel_is_set(a->cancel); a->next++)
-		if (!segment_populate(a->host, a->layout, a->next, a->huge))
+		if (!segment_populate(a->host, a->layout, a->order ? a->order[a->next] : a->next, a->huge))
 			metrics_add(M_fallback_no_hugepages, 1);
 }
 
@@ -290,7 +291,7 @@ static void begin_ahead(struct haul *t)
 	struct ahead *a = calloc(1, sizeof *a);
 	ASSERT(a);
 	*a = (struct ahead){.haul = t, .host = holding_host(t->image), .layout = holding_layout(t->image),
-		.cancel = t->cancel ? t->cancel : t->daemon->halt, .huge = t->daemon->shm.huge,
+		.order = t->order, .cancel = t->cancel ? t->cancel : t->daemon->halt, .huge = t->daemon->shm.huge,
 		.job = {.run = run_ahead, .done = ahead_done}};
 	submit_ahead(a);
 }
