@@ -36,7 +36,9 @@ struct copy_job {
 	struct segment *copy; /* of one that grows or is cut: the holding's, which nobody else changes meanwhile */
 	uint32_t n_pieces;    /* of a copy that changes: as many as it is to have */
 	struct segment_edition edition; /* of one that grows: the next */
-	uint64_t bytes;       /* of one that is cut: then */
+	uint64_t bytes;       /* of one that is cut: then, */
+	uint64_t old;         /* and what it was known by, and how many pieces that had; 0: that goes on */
+	uint32_t old_pieces;
 	int result;
 	struct fault why;
 	struct disk_image *leaving;
@@ -240,6 +242,8 @@ void copies_alloc(struct daemon *d, const struct cache_effect *fx)
 static void run_cut(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
+	if (j->old)
+		kept_drop(j->daemon, j->old, j->old_pieces);
 	gpu_memory_shrink(j->copy->device, j->n_pieces);
 }
 
@@ -279,7 +283,8 @@ void copies_trim(struct daemon *d, const struct cache_effect *fx)
 	j->n_pieces = pieces_within(c->pieces, fx->reach);
 	j->bytes = fx->bytes;
 	if (j->n_pieces < c->n_pieces) {
-		kept_drop(d, c);
+		j->old = c->edition;
+		j->old_pieces = c->n_pieces;
 		metrics_add(M_gpu_trimmed, 1);
 		metrics_add(M_gpu_trimmed_bytes, pieces_bytes(c->pieces, c->n_pieces, 1) - pieces_bytes(c->pieces, j->n_pieces, 1));
 	}
@@ -312,7 +317,7 @@ static void run_free(struct job *job, void *worker)
 {
 	struct copy_job *j = container_of(job, struct copy_job, job);
 	if (j->copy)
-		kept_drop(j->daemon, j->copy);
+		kept_drop(j->daemon, j->copy->edition, j->copy->n_pieces);
 	copies_release(j->copy);
 	segment_free(&j->copy);
 	if (j->leaving && disk_image_drop(&j->leaving, &j->why))

@@ -271,15 +271,18 @@ static void make_ready(struct haul *t, const struct hash128 *hashes)
 {
 	struct holding *img = t->image;
 	struct segment *c = img->copies[t->to];
+	uint64_t old = 0;
+	uint32_t old_pieces = 0;
 	if (c && c->next.n_pieces) {
-		kept_drop(t->daemon, c); /* the next one is kept instead */
+		old = c->edition; /* the next one is kept instead */
+		old_pieces = c->n_pieces;
 		metrics_add(M_gpu_grown, 1);
 		metrics_add(M_gpu_grown_bytes, pieces_bytes(c->pieces, c->next.n_pieces, 1) - segment_bytes(c));
 	}
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
 	if (t->to != t->daemon->tier_disk) {
-		kept_put(img, t->to, hashes);
+		kept_put(img, t->to, hashes, old, old_pieces);
 		return;
 	}
 	segment_free(&img->copies[t->to]); /* later opens get a page of their own */

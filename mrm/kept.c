@@ -50,6 +50,8 @@ struct put_job {
 	struct holding *image; /* referenced */
 	struct segment *segment; /* held */
 	struct kept_copy copy; /* fds are borrowed */
+	uint64_t old;          /* edition that goes, 0: none */
+	uint32_t old_fds;
 	struct fault why;
 	int result;
 };
@@ -57,6 +59,8 @@ struct put_job {
 static void run_put(struct job *job, void *worker)
 {
 	struct put_job *j = container_of(job, struct put_job, job);
+	if (j->old)
+		kept_copy_drop(j->image->daemon->keep, j->old, j->old_fds);
 	j->result = kept_copy_put(j->image->daemon->keep, &j->copy, &j->why);
 }
 
@@ -89,7 +93,7 @@ static bool borrow_fds(const struct segment *s, int *fds)
 	return true;
 }
 
-void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes)
+void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes, uint64_t old, uint32_t old_pieces)
 {
 	struct daemon *d = img->daemon;
 	struct segment *s = img->copies[tier];
@@ -100,6 +104,8 @@ void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes)
 	ASSERT(j);
 	j->image = holding_get(img);
 	j->segment = s;
+	j->old = old;
+	j->old_fds = old_pieces;
 	copies_hold(s);
 	j->copy = (struct kept_copy){.tier = device >= 0 ? TIER_GPU : TIER_HOST, .generation = s->edition,
 		.digest = img->digest, .n_fds = s->n_pieces, .desc = image_desc_ref(holding_desc(img))};
@@ -122,10 +128,10 @@ void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes)
 	put_done(&j->job);
 }
 
-void kept_drop(struct daemon *d, const struct segment *s)
+void kept_drop(struct daemon *d, uint64_t edition, uint32_t n_pieces)
 {
-	if (is_kept(d) && s->n_pieces)
-		kept_copy_drop(d->keep, s->edition, s->n_pieces);
+	if (is_kept(d) && n_pieces)
+		kept_copy_drop(d->keep, edition, n_pieces);
 }
 
 /* ---- taking back ---- */

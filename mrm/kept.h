@@ -18,10 +18,11 @@ void kept_adopt(struct daemon *d);
 void kept_check(struct daemon *d);
 void kept_stop(struct daemon *d);
 
-/* The copy on that tier is complete, and its chunks have these hashes: it is given away, by a worker. */
-void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes);
-/* The copy is about to be freed.  Any thread. */
-void kept_drop(struct daemon *d, const struct segment *s);
+/* The copy on that tier is complete, and its chunks have these hashes: it is given away, by a worker.  old: the edition from
+ * which it has grown, which had so many pieces and goes; 0: none. */
+void kept_put(struct holding *img, uint8_t tier, const struct hash128 *hashes, uint64_t old, uint32_t old_pieces);
+/* That edition of a copy goes; once nobody holds the copy, since it may still be on its way there.  Any thread. */
+void kept_drop(struct daemon *d, uint64_t edition, uint32_t n_pieces);
 /* Whether copies of that tier are given away; for the doctor report. */
 const char *kept_where(const struct daemon *d);
 

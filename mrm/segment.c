@@ -123,6 +123,7 @@ int segment_begin_anew(struct segment *c, const struct layout *l, const char *la
 	memset(c->landed, 0, c->n_chunks * sizeof *c->landed);
 	memset(c->readable, 0, c->n_chunks * sizeof *c->readable);
 	begin_edges(c);
+	c->regrowing = false;
 	c->n_landed = c->n_readable = 0;
 	c->landed_bytes = 0;
 	return 0;
@@ -237,6 +238,7 @@ void segment_replace(struct segment *c, struct segment_edition *e)
 	c->records = shm_take(&e->records);
 	c->edition = e->number;
 	c->n_pieces = e->n_pieces;
+	c->regrowing = c->cut;
 	c->cut = false;
 	e->n_pieces = 0;
 }
@@ -345,6 +347,7 @@ static void set_pieces_ready(struct segment *c)
 	}
 	c->n_landed = c->n_readable = pieces_chunks(c->pieces, c->n_pieces);
 	c->landed_bytes = segment_bytes(c);
+	c->regrowing = false;
 	free(STEAL(c->gaps));
 }
 

@@ -50,6 +50,7 @@ struct segment {
 	struct pieces *pieces;       /* NULL: on disk */
 	uint32_t n_pieces;           /* of them, what this edition has; 0: on disk */
 	bool cut;                    /* it had more, and waits for the next edition: its page says nothing */
+	bool regrowing;              /* what was left of it is in an edition that is being filled */
 	struct segment_edition next; /* to which it is growing while this one serves */
 	struct shm_region *extents;  /* NULL unless on host */
 	struct gpu_memory *device;   /* at least n_pieces */

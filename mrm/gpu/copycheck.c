@@ -129,7 +129,7 @@ static void begin_batch(struct copycheck *c)
 {
 	uint32_t end = c->options.first + c->options.n;
 	for (c->n = 0; c->n < GPU_HASH_BATCH && c->next < end && !c->result.error; c->next++)
-		if (segment_has(c->copy, c->next))
+		if (segment_has(c->copy, c->next) && (!c->options.landed || c->copy->landed[c->next]))
 			add_chunk(c, c->next);
 	if (c->result.error)
 		c->n = 0; /* the job alone, which tells it */

@@ -19,6 +19,7 @@ struct copycheck_options {
 	struct holding *image;
 	uint8_t tier;
 	uint32_t first, n;          /* chunks */
+	bool landed;                /* only those that have arrived when it comes to them */
 	enum load_class class;
 	uint64_t deadline;
 	/* Asked now and then; false: stop.  May be NULL. */
@@ -27,7 +28,7 @@ struct copycheck_options {
 	void *ctx;
 };
 
-/* Of these chunks, those that the copy has are compared; all their bytes must have arrived.  One whose hash is not on record ends the check with an error. */
+/* Of these chunks, those that the copy has are compared; all their bytes must have arrived, unless `landed`.  One whose hash is not on record ends the check with an error. */
 void copycheck_start(struct daemon *d, const struct copycheck_options *options);
 
 /* For those who look: whether the check is to go on; else the result says why not. */

@@ -223,6 +223,7 @@ static void begin_check(struct integrity *i, struct record *r, const struct cach
 	r->checking = true;
 	struct holding *img = holding_by_model(i->daemon, fx->model);
 	const struct copycheck_options o = {.image = img, .tier = fx->to, .n = holding_layout(img)->n_chunks,
+		.landed = fx->state != COPY_READY,
 		.class = CLASS_DEMAND, .deadline = CACHE_NEVER, .done = checked, .ctx = k};
 	copycheck_start(i->daemon, &o);
 }
@@ -235,12 +236,19 @@ static void refuse_loading(struct integrity *i, const struct cache_effect *fx)
 	refuse(i->daemon, fx, &why);
 }
 
+/* What was kept of the copy while nobody had it can be told from what is still to come: by now it is all that has arrived. */
+static bool is_regrowing(struct daemon *d, const struct cache_effect *fx)
+{
+	const struct holding *img = holding_by_model(d, fx->model);
+	return img && img->copies[fx->to] && img->copies[fx->to]->regrowing;
+}
+
 bool integrity_defers(struct integrity *i, struct conn *c, const struct cache_effect *fx)
 {
 	struct record *r = idmap_get(&i->records, fx->copy);
 	if (!r || (!r->checking && !is_tainted_for(r, conn_uid(c))))
 		return false;
-	if (fx->state != COPY_READY) {
+	if (fx->state != COPY_READY && !is_regrowing(i->daemon, fx)) {
 		refuse_loading(i, fx);
 		return true;
 	}

@@ -74,7 +74,7 @@ static void stop_if_unwanted(struct readback *r)
 /* Whether a chunk that the copy has is left. */
 static bool has_more(struct readback *r)
 {
-	while (r->next < r->stop && !segment_has(r->copy, r->next))
+	while (r->next < r->stop && (!segment_has(r->copy, r->next) || (r->options.landed && !r->copy->landed[r->next])))
 		r->next++;
 	return r->next < r->stop;
 }

@@ -6,7 +6,7 @@ import os
 import models
 import wire
 from keeper import leave_no_helper, until_kept
-from simgpu import UUIDS, attached, gpu_daemon
+from simgpu import NOBODY, UUIDS, as_user, attached, gpu_daemon
 from trimstest import main, test
 
 MIB = 1 << 20
@@ -159,6 +159,41 @@ def under_pressure_a_tail_goes_and_comes_back_behind_what_was_kept(t):
     settled(t, daemon)
     t.eventually(lambda: 30 * MIB < daemon.metric('trims_promotion_bytes_total', to='gpu') - moved < 48 * MIB,
                  'what was kept was not moved again')
+
+
+def trimmed_after(t, daemon, name, other, spoilt=False):
+    """A client has had the model by a plan, its tail made room for another model, and that is not in use any more."""
+    client = attached(daemon)
+    lease = client.open(name, 'gpu', plan=wire.plan(*((i, 0) for i in range(1, 9)), keep=24 * MIB))
+    if spoilt:
+        lease.scribble(offset=5 * MIB)
+    lease.close()
+    settled(t, daemon)
+    lease = client.open(other, 'gpu')
+    lease.close()
+    t.equal(changed(daemon, 'trimmed'), 1)
+
+
+@test
+def what_was_kept_goes_on_to_another_user_once_it_was_looked_at(t):
+    tensors, _ = t.model('a', 64 * MIB), t.model('b', 72 * MIB)
+    t.dir.chmod(0o755)
+    daemon = gpu_daemon(t, '160M', min_residency='0', gpu_bytes='112M', socket_mode='0666')
+    trimmed_after(t, daemon, 'a', 'b')
+    stranger = as_user(daemon, NOBODY)
+    same(t, stranger.open('a', 'gpu').tensors(), tensors)
+    t.equal(daemon.metric('trims_integrity_checks_total', result='good'), 1)
+
+
+@test
+def what_was_kept_and_changed_meanwhile_is_loaded_again(t):
+    tensors, _ = t.model('a', 64 * MIB), t.model('b', 72 * MIB)
+    t.dir.chmod(0o755)
+    daemon = gpu_daemon(t, '160M', min_residency='0', gpu_bytes='112M', socket_mode='0666')
+    trimmed_after(t, daemon, 'a', 'b', spoilt=True)
+    stranger = as_user(daemon, NOBODY)
+    same(t, stranger.open('a', 'gpu').tensors(), tensors)
+    t.equal(daemon.metric('trims_integrity_checks_total', result='bad'), 1)
 
 
 @test
