@@ -3,10 +3,13 @@ Tensors 1 to 5 of a model (0 is empty) are of 8 MiB each, so each has a chunk of
 import json
 
 from gpuclient import MIB, Machine, sums_of
+from keeper import leave_no_helper, until_kept
 from trimstest import main, simulated_only, test
 
 DEVICE = 'bytes=128M context=1M'
-REGISTERS = DEVICE + ' attr.READ_ONLY_REGISTER=1'
+# Room for the part (28 MiB), canaries and what clients need, and not for the rest: a part that is used grows where it can.
+REGISTERS = 'bytes=43M context=1M attr.READ_ONLY_REGISTER=1'
+ROOMY = DEVICE + ' attr.READ_ONLY_REGISTER=1'
 WHOLE = 40 * MIB
 HOST = ('layer.0.weight', 'layer.3.weight')  # numbers 1 and 4
 PLAN = 'host=1,4'
@@ -102,7 +105,7 @@ def bytes_that_are_staged_are_waited_for_as_well(t):
 @test
 def a_daemon_killed_leaves_both_parts(t):
     tensors = t.model('a', WHOLE, count=5)
-    m = machine(t)
+    m = machine(t, device=ROOMY)  # the next daemon counts what clients hold as taken
     client = m.client()
     client.ok(f'open a {PLAN}')
     m.daemon.kill()
@@ -114,6 +117,37 @@ def a_daemon_killed_leaves_both_parts(t):
     client.ok('close')
     client.ok(f'open a {PLAN}')
     right(t, client, tensors, 'direct', 'opened again')
+
+
+@test
+def both_leases_come_back_with_the_memory(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t, device=ROOMY, keep_fds='helper')
+    leave_no_helper(t, m.daemon)
+    client = m.client()
+    client.ok(f'open a {PLAN}')
+    until_kept(t, m.daemon, 2)  # on host and device
+    m.daemon.kill()
+    m.daemon.start()
+    client.ok('reconnect')
+    t.equal(client.ok('state'), 'leased=1')
+    right(t, client, tensors, 'direct', 'with the next daemon')
+    t.equal(m.daemon.metric('trims_leases'), 2)
+    other = m.client()
+    t.equal(other.ok('open a').split()[1:], ['vmm-fd', '1'], 'a hit, perhaps on a copy that has grown')
+    t.equal(other.sums(), sums_of(tensors))
+
+
+@test
+def who_holds_a_part_keeps_it_while_it_grows(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t, device=ROOMY)
+    one, other = m.client(), m.client()
+    part = one.ok(f'open a {PLAN}').split()[0]
+    t.eventually(lambda: other.ok('open a').split()[0] != part, 'the copy grows')
+    t.equal(other.sums(), sums_of(tensors))
+    t.equal(set(other.each('places').values()), {'local'})
+    right(t, one, tensors, 'direct', 'of who came before')
 
 
 @test

@@ -138,15 +138,16 @@ static uint32_t crc32_of(const uint8_t *p, size_t n)
 /* As a kernel would: the device copies it to memory that the CPU may then read. */
 static int read_by_device(const struct trims_tensor *t, uint8_t *to)
 {
-	cu_ptr scratch = 0;
-	if (!driver_is_there())
-		return -1;
-	int r = !t->bytes ? 0 : (int)cu->mem_alloc(&scratch, t->bytes);
-	if (t->bytes && !r)
-		r = cu->memcpy_dtod(scratch, (uintptr_t)t->data, t->bytes) || cu->memcpy_dtoh(to, scratch, t->bytes);
-	if (scratch)
-		cu->mem_free(scratch);
-	return r;
+	cu_ptr scratch;
+	if (!driver_is_there() || cu->mem_alloc(&scratch, MIB))
+		return TRIMS_E_GPU_ERROR;
+	bool good = true;
+	for (uint64_t at = 0, n; at < t->bytes && good; at += n) {
+		n = MIN(t->bytes - at, MIB);
+		good = !cu->memcpy_dtod(scratch, (uintptr_t)t->data + at, n) && !cu->memcpy_dtoh(to + at, scratch, n);
+	}
+	cu->mem_free(scratch);
+	return good ? 0 : TRIMS_E_GPU_ERROR;
 }
 
 static int sum_tensor(uint32_t index, bool by_device, char *out, size_t size)

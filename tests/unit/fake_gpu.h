@@ -189,8 +189,10 @@ static inline void fake_gpu_content(const struct fake_copy *c, const struct fake
 {
 	uint32_t first = p->extent * (c->n_tensors / c->n_extents);
 	memset(out, 0, align_up(p->bytes, GPU_EXTENT_ALIGN));
-	for (uint64_t i = 0; i < p->bytes; i++)
-		out[i] = (uint8_t)(first + (p->offset + i) / c->stride);
+	for (uint64_t i = 0, n; i < p->bytes; i += n) {
+		n = MIN(c->stride - (p->offset + i) % c->stride, p->bytes - i);
+		memset(out + i, (int)(first + (p->offset + i) / c->stride), n);
+	}
 }
 
 static inline void fake_gpu_pattern(uint8_t *out)

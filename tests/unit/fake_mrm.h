@@ -105,12 +105,13 @@ static inline void fake_fill_table(struct fake_copy *c, uint32_t per_extent)
 	qsort(by_name, c->n_tensors, sizeof *by_name, fake_by_name);
 }
 
+/* host: where the same bytes are already, and what opens on tier host get; NULL: nowhere. */
 static inline void fake_copy_init_wide(struct fake_copy *c, uint64_t number, uint32_t n_extents, uint32_t per_extent,
-	uint64_t stride, uint64_t tensor_bytes)
+	uint64_t stride, uint64_t tensor_bytes, struct fake_copy *host)
 {
 	void *p;
 	*c = (struct fake_copy){.number = number, .version = number, .n_extents = n_extents,
-		.n_tensors = n_extents * per_extent, .stride = stride, .tensor_bytes = tensor_bytes};
+		.n_tensors = n_extents * per_extent, .stride = stride, .tensor_bytes = tensor_bytes, .host = host};
 	c->image_bytes = (uint64_t)c->n_tensors * stride;
 	c->table_bytes = sizeof(struct table_header) + 8 * sizeof(struct table_extent) +
 		FAKE_TENSORS_MAX * (sizeof(struct table_tensor) + sizeof(uint32_t) + 8);
@@ -125,6 +126,10 @@ static inline void fake_copy_init_wide(struct fake_copy *c, uint64_t number, uin
 	c->p->extents = n_extents;
 	c->p->image_bytes = c->image_bytes;
 	for (uint32_t e = 0; e < n_extents; e++) {
+		if (host) {
+			c->extent[e] = dup(host->extent[e]);
+			continue;
+		}
 		c->extent[e] = fake_memory("fake-extent", (uint64_t)per_extent * stride, &p);
 		for (uint32_t i = 0; i < per_extent; i++)
 			memset((char *)p + i * stride, (int)(e * per_extent + i), stride);
@@ -134,7 +139,7 @@ static inline void fake_copy_init_wide(struct fake_copy *c, uint64_t number, uin
 
 static inline void fake_copy_init(struct fake_copy *c, uint64_t number, uint32_t n_extents, uint32_t per_extent)
 {
-	fake_copy_init_wide(c, number, n_extents, per_extent, FAKE_TENSOR_STRIDE, 0);
+	fake_copy_init_wide(c, number, n_extents, per_extent, FAKE_TENSOR_STRIDE, 0, NULL);
 }
 
 /* Of a copy on a device that is not to be there whole. */
