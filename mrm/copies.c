@@ -221,7 +221,14 @@ static void grow(struct daemon *d, const struct cache_effect *fx)
 	ASSERT(j->copy && j->copy->device && j->copy->generation == fx->copy);
 	j->n_pieces = pieces_within(j->copy->pieces, fx->reach);
 	copies_hold(j->copy);
-	submit(j, run_grow, grown);
+	if (fx->reach != REACH_ALL || segment_is_ready(j->copy)) {
+		submit(j, run_grow, grown);
+		return;
+	}
+	/* It came from an earlier daemon: clients wait on the page it has. */
+	fault_set(&j->why, TRIMS_E_BUSY, "%s is still being checked", j->label);
+	j->result = -EBUSY;
+	grown(&j->job);
 }
 
 void copies_alloc(struct daemon *d, const struct cache_effect *fx)
@@ -289,8 +296,10 @@ void copies_trim(struct daemon *d, const struct cache_effect *fx)
 		metrics_add(M_gpu_trimmed_bytes, pieces_bytes(c->pieces, c->n_pieces, 1) - pieces_bytes(c->pieces, j->n_pieces, 1));
 	}
 	segment_cut(c, j->desc->layout, MIN(j->n_pieces, c->n_pieces));
-	if (c->cut && was_ready && fx->reach == REACH_PLAN)
+	if (c->cut && fx->reach == REACH_PLAN && was_ready)
 		reopen(j, fx);
+	else if (c->cut && fx->reach == REACH_PLAN) /* it was still being checked, and that has ended */
+		cache_corrupt(d->cache, clock_now(), j->model, j->tier);
 	j->job = (struct job){.run = run_cut, .done = was_cut, .class = CLASS_DEMAND, .deadline = 0};
 	if (c->users)
 		c->when_unused = &j->job;

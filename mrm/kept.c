@@ -277,6 +277,7 @@ struct check_job {
 	struct holding *image; /* referenced */
 	const struct layout *layout;
 	struct segment *copy;  /* held */
+	uint64_t edition;      /* that it had; another: it is not the copy that was to be checked any more */
 	uint8_t tier;
 	uint32_t first, n;
 	struct hash128 want[HOST_BATCH]; /* of chunks in host memory */
@@ -334,7 +335,7 @@ static void batch_good(struct check_job *j)
 static void check_end(struct check_job *j, bool withdrawn)
 {
 	struct daemon *d = j->image->daemon;
-	bool over = withdrawn || j->image->copies[j->tier] != j->copy;
+	bool over = withdrawn || j->image->copies[j->tier] != j->copy || j->copy->cut || j->copy->edition != j->edition;
 	if (!over && j->result)
 		damage_found(j);
 	else if (!over)
@@ -383,6 +384,7 @@ static void check_next(struct holding *img, uint8_t tier, uint32_t first)
 	j->image = holding_get(img);
 	j->layout = holding_layout(img);
 	j->copy = img->copies[tier];
+	j->edition = j->copy->edition;
 	j->tier = tier;
 	j->first = first;
 	j->n = MIN(j->copy->device ? (uint32_t)DEVICE_BATCH : (uint32_t)HOST_BATCH, j->layout->n_chunks - first);

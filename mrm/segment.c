@@ -255,6 +255,11 @@ void segment_cut(struct segment *c, const struct layout *l, uint32_t n)
 	segment_edition_fini(&c->next);
 	c->cut = n < c->n_pieces;
 	c->n_pieces = n;
+	for (uint32_t k = 0; c->cut && k < c->n_chunks; k++)
+		if (c->landed[k] && !c->readable[k]) { /* not checked yet, and nobody goes on with it */
+			c->landed[k] = false;
+			c->n_landed--;
+		}
 	for (uint32_t i = n; i < c->pieces->n; i++) {
 		const struct image_piece *v = &c->pieces->v[i];
 		for (uint32_t k = v->first; k < v->first + v->n; k++) {

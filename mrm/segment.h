@@ -94,7 +94,8 @@ void segment_edition_fini(struct segment_edition *e);
 void segment_replace(struct segment *c, struct segment_edition *e);
 /* or when it is complete; the copy is ready and serves until then. */
 void segment_grow(struct segment *c, struct segment_edition *e);
-/* What lies behind the first n pieces is no part of it any more, nor is an edition it was growing to. */
+/* What lies behind the first n pieces is no part of it any more, nor is an edition it was growing to; nor does count what of an
+ * earlier daemon's copy was not checked yet. */
 void segment_cut(struct segment *c, const struct layout *l, uint32_t n);
 /* Pieces that it has, or will have when it has grown. */
 static inline uint32_t segment_wanted_pieces(const struct segment *c)

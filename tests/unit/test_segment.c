@@ -433,13 +433,30 @@ START_TEST(a_copy_that_lost_its_tail_comes_back_with_what_was_kept)
 }
 END_TEST
 
+START_TEST(what_was_not_checked_yet_does_not_survive_a_cut)
+{
+	struct layout *l;
+	struct segment *s = planned(&l);
+	uint32_t first = s->pieces->v[0].first;
+	segment_set_landed(s); /* as of an earlier daemon */
+	segment_set_readable(s, l, first);
+	segment_cut(s, l, s->pieces->n_head);
+	for (uint32_t i = 0; i < l->n_chunks; i++)
+		ck_assert_int_eq(s->landed[i], i == first);
+	ck_assert_uint_eq(s->n_landed, 1);
+	segment_free(&s);
+	layout_free(&l);
+}
+END_TEST
+
 static void all(Suite *suite)
 {
 	UNIT_CASE(suite, "page", the_page_says_what_it_is, ready_is_the_end_of_all_watermarks, the_first_poison_stays,
 		memory_that_cannot_be_had_leaves_nothing);
 	UNIT_CASE(suite, "pages", pages_are_there_for_whoever_asked_and_what_is_written_stays);
 	UNIT_CASE(suite, "parts", a_part_is_ready_when_what_the_plan_wants_is_there,
-		a_copy_that_grows_serves_as_it_was_until_it_has_grown, a_copy_that_lost_its_tail_comes_back_with_what_was_kept);
+		a_copy_that_grows_serves_as_it_was_until_it_has_grown, a_copy_that_lost_its_tail_comes_back_with_what_was_kept,
+		what_was_not_checked_yet_does_not_survive_a_cut);
 	UNIT_CASE(suite, "progress", watermarks_cover_what_is_readable_without_a_hole_and_only_grow, whoever_waits_is_woken);
 }
 
