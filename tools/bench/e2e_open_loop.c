@@ -72,10 +72,11 @@ static void watch(int epoll, struct e2e_function *f)
 	ASSERT(epoll_ctl(epoll, EPOLL_CTL_ADD, f->out, &e) == 0);
 }
 
-/* It has printed its result, or ended. */
-static void collect(struct arm *arm, struct e2e_function *f)
+/* It has printed its result, or ended.  Closing the pipe would not do: a child that was just forked has it, too. */
+static void collect(int epoll, struct arm *arm, struct e2e_function *f)
 {
 	struct e2e_run r;
+	ASSERT(epoll_ctl(epoll, EPOLL_CTL_DEL, f->out, NULL) == 0);
 	if (e2e_finish(f, &r))
 		samples_add(&arm->latency, r.total);
 	else
@@ -93,7 +94,7 @@ static void run_arm(const struct bench_options *o, const struct mrm *m, const st
 		struct epoll_event events[ARRIVALS];
 		int n = epoll_wait(epoll, events, ARRIVALS, until_ms(started < ARRIVALS ? &v[started] : NULL, began));
 		for (int i = 0; i < n; i++, done++)
-			collect(arm, events[i].data.ptr);
+			collect(epoll, arm, events[i].data.ptr);
 		for (; started < ARRIVALS && v[started].at_ms <= (double)(bench_now_ns() - began) / 1e6; started++) {
 			start_one(o, m, &v[started], began, &all[started]);
 			watch(epoll, &all[started]);
