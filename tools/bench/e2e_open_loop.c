@@ -54,10 +54,11 @@ static void start_one(const struct bench_options *o, const struct mrm *m, const 
 	uint64_t due = began_ns + (uint64_t)(a->at_ms * 1e6);
 	snprintf(tokens, sizeof tokens, "%" PRIu32, a->row->model->tokens);
 	lab_path(o, file, "models/%s/model.safetensors", name);
-	if (m)
-		e2e_start(o, f, due, (const char *const[]){"--tokens", tokens, "--socket", m->socket, "--mode", "pipeline", name, NULL});
-	else
-		e2e_start(o, f, due, (const char *const[]){"--tokens", tokens, "--mode", "private", "--file", file, NULL});
+	const char *shared[] = {"--socket", m ? m->socket : "", "--mode", "pipeline", name, "--tokens", tokens, NULL};
+	const char *alone[] = {"--mode", "private", "--file", file, "--tokens", tokens, NULL};
+	if (!a->row->model->tokens) /* an image */
+		shared[5] = alone[4] = NULL;
+	e2e_start(o, f, due, m ? shared : alone);
 }
 
 static int until_ms(const struct arrival *next, uint64_t began_ns)

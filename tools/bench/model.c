@@ -10,10 +10,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define BLOCK_BYTES (4 * MIB)
 #define COLUMNS 1024
 #define LINE 256
+#define COLD_TRIES 5
 #define HOLE_NOISE 512 /* words at its beginning: models of two seeds differ */
 
 static uint64_t next_random(uint64_t *state)
@@ -132,18 +134,24 @@ static void drop_all_caches(void)
 
 bool model_make_cold(const char *path, const char **why)
 {
+	static char text[128];
 	struct stat st;
 	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st))
 		die_errno(errno, "opening %s", path);
 	fdatasync(fd);
-	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	if (resident_pages(fd, (uint64_t)st.st_size) == 0)
-		return true;
-	drop_all_caches();
-	if (resident_pages(fd, (uint64_t)st.st_size) == 0)
-		return true;
-	*why = geteuid() == 0 ? "pages stay in the page cache even after drop_caches" :
-				"pages stay in the page cache, and dropping them all needs root";
+	for (int i = 0; i < COLD_TRIES; i++) { /* a page that a reader or the kernel's own lists just let go of stays at first */
+		if (i)
+			nanosleep(&(struct timespec){.tv_nsec = 20 * (long)NS_PER_MS}, NULL);
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		if (resident_pages(fd, (uint64_t)st.st_size) == 0)
+			return true;
+		drop_all_caches();
+		if (resident_pages(fd, (uint64_t)st.st_size) == 0)
+			return true;
+	}
+	snprintf(text, sizeof text, "%" PRIu64 " of its pages stay in the page cache%s", resident_pages(fd, (uint64_t)st.st_size),
+		geteuid() == 0 ? " even after drop_caches" : ", and dropping them all needs root");
+	*why = text;
 	return false;
 }

@@ -8,7 +8,7 @@
 
 struct zoo_model {
 	const char *name, *config;
-	uint32_t tokens; /* of a sequence; images: 1 */
+	uint32_t tokens; /* of a sequence; images: 0 */
 };
 
 extern const struct zoo_model zoo[];
