@@ -1,5 +1,6 @@
 """trims-run computes what it should: every architecture in every type of weights against a reference in numpy, the published
 MiniLM against ONNX Runtime, and text to tokens against the tokenizers library."""
+import glob
 import json
 import os
 import pathlib
@@ -146,6 +147,23 @@ def threads_and_repetitions_give_the_same_bits(t):
         digests = {privately(t, model, '--input', tokens, '--threads', threads, '--repeat', 20)[0]['digest']
                    for _ in range(2)}
         t.equal(len(digests), 1, f'{threads} threads: {digests}')
+
+
+@test
+def a_library_that_threads_cannot_share_is_used_by_one(t):
+    found = glob.glob('/usr/lib/*/openblas-serial/libopenblas.so.0')
+    if not found:
+        raise Skip('libopenblas0-serial is not installed')
+    model = reference.Bert(t.random, hidden=96)
+    model.write(t.dir / 'a')
+    arguments = ('infer', '--mode', 'private', '--file', t.dir / 'a', '--repeat', 50, '--json')
+    serial = {'LD_LIBRARY_PATH': os.path.dirname(found[0])}
+    one = run(RUN, *arguments, '--threads', 1, **serial)
+    for threads in 2, 5:
+        result = run(RUN, *arguments, '--threads', threads, **serial)
+        t.equal(result.rc, 0, str(result))
+        t.equal(result.json['digest'], one.json['digest'])
+        assert 'openblas-one-thread' in result.err and 'openblas' not in one.err, result
 
 
 # ---- the published model ----

@@ -9,6 +9,7 @@
 #include <cblas.h>
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,16 @@ static struct cpu *cpu_of(struct backend *b)
 	return container_of(b, struct cpu, base);
 }
 
+/* Of OpenBLAS's flavours the serial one and OpenMP's have buffers without locks: threads of ours would overwrite each other's. */
+static uint32_t usable_threads(const struct backend_options *options)
+{
+	if (openblas_get_parallel() == OPENBLAS_THREAD || options->threads == 1)
+		return options->threads;
+	fprintf(stderr, "trims-run: openblas-one-thread: this flavour of OpenBLAS cannot be called by several threads, so one "
+		"computes; the package libopenblas0-pthread has the one that can\n");
+	return 1;
+}
+
 static int cpu_open(const struct backend_options *options, struct backend **out, struct fault *why)
 {
 	uint64_t began = clock_ns();
@@ -28,7 +39,7 @@ static int cpu_open(const struct backend_options *options, struct backend **out,
 	if (!c)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the CPU backend");
 	openblas_set_num_threads(1);
-	int r = pool_new(options->threads, &c->pool);
+	int r = pool_new(usable_threads(options), &c->pool);
 	if (r) {
 		free(c);
 		return fault_set(why, TRIMS_E_NO_SYSTEM, "threads cannot be started: %s", strerror(-r));
