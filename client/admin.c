@@ -70,6 +70,21 @@ static int act(trims_conn *conn, struct msg *request, char *text, size_t text_si
 	return r;
 }
 
+int trims_put_profile(trims_conn *conn, const char *name, const char *json, size_t bytes, char *text, size_t text_size)
+{
+	struct msg request;
+	OWN_FD int fd = -1;
+	int r = check_name(name);
+	if (r == 0)
+		r = memory_sealed("trims-profile", json, bytes, &fd);
+	if (r < 0)
+		return r;
+	msg_init(&request, MSG_PROFILE, 0);
+	MSG_SET_STR(request.u.profile.model, name);
+	request.u.profile.profile = (struct msg_fds){.n = 1, .fd = {fd}};
+	return act(conn, &request, text, text_size);
+}
+
 static int set_device(char *field, size_t size, const char *device)
 {
 	if (device && msg_set_str(field, size, device) < 0)

@@ -5,6 +5,7 @@
 #include "shared/base.h"
 #include "shared/own.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -54,5 +55,22 @@ int memory_read(int fd, uint64_t bytes, char **out)
 	}
 	text[bytes] = 0;
 	*out = STEAL(text);
+	return 0;
+}
+
+int memory_sealed(const char *name, const void *bytes, size_t n, int *out)
+{
+	OWN_FD int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return fail_errno(TRIMS_E_NO_SYSTEM, errno, "no memory file for %zu bytes", n);
+	for (size_t at = 0; at < n;) {
+		ssize_t put = pwrite(fd, (const char *)bytes + at, n - at, (off_t)at);
+		if (put <= 0 && errno != EINTR)
+			return fail_errno(TRIMS_E_NO_MEMORY, errno, "no memory for %zu bytes", n);
+		at += put > 0 ? (size_t)put : 0;
+	}
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)
+		return fail_errno(TRIMS_E_NO_SYSTEM, errno, "cannot seal a memory file");
+	*out = steal_fd(&fd);
 	return 0;
 }

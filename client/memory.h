@@ -10,5 +10,7 @@ int memory_map(int fd, uint64_t bytes, const void **out);
 void memory_unmap(const void *data, uint64_t bytes);
 /* Copies them to the heap and adds a NUL. */
 int memory_read(int fd, uint64_t bytes, char **out);
+/* The other way: a close-on-exec memory file with these bytes that nobody can change any more. */
+int memory_sealed(const char *name, const void *bytes, size_t n, int *fd);
 
 #endif

@@ -351,7 +351,8 @@ enum trims_report {
 	TRIMS_REPORT_TRACE = 3,  /* the last loads of a model and where the time went */
 	TRIMS_REPORT_DOCTOR = 4, /* what this machine has, and which degraded paths are in use */
 	TRIMS_REPORT_TIERS = 5,  /* tiers and links */
-	TRIMS_REPORT_LINKS = 6   /* per GPU and direction: what is queued and moving */
+	TRIMS_REPORT_LINKS = 6,  /* per GPU and direction: what is queued and moving */
+	TRIMS_REPORT_PROFILE = 7 /* a model's stored profiles, the oldest first, one a page */
 };
 
 /* One page of a report, as a JSON text that ends with a NUL and is the caller's to free().  model: NULL for reports
@@ -360,6 +361,11 @@ TRIMS_API int trims_query(trims_conn *conn, uint32_t report, const char *model, 
 	size_t *bytes, uint64_t *next);
 /* Reads every byte of a model's copies and compares digests; the result as for trims_query(). */
 TRIMS_API int trims_verify(trims_conn *conn, const char *name, char **json, size_t *bytes);
+
+/* Stores a profile of a model (JSON of the format trims-profile-1, tools/README.md) beside it, instead of the one of the same
+ * device class, driver and executor.  DENIED unless the caller may pin; BAD_REQUEST when it is none.  text as below. */
+TRIMS_API int trims_put_profile(trims_conn *conn, const char *name, const char *json, size_t bytes, char *text,
+	size_t text_size);
 
 /* tier: enum trims_tier; TRIMS_TIER_ANY means the best for the first two, all of them for the others.  device: the UUID of
  * one, for TRIMS_TIER_GPU (BAD_REQUEST with another tier, NO_TIER when the daemon has none of that UUID; this process need not

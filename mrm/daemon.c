@@ -19,6 +19,7 @@
 #include "mrm/holding.h"
 #include "mrm/kept.h"
 #include "mrm/plans.h"
+#include "mrm/profiles.h"
 #include "mrm/notify.h"
 #include "mrm/tiers.h"
 #include "mrm/server.h"
@@ -391,6 +392,7 @@ static int start(struct daemon *d, struct fault *why)
 		return e;
 	size_tiers(d);
 	d->plans = plans_new(d);
+	d->profiles = profiles_new(d);
 	e = kept_start(d, why); /* forks: the driver must not be loaded yet */
 	e = e ? e : devices_start(d, why);
 	if (e)
@@ -554,6 +556,7 @@ void daemon_free(struct daemon **dp)
 	devices_stop(d);
 	kept_stop(d);
 	plans_free(&d->plans);
+	profiles_free(&d->profiles);
 	cache_free(&d->cache);
 	disk_close(&d->disk);
 	for (size_t i = 0; i < d->n_sources; i++)

@@ -23,6 +23,8 @@ struct direct;
 struct httpd;
 struct keep;
 struct plans;
+struct profiles;
+struct profiler;
 struct gpu;
 struct devices;
 
@@ -67,6 +69,8 @@ struct daemon {
 	struct idmap verifications;
 	struct keep *keep;
 	struct plans *plans;    /* that clients have brought */
+	struct profiles *profiles; /* of models, in the cache directory */
+	struct profiler *profiler; /* takes them; NULL: nobody does */
 	struct idmap kept;      /* generation of a copy that outlived another daemon -> the brain's model id, as a pointer */
 	uint64_t next_verification;
 	struct degraded degraded[DAEMON_MAX_DEGRADED];

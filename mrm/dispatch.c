@@ -11,6 +11,7 @@
 #include "mrm/gpu/session.h"
 #include "mrm/holding.h"
 #include "mrm/plans.h"
+#include "mrm/profiles.h"
 #include "mrm/report.h"
 #include "mrm/verify.h"
 #include "shared/metrics.h"
@@ -297,6 +298,20 @@ void dispatch_verify(struct conn *c, uint64_t request, const struct msg_verify *
 	uint64_t ticket;
 	if (may_administer(c, request) && name_is_valid(c, request, m->model) && (ticket = conn_begin(c, request)))
 		verify_start(c, request, ticket, m->model);
+}
+
+void dispatch_profile(struct conn *c, uint64_t request, const struct msg_profile *m)
+{
+	struct daemon *d = conn_daemon(c);
+	if (!may_administer(c, request) || !name_is_valid(c, request, m->model))
+		return;
+	struct holding *img = holding_by_model(d, cache_find(d->cache, m->model));
+	if (!img)
+		conn_reply_fault(c, request, TRIMS_E_NOT_FOUND, "no model of this name is known here; pull or open it first");
+	else if (!m->profile.n)
+		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "profile: no file came with it");
+	else
+		profiles_store(c, request, img, m->profile.fd[0]);
 }
 
 void dispatch_file(struct conn *c, uint64_t request, const struct msg_file *m)

@@ -115,6 +115,7 @@ static void disk(struct daemon *d)
 	metrics_set(M_disk_torn, s.torn);
 	metrics_set(M_disk_write_errors, s.write_errors);
 	metrics_set(M_disk_relocated, s.relocated);
+	metrics_set(M_disk_profiles_lost, s.profiles_lost);
 }
 
 static void sources(struct daemon *d)

@@ -5,6 +5,7 @@
 #include "mrm/gpu/gpu.h"
 #include "mrm/gpu/report.h"
 #include "mrm/holding.h"
+#include "mrm/profiles.h"
 #include "shared/check.h"
 #include "shared/reports.h"
 
@@ -187,6 +188,7 @@ static void answer_show(struct conn *c, uint64_t request, struct holding *img, u
 		json_object_set_new(page, "left_out", left_out_rows(&img->left_out));
 		json_object_set_new(page, "left_out_count", number(img->left_out.n));
 		json_object_set_new(page, "extents", extents);
+		json_object_set_new(page, "profiles", profiles_list(d, img->digest));
 		json_object_set_new(page, "chunks", number(l->n_chunks));
 		json_object_set_new(page, "tensor_count", number(l->n_tensors));
 		if (img->stored && disk_image_complete(img->stored) && !desc->in_place)
@@ -314,6 +316,9 @@ void report_answer(struct conn *c, uint64_t request, uint32_t report, const char
 			report_send(c, request, gpu_report_links(d), 0);
 		else
 			conn_reply_fault(c, request, TRIMS_E_UNSUPPORTED, "this daemon has no GPU, hence no links to report");
+		break;
+	case REPORT_PROFILE:
+		profiles_report(c, request, img, cursor);
 		break;
 	default:
 		NEVER();

@@ -146,14 +146,19 @@ static int take_layers(const char *path, struct profile *p, struct fault *why)
 
 int profile_read(const char *path, uint32_t batch, struct profile *out, struct fault *why)
 {
-	*out = (struct profile){.batch = batch};
-	int r = read_json(path, PROFILE_FORMAT, &out->json, why);
-	if (r)
-		return r;
+	json_t *json;
+	*out = (struct profile){0};
+	int r = read_json(path, PROFILE_FORMAT, &json, why);
+	return r ? r : profile_take(json, path, batch, out, why);
+}
+
+int profile_take(json_t *json, const char *path, uint32_t batch, struct profile *out, struct fault *why)
+{
+	*out = (struct profile){.json = json, .batch = batch};
 	out->model = text_of(out->json, "model");
 	out->device = text_of(out->json, "device");
 	out->source = text_of(out->json, "source");
-	r = take_layers(path, out, why);
+	int r = take_layers(path, out, why);
 	if (r) {
 		profile_fini(out);
 		return r;

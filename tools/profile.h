@@ -31,6 +31,8 @@ struct machine {
 
 /* batch 0: the only one there is, or 1.  -EPROTO with *why; what the numbers have to be like is the planner's to check. */
 int profile_read(const char *path, uint32_t batch, struct profile *out, struct fault *why);
+/* The same of a value that is there; takes the reference over. label: what faults call it. */
+int profile_take(json_t *json, const char *label, uint32_t batch, struct profile *out, struct fault *why);
 void profile_fini(struct profile *p);
 int machine_read(const char *path, struct machine *out, struct fault *why);
 void machine_fini(struct machine *m);

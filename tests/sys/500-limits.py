@@ -422,7 +422,7 @@ def only_those_who_may_change_things_do(t):
             client = wire.Client(daemon.socket)
             client.open('a')  # reading is open to whoever may connect
             denied = all(code_of(lambda name=name: client.call(name, model='a')) == 'DENIED'
-                         for name in ('pin', 'unpin', 'evict', 'verify'))
+                         for name in ('pin', 'unpin', 'evict', 'verify', 'profile'))
             os._exit(0 if denied else 3)
         except BaseException as e:  # pylint: disable=broad-except
             print(f'# {e!r}', flush=True)

@@ -37,6 +37,7 @@ def every_command_works_and_prints_JSON_when_asked(t):
     t.equal(daemon.ctl('pull', 'a').rc, 0)
     profiles = BUILD / 'tools/profiles'
     arguments = {'cat': None, 'file': None, 'links': None, 'top': ['--count', '1', '--interval', '0.01'],
+                 'profile': ['--show'],  # a model that trims-run knows is 830's
                  'plan': ['--profile', profiles / 'gpt2.json', '--machine', SOURCE / 'tools/profiles/v100-pcie3.json']}
     for command in COMMANDS:
         if arguments.get(command, []) is None:

@@ -83,7 +83,7 @@ def the_timeline_is_drawn(t):
 def what_makes_no_sense_is_refused(t):
     bad = t.dir / 'bad.json'
     bad.write_text('{"format": "trims-profile-1", "layers": [{"name": "a"}]}')
-    t.equal(run(CTL, 'plan', 'a').rc, 2)
+    t.equal(run(CTL, 'plan', 'a').rc, 3, 'there is no daemon that could have a profile')
     t.equal(plan('gpt2', '--machine', MACHINE, '--policy', 'none').rc, 2)
     t.equal(plan('gpt2', '--machine', MACHINE, '--device', UUIDS[0]).rc, 2)
     t.equal(plan('gpt2', '--machine', MACHINE, '--batch', '0').rc, 2)

@@ -1,9 +1,10 @@
 /* test_disk_crash.c - mrm/disk: a process that dies, or a step that fails, at every step of everything that writes.
  *
- * One script does all of it (two models stored, one dropped, one repaired at a new place, names saved).  It is run once
+ * One script does all of it (two models stored, one dropped, one repaired at a new place, names saved, a profile stored and replaced).  It is run once
  * for each step and each time the step is reached, and ended there: by _exit() in a child, by _exit() with every byte
  * of data that had not been synced taken away (what a power cut may do), or by an error.  Afterwards the store must
  * open without finding damage, hold nothing wrong, and hold at least what the steps passed had promised. */
+#include "mrm/disk/profiles.h"
 #include "tests/unit/disk_fixture.h"
 
 #include <sys/wait.h>
@@ -121,6 +122,21 @@ static int open_anew(struct fixture *fx)
 	return disk_open(&fx->disk, fx->dir, &fx->options, &why);
 }
 
+/* Text number n of one key. */
+static void make_profile(struct disk_profile *p, char text[96], int n)
+{
+	snprintf(text, 96, "{\"number\": %d, \"pad\": \"%.*s\"}", n, 20 * n, "pad pad pad pad pad pad pad pad pad pad ");
+	*p = (struct disk_profile){.digest = {7, 8}, .class = "cpu", .executor = "one", .stored_s = (uint64_t)n, .bytes = strlen(text)};
+}
+
+static int put_profile(struct fixture *fx, int n)
+{
+	struct disk_profile p;
+	char text[96];
+	make_profile(&p, text, n);
+	return disk_profile_write(fx->disk, &p, text, NULL);
+}
+
 static int script(struct fixture *fx)
 {
 	char name[] = "one", source[] = "http://x", revision[] = "";
@@ -130,6 +146,10 @@ static int script(struct fixture *fx)
 		r = ingest(fx, ONE, true);
 	if (r == 0)
 		r = disk_names_save(fx->disk, names, 1, NULL);
+	if (r == 0)
+		r = put_profile(fx, 1);
+	if (r == 0)
+		r = put_profile(fx, 2);
 	if (r == 0)
 		r = ingest(fx, TWO, false);
 	if (r == 0)
@@ -196,8 +216,36 @@ static void check_promises(struct fixture *fx)
 		ck_assert(disk_image_complete(one));
 }
 
+static void count_profile(void *ctx, const struct disk_profile *p)
+{
+	struct disk_profile *last = ctx;
+	ck_assert_uint_eq(last->stored_s, 0); /* there is only one of a key */
+	*last = *p;
+}
+
+/* The first, the second, or none before the first has its name. */
+static void check_profile(struct fixture *fx)
+{
+	struct disk_profile found = {0}, want;
+	char text[96], *got = NULL;
+	uint32_t renamed = run->passed[DISK_POINT_PROFILE_RENAMED];
+	ck_assert_int_eq(disk_profiles_scan(fx->disk, count_profile, &found, NULL), 0);
+	if (run->how == ERROR_N) /* not every error ends the script */
+		ck_assert_uint_ge(found.stored_s, renamed);
+	else
+		ck_assert_uint_eq(found.stored_s, renamed);
+	if (!found.stored_s)
+		return;
+	make_profile(&want, text, (int)found.stored_s);
+	ck_assert(disk_profile_same_key(&found, &want));
+	ck_assert_int_eq(disk_profile_read(fx->disk, &found, &got, NULL), 0);
+	ck_assert_str_eq(got, text);
+	free(got);
+}
+
 static void check_store(struct fixture *fx)
 {
+	check_profile(fx);
 	const struct disk_name *names;
 	struct fault why;
 	ck_assert_uint_eq(stats(fx).set_aside, 0);

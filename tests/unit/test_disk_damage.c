@@ -1,5 +1,6 @@
 /* test_disk_damage.c - mrm/disk: a byte flipped or a file cut, in each kind of file, is noticed, counted and never
  * served; damaged chunks are replaced; full disks and failing writes leave the store as it was. */
+#include "mrm/disk/profiles.h"
 #include "tests/unit/disk_fixture.h"
 
 #include <sched.h>
@@ -317,6 +318,57 @@ START_TEST(a_write_beyond_the_limit_fails_that_chunk_only)
 }
 END_TEST
 
+static void note_profile(void *ctx, const struct disk_profile *p)
+{
+	struct disk_profile *found = ctx;
+	*found = *p;
+}
+
+/* The one file of the folder. */
+static void profile_path(const struct fixture *fx, char path[200])
+{
+	char command[300];
+	snprintf(command, sizeof command, "ls %s/profiles/*.profile", fx->dir);
+	FILE *f = popen(command, "r");
+	ck_assert_ptr_nonnull(f);
+	ck_assert_ptr_nonnull(fgets(path, 200, f));
+	pclose(f);
+	path[strcspn(path, "\n")] = 0;
+}
+
+START_TEST(a_flipped_byte_in_a_profile_removes_it)
+{
+	static const char text[] = "{\"format\": \"any\"}";
+	const struct disk_profile p = {.digest = {3, 4}, .class = "cpu", .driver = "13.0", .executor = "one", .bytes = sizeof text - 1};
+	struct fixture fx = {0};
+	char path[200];
+	int64_t off = 0, size = 1;
+	fixture_init(&fx);
+	for (uint64_t lost = 1; off < size; off++, lost++) {
+		struct disk_profile found = {0};
+		char *got = NULL;
+		ck_assert_int_eq(disk_profile_write(fx.disk, &p, text, NULL), 0);
+		ck_assert_int_eq(disk_profiles_scan(fx.disk, note_profile, &found, NULL), 0);
+		ck_assert(disk_profile_same_key(&found, &p));
+		ck_assert_int_eq(disk_profile_read(fx.disk, &found, &got, NULL), 0);
+		ck_assert_str_eq(got, text);
+		free(got);
+		profile_path(&fx, path);
+		size = file_bytes(path);
+		flip_byte(path, off);
+		found = (struct disk_profile){0};
+		ck_assert_int_eq(disk_profiles_scan(fx.disk, note_profile, &found, NULL), 0);
+		if (*found.class) /* its head is as it was */
+			ck_assert_int_eq(disk_profile_read(fx.disk, &found, &got, NULL), -EBADMSG);
+		ck_assert_uint_eq(stats(&fx).profiles_lost, lost);
+		ck_assert_int_eq(file_bytes(path), -1);
+		ck_assert_int_eq(disk_profile_read(fx.disk, &p, &got, NULL), -ENOENT);
+	}
+	ck_assert_int_gt(size, (int64_t)sizeof text);
+	fixture_fini(&fx);
+}
+END_TEST
+
 static void damage(Suite *suite)
 {
 	UNIT_CASE(suite, "damage", a_flipped_byte_in_a_manifest_removes_the_image,
@@ -324,7 +376,7 @@ static void damage(Suite *suite)
 		a_manifest_under_another_name_is_refused, a_flipped_byte_in_a_journal_loses_what_comes_after_it,
 		a_flipped_byte_in_a_journals_head_starts_over, a_chunk_that_cannot_be_rewritten_in_place_moves,
 		a_repair_with_other_bytes_is_refused, a_flipped_byte_in_a_side_file_is_noticed_and_repaired,
-		a_flipped_byte_in_the_catalog_brings_the_manifests_names);
+		a_flipped_byte_in_the_catalog_brings_the_manifests_names, a_flipped_byte_in_a_profile_removes_it);
 	TCase *c = tcase_create("data");
 	tcase_add_loop_test(c, a_flipped_byte_in_the_data_is_noticed_and_repaired, 0, 2);
 	suite_add_tcase(suite, c);

@@ -1,6 +1,7 @@
 /* cmd_plan.c - trims-ctl plan: what cache/plan.h makes of a profile and a machine.  The daemon is asked only for what no file
- * was given for: the link of the device. */
+ * was given for: the profile, the link of the device. */
 #include "tools/ctl/ctl.h"
+#include "shared/own.h"
 #include "tools/ctl/plan_render.h"
 
 #include <errno.h>
@@ -56,6 +57,25 @@ static int get_machine(struct ctl *c, struct machine *out)
 	if (c->device)
 		return ctl_usage(c, "--machine says which link is the target's: --device makes no sense with it");
 	return machine_read(c->machine, out, &f) ? ctl_fail(c, &f) : CTL_DONE;
+}
+
+/* Of the file, or of what the daemon keeps. */
+static int get_profile(struct ctl *c, struct profile *out, json_t **stored)
+{
+	struct fault f;
+	uint32_t batch = (uint32_t)MIN(c->batch, UINT32_MAX);
+	if (c->profile)
+		return profile_read(c->profile, batch, out, &f) ? ctl_fail(c, &f) : CTL_DONE;
+	int r = ctl_stored_profile(c, stored);
+	if (r != CTL_DONE)
+		return r;
+	c->profile = "the stored profile";
+	if (profile_take(json_incref(json_object_get(*stored, "profile")), c->profile, batch, out, &f)) {
+		json_decref(STEAL(*stored));
+		return ctl_fail(c, &f);
+	}
+	json_object_del(*stored, "profile");
+	return CTL_DONE;
 }
 
 static int check(struct ctl *c, const struct profile *p, const struct machine *m)
@@ -123,9 +143,13 @@ static int plan(struct ctl *c, struct planned *p, uint8_t *how, struct plan_step
 	p->steps = steps;
 	if (c->given & OPT_json) {
 		json_t *report = plan_render_json(p);
+		if (p->stored)
+			json_object_set(report, "profile", p->stored);
 		print_json(report);
 		json_decref(report);
 	} else {
+		if (p->stored)
+			ctl_say_profile(p->stored, stdout);
 		plan_render_text(p, stdout);
 	}
 	return c->svg ? write_svg(c, p) : CTL_DONE;
@@ -136,14 +160,12 @@ int ctl_plan(struct ctl *c)
 	struct planned p = {.model = c->args[0], .policy = plan_policy_find(c->policy ? c->policy : "best")};
 	struct profile profile = {0};
 	struct machine machine = {0};
-	struct fault f;
 	if (p.policy == PLAN_POLICIES)
 		return ctl_usage(c, "--policy: there is no %s; without --json the last table of plan names them", c->policy);
-	if (!c->profile)
-		return ctl_usage(c, "plan wants --profile FILE: the daemon keeps no profiles");
-	if (profile_read(c->profile, (uint32_t)MIN(c->batch, UINT32_MAX), &profile, &f))
-		return ctl_fail(c, &f);
-	int r = get_machine(c, &machine);
+	int r = get_profile(c, &profile, &p.stored);
+	if (r != CTL_DONE)
+		return r;
+	r = get_machine(c, &machine);
 	r = r ? r : check(c, &profile, &machine);
 	if (r == CTL_DONE) {
 		uint8_t *how = calloc(profile.n_layers, 1);
@@ -156,5 +178,6 @@ int ctl_plan(struct ctl *c)
 	}
 	profile_fini(&profile);
 	machine_fini(&machine);
+	json_decref(p.stored);
 	return r;
 }

@@ -35,6 +35,7 @@ struct ctl {
 	uint64_t count;         /* 0: without end */
 	const char *profile, *machine, *policy, *svg; /* NULL: not given */
 	uint64_t batch;         /* 0: not given */
+	const char *batches;    /* NULL: not given */
 	char *const *args;      /* the command's own; as many as its row allows */
 	int n_args;
 	struct trims_conn *trims; /* made by the first that needs it */
@@ -65,6 +66,12 @@ int ctl_report(struct ctl *c, enum report report, const char *model, json_t **ou
 /* Connects and reads the plan that the command line names, for the model it names; empty without.  Returns an exit code. */
 struct plan_file;
 int ctl_read_plan(struct ctl *c, struct plan_file *out);
+
+/* The stored profile that fits the command line's model and device best, with its key: a row of the report; the caller decrefs.
+ * Returns an exit code. */
+int ctl_stored_profile(struct ctl *c, json_t **out);
+/* Which one it is and how old. */
+void ctl_say_profile(const json_t *row, FILE *out);
 
 /* ---- printing (render.c): each takes a report as the daemon sent it; missing members print as "-" ---- */
 

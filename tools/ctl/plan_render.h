@@ -7,6 +7,7 @@
 
 struct planned {
 	const char *model;
+	json_t *stored;                /* key and age of the daemon's profile, where that was taken; owned by the command */
 	const struct profile *profile;
 	const struct machine *machine;
 	enum plan_policy policy;

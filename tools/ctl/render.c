@@ -266,6 +266,22 @@ static void show_tensors(const json_t *tensors, FILE *out)
 	grid_free(&g);
 }
 
+static void show_profiles(const json_t *profiles, FILE *out)
+{
+	struct grid *g = grid_new("lll");
+	const json_t *row;
+	size_t i;
+	GRID_HEADER(g, "PROFILE", "DRIVER", "EXECUTOR");
+	json_array_foreach(profiles, i, row) {
+		grid_add(g, "%s", text_of(row, "device_class"));
+		grid_add(g, "%s", text_of(row, "driver"));
+		grid_add(g, "%s", text_of(row, "executor"));
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
 void render_show(const json_t *report, FILE *out)
 {
 	show_head(report, out);
@@ -273,6 +289,8 @@ void render_show(const json_t *report, FILE *out)
 		show_files(json_object_get(report, "files"), out);
 	if (json_array_size(json_object_get(report, "left_out")))
 		show_left_out(report, out);
+	if (json_array_size(json_object_get(report, "profiles")))
+		show_profiles(json_object_get(report, "profiles"), out);
 	if (json_array_size(json_object_get(report, "tensors")))
 		show_tensors(json_object_get(report, "tensors"), out);
 }

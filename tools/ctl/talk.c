@@ -51,7 +51,7 @@ static int fetch_page(struct ctl *c, enum report report, const char *model, uint
 /* Arrays that are whole on every page of `show` and must not be repeated. */
 static void drop_repeated(json_t *page)
 {
-	static const char *const keys[] = {"names", "files", "left_out", "extents"};
+	static const char *const keys[] = {"names", "files", "left_out", "extents", "profiles"};
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
 		json_object_del(page, keys[i]);
 }

@@ -3,6 +3,7 @@
  * whatever else the machine does is in all of them.  Layers are timed one by one, each to its end. */
 #include "tools/run/run.h"
 
+#include "shared/device_class.h"
 #include "shared/image.h"
 #include "tools/run/clock.h"
 #include "tools/run/input.h"
@@ -214,13 +215,19 @@ static json_t *tell_layer(struct profile *p, uint32_t i)
 static json_t *tell(struct profile *p)
 {
 	bool simulated = weights_info(p->s.weights).simulated;
-	char executor[96];
+	char executor[96], class[DEVICE_CLASS_BYTES], driver[16] = "";
+	if (p->host)
+		snprintf(class, sizeof class, "%s", p->s.class);
+	else
+		device_class_cpu(class);
+	if (p->host)
+		device_class_driver(driver, p->s.driver);
 	snprintf(executor, sizeof executor, "trims-run %s, backend %s", TRIMS_VERSION, p->s.ops->name);
 	json_t *layers = json_array();
 	for (uint32_t i = 0; i < p->s.net->n_layers; i++)
 		json_array_append_new(layers, tell_layer(p, i));
-	return json_pack("{s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:o}", "format", "trims-profile-1", "model", p->r.model, "device",
-		p->host ? p->s.uuid : "cpu", "executor", executor, "source",
+	return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:o}", "format", "trims-profile-1", "model", p->r.model, "device",
+		p->host ? p->s.uuid : "cpu", "device_class", class, "driver", driver, "executor", executor, "source",
 		simulated ? "simulated: no measurement" : "measured", "tokens", (int)p->batches[0].in.t, "rounds", (int)p->rounds,
 		"layers", layers);
 }

@@ -3,6 +3,7 @@
 #ifndef TOOLS_RUN_RUN_H
 #define TOOLS_RUN_RUN_H
 
+#include "shared/device_class.h"
 #include "tools/run/exec.h"
 
 enum run_exit { RUN_DONE = 0, RUN_REFUSED = 1, RUN_USAGE = 2, RUN_UNREACHABLE = 3 };
@@ -51,6 +52,8 @@ struct session {
 	struct weights *weights;
 	struct net *net;
 	char uuid[64]; /* of the GPU; empty: the CPU's memory */
+	char class[DEVICE_CLASS_BYTES]; /* of the GPU */
+	uint32_t driver;                /* its driver's version, 13000 for 13.0 */
 	uint64_t build_ns; /* from configuration to layers */
 };
 

@@ -17,6 +17,8 @@ static int find_device(struct session *s, int ordinal, bool *simulated, struct f
 	struct cuda *cu;
 	struct cu_uuid uuid;
 	cu_device device;
+	char name[128];
+	size_t bytes = 0;
 	int r = cuda_load(&cu, path && *path ? path : NULL, why);
 	if (r)
 		return r == -EPROTO || r == -ENODEV ? -EPROTO : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the driver's table");
@@ -27,9 +29,15 @@ static int find_device(struct session *s, int ordinal, bool *simulated, struct f
 		cu_result e = cu->device_get(&device, ordinal);
 		if (!e)
 			e = cu->device_get_uuid(&uuid, device);
+		if (!e)
+			e = cu->device_get_name(name, sizeof name, device);
+		if (!e)
+			e = cu->device_total_mem(&bytes, device);
 		r = e ? cuda_fault(cu, e, "cuDeviceGetUuid", why) : 0;
 		if (!r)
 			cuda_uuid_text(&uuid, s->uuid);
+		device_class_gpu(s->class, r ? "" : name, bytes, cu->simulated);
+		s->driver = (uint32_t)cu->driver_version;
 	}
 	cuda_free(&cu);
 	return r;
