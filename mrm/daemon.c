@@ -19,6 +19,7 @@
 #include "mrm/holding.h"
 #include "mrm/kept.h"
 #include "mrm/plans.h"
+#include "mrm/profiler.h"
 #include "mrm/profiles.h"
 #include "mrm/notify.h"
 #include "mrm/tiers.h"
@@ -117,6 +118,7 @@ static void begin_stop(struct daemon *d)
 	notify_send("STOPPING=1");
 	server_stop(d->server);
 	source_cancel_set(d->halt);
+	profiler_stop(d);
 	haul_cancel_all(d);
 	ev_timer_set(&d->drain, (double)d->config->drain_timeout / 1e9, 0);
 	ev_timer_start(d->loop, &d->drain);
@@ -412,7 +414,8 @@ static int start(struct daemon *d, struct fault *why)
 	catalog_adopt(d);
 	kept_check(d);
 	init_watchers(d);
-	return server_new(&d->server, d, why);
+	e = profiler_start(d, why);
+	return e ? e : server_new(&d->server, d, why);
 }
 
 int daemon_check(const struct config *config, struct fault *why)
@@ -539,6 +542,7 @@ void daemon_free(struct daemon **dp)
 	if (!d)
 		return;
 	server_free(&d->server);
+	profiler_free(&d->profiler);
 	settle(d);
 	verify_stop(d);
 	httpd_free(&d->httpd);

@@ -6,6 +6,7 @@
 #include "mrm/disk/disk.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/kept.h"
+#include "mrm/profiler.h"
 #include "mrm/source/source.h"
 
 #include <inttypes.h>
@@ -99,6 +100,8 @@ json_t *report_doctor(struct daemon *d)
 	check_sources(checks, d);
 	devices_doctor(d, check, checks);
 	check(checks, "keep-fds", kept_where(d), "who holds models' memory while the daemon restarts");
+	const char *detail, *state = profiler_state(d, &detail);
+	check(checks, "profiler", state, "%s", detail);
 	check_degraded(checks, d);
 	config_visit(d->config, add_option, config);
 	return json_pack("{s:o, s:o, s:s, s:i, s:I}", "checks", checks, "config", config, "version", TRIMS_VERSION, "pid",

@@ -7,6 +7,7 @@
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
 #include "mrm/haul.h"
+#include "mrm/profiler.h"
 #include "mrm/resolve.h"
 #include "mrm/verify.h"
 #include "shared/check.h"
@@ -107,6 +108,7 @@ void engine_grant(struct daemon *d, const struct cache_effect *fx)
 	if (copy && copy->device)
 		integrity_granted(d->integrity, c, fx);
 	count_open(d, fx, &pending);
+	profiler_used(d, c, fx->model, fx->to);
 	send_opened(c, fx, img, copy ? copy : made, &pending, kind_of(d, fx->to));
 	if (made) {
 		segment_free(&made);

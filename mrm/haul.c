@@ -10,6 +10,7 @@
 #include "mrm/gpu/session.h"
 #include "mrm/gpu/upload.h"
 #include "mrm/plans.h"
+#include "mrm/profiler.h"
 #include "mrm/sha.h"
 #include "shared/check.h"
 #include "shared/log.h"
@@ -531,6 +532,7 @@ void haul_start(struct daemon *d, const struct cache_effect *fx)
 	idmap_set(&d->hauls, t->id, t);
 	take_order(t, fx->plan);
 	begin_trace(t, fx);
+	profiler_yield(d);
 	log_info("load", "%s: %s to %s (%s)", holding_label(img), tier_kind_name(trace_of(t)->from),
 		tier_kind_name(trace_of(t)->to), t->class == CLASS_DEMAND ? "demand" : t->class == CLASS_PREFETCH
 		? "prefetch" : "write-through");

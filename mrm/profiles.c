@@ -32,6 +32,7 @@ struct profiles {
 	struct entry *entries;
 	uint32_t n, cap;
 	uint64_t last, bytes;
+	char cpu[DEVICE_CLASS_BYTES];
 	struct list writes; /* struct write: the first is with a worker */
 };
 
@@ -69,7 +70,7 @@ void profiles_class(const struct daemon *d, uint32_t device, char class[DISK_PRO
 {
 	*driver = 0;
 	if (device == CACHE_ANY_DEVICE) {
-		device_class_cpu(class);
+		strcpy(class, d->profiles->cpu);
 		return;
 	}
 	const struct gpu_facts *f = gpu_facts(d->gpu, device);
@@ -419,6 +420,7 @@ struct profiles *profiles_new(struct daemon *d)
 	ASSERT(p);
 	p->daemon = d;
 	list_init(&p->writes);
+	device_class_cpu(p->cpu);
 	if (disk_profiles_scan(d->disk, found, p, &why))
 		log_warn("profiles", "%s", why.text);
 	if (p->n)

@@ -1,7 +1,10 @@
 """Profiles of models: measured by trims-run, stored beside the model, taken by trims-ctl plan, and by the daemon itself."""
+import shutil
 import sys
 
-from trimstest import SOURCE, main, test
+from simgpu import UUIDS, gpu_daemon
+from trimstest import BUILD, GPU_DRIVER, MRM, SIMULATOR, SOURCE, main, simulated_only, test
+from trimstest import run as run_program
 
 sys.path[:0] = [str(SOURCE / 'tests/run')]
 import reference  # noqa: E402  pylint: disable=wrong-import-position
@@ -96,6 +99,118 @@ def the_oldest_give_way(t):
         t.equal(daemon.ctl('profile', name).rc, 0)
     t.equal([len(stored(daemon, name)) for name in 'abc'], [0, 1, 1])
     t.eventually(lambda: len(files(daemon)) == 2, 'the oldest file goes')
+
+
+def seen(daemon, event):
+    return daemon.metric('trims_profiles_total', event=event)
+
+
+@test
+def the_daemon_measures_by_itself_what_is_used(t):
+    small_bert(t)
+    t.model('b')  # which trims-run cannot run
+    daemon = t.daemon(profiler='auto', profiler_idle=0)
+    for name in 'ab':
+        t.equal(daemon.ctl('pull', name).rc, 0)
+    t.eventually(lambda: stored(daemon), 'a profile is stored')
+    t.eventually(lambda: seen(daemon, 'failed') == 1, 'the other cannot be measured')
+    rows = stored(daemon)
+    t.equal(rows[0]['devices'], ['cpu'])
+    assert rows[0]['profile']['layers'], rows
+    t.equal(stored(daemon, 'b'), [])
+    assert 'b: not measured' in daemon.log()
+    daemon.stop()
+    daemon.start()
+    before = seen(daemon, 'measured')
+    for name in 'ab':
+        t.equal(daemon.ctl('open', name).rc, 0)
+    t.eventually(lambda: seen(daemon, 'failed') == 1, 'what has been asked for was looked at')
+    t.equal(seen(daemon, 'measured'), before, 'there is one already')
+    t.equal(len(stored(daemon)), 1)
+
+
+@test
+def a_load_ends_the_measuring_for_a_while(t):
+    """A program that takes for ever, until it may not."""
+    small_bert(t)
+    t.model('b')
+    run, gate = t.dir / 'slow', t.dir / 'gate'
+    run.write_text(f'#!/bin/sh\n[ -e {gate} ] || exec tail -f /dev/null\nexec {BUILD}/tools/trims-run "$@"\n')
+    run.chmod(0o755)
+    daemon = t.daemon(profiler=run, profiler_idle=0)
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    t.eventually(lambda: 'a: measuring it' in daemon.log(), 'it begins')
+    t.equal(daemon.ctl('pull', 'b').rc, 0)
+    t.eventually(lambda: seen(daemon, 'broken-off') >= 1, 'it is broken off')
+    gate.touch()
+    t.equal(daemon.ctl('open', 'a').rc, 0)  # which breaks a second try off, if that was before the gate
+    t.eventually(lambda: stored(daemon), 'it is tried again')
+    t.equal(seen(daemon, 'measured'), 1)
+
+
+@test
+def a_daemon_that_stops_takes_its_child_along(t):
+    small_bert(t)
+    run = t.dir / 'slow'
+    run.write_text('#!/bin/sh\nexec tail -f /dev/null\n')
+    run.chmod(0o755)
+    daemon = t.daemon(profiler=run, profiler_idle=0)
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    t.eventually(lambda: 'a: measuring it' in daemon.log(), 'it begins')
+    daemon.stop()  # asserts that no process is left
+
+
+@test
+def where_there_is_no_program_that_is_said(t):
+    small_bert(t)
+    alone = t.dir / 'bin' / 'mrm'
+    alone.parent.mkdir()
+    shutil.copy(MRM, alone)
+    daemon = t.daemon(program=alone, profiler='auto', profiler_idle=0)
+    t.equal(daemon.metric('trims_fallback_total', reason='no-profiler'), 1)
+    rows = {row['name']: row['state'] for row in daemon.json('doctor')['checks']}
+    t.equal((rows['no-profiler'], rows['profiler']), ('degraded', 'off'))
+    daemon.stop()
+    got = run_program(MRM, '--socket', t.dir / 'x.sock', '--cache-dir', t.dir / 'x', '--profiler', t.dir / 'nowhere')
+    t.equal(got.rc, 1, got)
+    assert 'profiler: ' in got.err, got
+
+
+@test
+def a_model_on_a_device_is_measured_there(t):
+    simulated_only('the CPU cannot compute from the memory of a real one')
+    small_bert(t)
+    topology = t.dir / 'topology'
+    topology.write_text('set speed=unlimited\n' + 2 * 'device bytes=64M context=1M\n')
+    environment = {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(t.dir / 'devices')}
+    daemon = t.daemon(environment=environment, cuda_driver=SIMULATOR, gpu='auto', profiler='auto', profiler_idle=0)
+    got = daemon.ctl('pull', 'a', '--tier', 'gpu', '--device', UUIDS[1], TRIMS_CUDA_DRIVER=GPU_DRIVER, **environment)
+    t.equal(got.rc, 0, got)
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    t.eventually(lambda: len(stored(daemon)) == 2, 'one of the device, one of the CPU')
+    t.equal(sorted(len(row['devices']) for row in stored(daemon)), [1, 2])
+    ways = {batch.get('dha_ns') is not None for row in stored(daemon) for layer in row['profile']['layers']
+            for batch in layer['batches'] if row['driver']}
+    assert True in ways, 'from the device and from the host'
+
+
+@test
+def profiles_of_devices_are_for_their_like(t):
+    small_bert(t)
+    topology = 'set speed=unlimited\n' + 2 * 'device bytes=64M context=1M\n'
+    daemon = gpu_daemon(t, topology=topology)
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    told = daemon.ctl('profile', 'a', '--device', 'cuda:1', '--json', TRIMS_CUDA_DRIVER=GPU_DRIVER,
+                      SIMCUDA=str(t.dir / 'topology'), SIMCUDA_DIR=str(t.dir / 'devices'))
+    t.equal(told.rc, 0, told)
+    rows = stored(daemon)
+    t.equal(rows[0]['devices'], UUIDS[:2], 'two devices of one class')
+    assert rows[0]['device_class'].startswith('simulated: ') and rows[0]['driver'], rows[0]
+    for uuid in UUIDS:
+        plan = daemon.json('plan', 'a', '--device', uuid)
+        t.equal(plan['profile']['device_class'], rows[0]['device_class'])
+    t.equal(daemon.ctl('profile', 'a').rc, 0)
+    t.equal(daemon.json('plan', 'a', '--device', UUIDS[0])['profile']['devices'], UUIDS[:2], 'the older one, which fits')
 
 
 main()

@@ -105,7 +105,7 @@ class Daemon:
         self.cache_dir = pathlib.Path(options.pop('cache_dir', t.dir / 'cache'))
         self.cache_dir.mkdir(exist_ok=True)
         options = {'host_bytes': '256M', 'disk_bytes': '256M', 'min_residency': 0, 'negative': 0, 'retry_base': '1ms',
-                   **options}
+                   'profiler': 'no', **options}
         self.command = [*map(str, wrapper), str(program), '--socket', self.socket, '--cache-dir', str(self.cache_dir)]
         for source in [f'dir:{t.models_dir}'] if sources is None else sources:
             self.command += ['--source', source]

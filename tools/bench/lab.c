@@ -161,8 +161,8 @@ void mrm_start(const struct bench_options *o, struct mrm *out, const char *const
 	static int next_no;
 	char notify_path[LAB_PATH], name[16];
 	const char *argv[MRM_MAX_ARGS] = {o->mrm, "--socket", out->socket, "--cache-dir", out->cache_dir, "--log-level",
-		"info"};
-	size_t n = 7;
+		"info", "--profiler", "no"};
+	size_t n = 9;
 	out->no = next_no++;
 	ASSERT(out->no < LAB_MAX_MRM);
 	lab_path(o, out->socket, "mrm-%d.sock", out->no);

@@ -9,8 +9,14 @@
 #include "tools/run/input.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define USUAL_ROUNDS 10u
 
@@ -244,10 +250,22 @@ static int put_profile(struct profile *p, struct fault *why)
 	return e;
 }
 
+/* For a daemon that measures while nothing else happens.  What cannot be had is done without: the command is no less right. */
+static void step_back(void)
+{
+	const struct sched_param none = {0};
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setpriority(PRIO_PROCESS, 0, 19);
+	sched_setscheduler(0, SCHED_IDLE, &none);
+	syscall(SYS_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, 3 << 13 /* IOPRIO_CLASS_IDLE, ioprio_set(2) */);
+}
+
 int run_profile(struct run *r)
 {
 	struct profile p = {.r = *r};
 	struct fault why = {0};
+	if (r->given & OPT_background)
+		step_back();
 	int e = prepare(&p, &why);
 	if (!e)
 		e = measure(&p, &why);
