@@ -281,6 +281,8 @@ static void measure(const struct stage *s, struct e2e_row *row)
 	struct course c = {.s = s, .row = row};
 	lab_path(s->o, c.file, "models/%s", row->model->name);
 	row->bytes = zoo_write(row->model, c.file, MODEL_SEED);
+	lab_path(s->o, c.file, "remote/%s", row->model->name); /* pages that a server has sent cannot be dropped for a while */
+	zoo_write(row->model, c.file, MODEL_SEED);
 	lab_path(s->o, c.file, "models/%s/model.safetensors", row->model->name);
 	lab_path(s->o, c.copy, "fetched");
 	lab_mkdir(c.copy);
@@ -327,17 +329,21 @@ json_t *bench_e2e(const struct bench_options *o)
 {
 	struct stage s = {.o = o, .gpu = o->driver != NULL};
 	struct e2e_row *rows = calloc(zoo_n, sizeof *rows);
-	char models[LAB_PATH];
+	char models[LAB_PATH], remote[LAB_PATH];
 	ASSERT(rows);
 	size_t n = choose(o, rows);
 	lab_path(o, models, "models");
 	lab_mkdir(models);
+	lab_path(o, remote, "remote");
+	lab_mkdir(remote);
 	for (size_t i = 0; i < n; i++) {
 		char folder[LAB_PATH];
 		lab_path(o, folder, "models/%s", rows[i].model->name);
 		lab_mkdir(folder);
+		lab_path(o, folder, "remote/%s", rows[i].model->name);
+		lab_mkdir(folder);
 	}
-	s.port = nginx_start(o, models);
+	s.port = nginx_start(o, remote);
 	start_daemons(&s);
 	for (size_t i = 0; i < n; i++)
 		measure(&s, &rows[i]);

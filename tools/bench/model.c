@@ -15,7 +15,7 @@
 #define BLOCK_BYTES (4 * MIB)
 #define COLUMNS 1024
 #define LINE 256
-#define COLD_TRIES 5
+#define COLD_TRIES 100 /* two seconds: sent pages are held until they are acknowledged */
 #define HOLE_NOISE 512 /* words at its beginning: models of two seeds differ */
 
 static uint64_t next_random(uint64_t *state)
@@ -140,7 +140,7 @@ bool model_make_cold(const char *path, const char **why)
 	if (fd < 0 || fstat(fd, &st))
 		die_errno(errno, "opening %s", path);
 	fdatasync(fd);
-	for (int i = 0; i < COLD_TRIES; i++) { /* a page that a reader or the kernel's own lists just let go of stays at first */
+	for (int i = 0; i < COLD_TRIES; i++) { /* a page that somebody just let go of stays at first */
 		if (i)
 			nanosleep(&(struct timespec){.tv_nsec = 20 * (long)NS_PER_MS}, NULL);
 		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
