@@ -77,7 +77,7 @@ static void start(void)
 	snprintf(cache, sizeof cache, "%s/cache", dir);
 	const char *const args[] = {"mrm", "--socket", socket_path, "--source", source, "--cache-dir", cache, "--host-bytes",
 		"16M", "--disk-bytes", "16M", "--connections", "1", "--read-threads", "1", "--read-depth", "1", "--log-level",
-		"error"};
+		"error", "--profiler", "no"};
 	static char *argv[ARRAY_LEN(args)]; /* the daemon keeps it, for reloads */
 	for (size_t i = 0; i < ARRAY_LEN(args); i++)
 		argv[i] = (char *)args[i];

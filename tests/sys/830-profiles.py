@@ -1,4 +1,5 @@
 """Profiles of models: measured by trims-run, stored beside the model, taken by trims-ctl plan, and by the daemon itself."""
+import json
 import shutil
 import sys
 
@@ -192,6 +193,40 @@ def a_model_on_a_device_is_measured_there(t):
     ways = {batch.get('dha_ns') is not None for row in stored(daemon) for layer in row['profile']['layers']
             for batch in layer['batches'] if row['driver']}
     assert True in ways, 'from the device and from the host'
+
+
+@test
+def a_prediction_is_printed_beside_the_measurement(t):
+    small_bert(t)
+    daemon = t.daemon()
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    told = daemon.json('profile', 'a')
+    ran = run_program(BUILD / 'tools/trims-run', 'infer', 'a', '--socket', daemon.socket, '--json', '--layers', '--mode', 'pipeline',
+                      '--repeat', '3')
+    t.equal(ran.rc, 0, ran)
+    layers = ran.json['layers']
+    t.equal([layer['name'] for layer in layers], [layer['name'] for layer in told['layers']])
+    edges = [edge for layer in layers for edge in (layer['begin_ns'], layer['end_ns'])]
+    t.equal(edges, sorted(edges), 'one after the other')
+    assert 0 < edges[0] and edges[-1] <= ran.json['times']['total_ns'], edges
+    path = t.dir / 'ran.json'
+    path.write_bytes(ran.raw)
+    got = daemon.json('plan', 'a', '--machine', MACHINE, '--measured', path)
+    rows = got['measured']['layers']
+    for row, layer, planned in zip(rows, layers, got['layers'], strict=True):
+        t.equal((row['begin_ns'], row['end_ns']), (layer['begin_ns'], layer['end_ns']))
+        t.equal((row['predicted_begin_ns'], row['predicted_end_ns']), (planned['exec_begin_ns'], planned['exec_end_ns']))
+        t.equal(row['error_ns'], row['end_ns'] - row['predicted_end_ns'])
+    t.equal(got['measured']['error_ns'], edges[-1] - got['predicted']['total_ns'])
+    text = daemon.ctl('plan', 'a', '--machine', MACHINE, '--measured', path).out
+    assert 'MEASURED' in text and f'measured {edges[-1] / 1e6:.3f} ms' in text, text
+    for spoil in {'layers': layers[1:]}, {'layers': layers[::-1]}, {'batch': 2}, {'layers': None}:
+        path.write_text(json.dumps(ran.json | spoil))
+        refused = daemon.ctl('plan', 'a', '--machine', MACHINE, '--measured', path)
+        t.equal(refused.rc, 1, refused)
+        assert str(path) in refused.err, refused
+    bare = run_program(BUILD / 'tools/trims-run', 'infer', 'a', '--socket', daemon.socket, '--json')
+    assert 'layers' not in bare.json
 
 
 @test

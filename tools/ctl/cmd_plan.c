@@ -123,6 +123,22 @@ static void compare(struct planned *p, uint8_t *how)
 	}
 }
 
+/* NULL when the command line names none. */
+static int read_measured(struct ctl *c, const struct planned *p, json_t **out)
+{
+	json_error_t error;
+	struct fault f;
+	if (!c->measured)
+		return CTL_DONE;
+	*out = json_load_file(c->measured, JSON_REJECT_DUPLICATES, &error);
+	if (!*out)
+		fault_set(&f, TRIMS_E_BAD_REQUEST, "%s: line %d: %s", c->measured, error.line, error.text);
+	else if (!plan_measured_check(p, *out, c->measured, &f))
+		return CTL_DONE;
+	json_decref(*out);
+	return ctl_fail(c, &f);
+}
+
 static int plan(struct ctl *c, struct planned *p, uint8_t *how, struct plan_step *steps)
 {
 	const struct plan_profile *profile = &p->profile->plan;
@@ -141,8 +157,14 @@ static int plan(struct ctl *c, struct planned *p, uint8_t *how, struct plan_step
 	plan_keep(profile, machine, how, &p->keep_layers, &p->keep_bytes);
 	p->how = how;
 	p->steps = steps;
+	json_t *measured = NULL;
+	int e = read_measured(c, p, &measured);
+	if (e != CTL_DONE)
+		return e;
 	if (c->given & OPT_json) {
 		json_t *report = plan_render_json(p);
+		if (measured)
+			json_object_set_new(report, "measured", plan_measured_json(p, measured));
 		if (p->stored)
 			json_object_set(report, "profile", p->stored);
 		print_json(report);
@@ -151,7 +173,10 @@ static int plan(struct ctl *c, struct planned *p, uint8_t *how, struct plan_step
 		if (p->stored)
 			ctl_say_profile(p->stored, stdout);
 		plan_render_text(p, stdout);
+		if (measured)
+			plan_measured_text(p, measured, stdout);
 	}
+	json_decref(measured);
 	return c->svg ? write_svg(c, p) : CTL_DONE;
 }
 

@@ -35,7 +35,7 @@ struct ctl {
 	uint64_t count;         /* 0: without end */
 	const char *profile, *machine, *policy, *svg; /* NULL: not given */
 	uint64_t batch;         /* 0: not given */
-	const char *batches;    /* NULL: not given */
+	const char *batches, *measured; /* NULL: not given */
 	char *const *args;      /* the command's own; as many as its row allows */
 	int n_args;
 	struct trims_conn *trims; /* made by the first that needs it */

@@ -105,6 +105,9 @@ static int take_option(struct ctl *c, int bit, const char *value)
 	case OPT_bit_profile:
 		c->profile = value;
 		return 0;
+	case OPT_bit_measured:
+		c->measured = value;
+		return 0;
 	case OPT_bit_batches:
 		c->batches = value;
 		return 0;

@@ -27,4 +27,10 @@ void plan_render_text(const struct planned *p, FILE *out);
 json_t *plan_render_json(const struct planned *p);
 void plan_render_gantt(const struct planned *p, FILE *out);
 
+/* What trims-run infer --layers --json said of a run, beside the prediction.  Checked first: -EPROTO when it is of other layers or
+ * another batch.  Errors are measured less predicted ends; times are from when the model was asked for. */
+int plan_measured_check(const struct planned *p, const json_t *measured, const char *path, struct fault *why);
+void plan_measured_text(const struct planned *p, const json_t *measured, FILE *out);
+json_t *plan_measured_json(const struct planned *p, const json_t *measured);
+
 #endif

@@ -26,7 +26,7 @@ struct exec {
 	float **caches;                        /* [2 * n_caches]: k and v in turn */
 	int32_t *longest;                      /* [n * room], here: what index arrays are filled from */
 	bool timed;
-	uint64_t *layer_ns;
+	uint64_t *layer_ns, *began_ns;
 };
 
 static int take(struct exec *e, size_t bytes, void *out, struct fault *why)
@@ -119,8 +119,9 @@ int exec_new(struct backend *b, const struct net *net, struct weights *w, uint32
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a pass");
 	*e = (struct exec){.backend = b, .net = net, .weights = w, .n = n, .t = t, .room = t + more};
 	e->layer_ns = calloc(net->n_layers, sizeof *e->layer_ns);
+	e->began_ns = calloc(net->n_layers, sizeof *e->began_ns);
 	e->longest = calloc((size_t)n * e->room, sizeof *e->longest);
-	int r = e->layer_ns && e->longest ? 0 : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a pass");
+	int r = e->layer_ns && e->began_ns && e->longest ? 0 : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a pass");
 	if (!r)
 		r = make_program(e, t, &e->prompt, e->slot_floats, why);
 	if (!r)
@@ -151,6 +152,7 @@ void exec_free(struct exec **out)
 	free(e->prompt.calls);
 	free(e->step.calls);
 	free(e->layer_ns);
+	free(e->began_ns);
 	free(e->longest);
 	free(e);
 	*out = NULL;
@@ -195,6 +197,8 @@ static int run_layer(struct exec *e, struct call *c, uint32_t i, struct fault *w
 {
 	const struct backend_ops *ops = e->backend->ops;
 	int r = weights_layer(e->weights, i, why);
+	if (e->timed)
+		e->began_ns[i] = clock_ns();
 	if (!r && e->timed)
 		r = ops->stamp(e->backend, 0, why);
 	if (!r)
@@ -261,6 +265,11 @@ int exec_result(struct exec *e, float *out, struct fault *why)
 void exec_time_layers(struct exec *e, bool on)
 {
 	e->timed = on;
+}
+
+uint64_t exec_layer_began_ns(const struct exec *e, uint32_t layer)
+{
+	return e->began_ns[layer];
 }
 
 uint64_t exec_layer_ns(const struct exec *e, uint32_t layer)

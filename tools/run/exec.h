@@ -32,5 +32,7 @@ int exec_result(struct exec *e, float *out, struct fault *why);
 /* The last pass layer by layer, in ns; for profiles.  Only after exec_time_layers(e, true), which makes passes slower. */
 void exec_time_layers(struct exec *e, bool on);
 uint64_t exec_layer_ns(const struct exec *e, uint32_t layer);
+/* When that began, its weights being there, by clock_ns(). */
+uint64_t exec_layer_began_ns(const struct exec *e, uint32_t layer);
 
 #endif

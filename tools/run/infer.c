@@ -37,6 +37,8 @@ struct infer {
 	uint64_t prepare_ns; /* input, memory, addresses; without waiting for weights or starting libraries */
 	uint64_t first_ns, *repeats; /* first_ns: from this process's beginning to the first result; repeats: [repeat] */
 	struct pass first;
+	uint64_t asked_ns;       /* by clock_ns(), when the model was asked for */
+	json_t *layers;          /* of the first pass; NULL: not wanted, or not yet */
 };
 
 /* ---- running ---- */
@@ -91,6 +93,18 @@ static int generate(struct infer *f, struct pass *p, struct fault *why)
 	}
 }
 
+/* Of the first pass, which was timed; later ones need not be. */
+static void note_layers(struct infer *f)
+{
+	f->layers = json_array();
+	for (uint32_t i = 0; i < f->s.net->n_layers; i++) {
+		uint64_t began = exec_layer_began_ns(f->exec, i) - f->asked_ns;
+		json_array_append_new(f->layers, json_pack("{s:s,s:I,s:I}", "name", f->s.net->layers[i].name, "begin_ns", (json_int_t)began,
+			"end_ns", (json_int_t)(began + exec_layer_ns(f->exec, i))));
+	}
+	exec_time_layers(f->exec, false);
+}
+
 static int run_once(struct infer *f, struct pass *p, struct fault *why)
 {
 	uint64_t waited = weights_times(f->s.weights)->wait_ns;
@@ -101,6 +115,8 @@ static int run_once(struct infer *f, struct pass *p, struct fault *why)
 	uint64_t began = clock_ns();
 	if (!e)
 		e = exec_pass(f->exec, why);
+	if (!e && (f->r->given & OPT_layers) && !f->layers)
+		note_layers(f);
 	if (!e)
 		e = take_result(f, why);
 	p->prefill_ns = clock_ns() - began - (weights_times(f->s.weights)->wait_ns - waited);
@@ -161,6 +177,7 @@ static int prepare(struct infer *f, struct fault *why)
 {
 	const struct run *r = f->r;
 	struct input_options options = {r->input, r->batch, r->tokens, r->seed};
+	f->asked_ns = clock_ns();
 	int e = session_open(&f->s, r, why);
 	uint64_t opened = e ? 0 : weights_times(f->s.weights)->open_ns;
 	uint64_t began = clock_ns(), ready = f->s.backend ? f->s.backend->library_ns + f->s.backend->context_ns : 0;
@@ -174,6 +191,8 @@ static int prepare(struct infer *f, struct fault *why)
 		e = session_bind(&f->s, r, why);
 	if (!e)
 		e = exec_new(f->s.backend, f->s.net, f->s.weights, f->in.n, f->in.t, r->generate - 1, &f->exec, why);
+	if (!e)
+		exec_time_layers(f->exec, r->given & OPT_layers);
 	if (!e)
 		f->prepare_ns = clock_ns() - began - weights_times(f->s.weights)->wait_ns -
 			(weights_times(f->s.weights)->open_ns - opened) -
@@ -191,6 +210,7 @@ static void finish(struct infer *f)
 	free(f->result);
 	free(f->tokens);
 	free(f->repeats);
+	json_decref(f->layers);
 	XXH3_freeState(f->hash);
 }
 
@@ -280,6 +300,8 @@ static json_t *tell(const struct infer *f)
 		json_object_set_new(j, "plan", json_pack("{s:I,s:i,s:I,s:i,s:I,s:s}", "device_bytes", (json_int_t)info.device_bytes,
 			"direct_tensors", (int)info.direct_tensors, "direct_bytes", (json_int_t)info.direct_bytes, "staged_tensors",
 			(int)info.staged_tensors, "staged_bytes", (json_int_t)info.staged_bytes, "note", info.note));
+	if (f->layers)
+		json_object_set(j, "layers", f->layers);
 	return j;
 }
 
