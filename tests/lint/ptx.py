@@ -8,4 +8,4 @@ import lint
 
 if not shutil.which('nvcc') or not shutil.which('ptxas'):
     lint.skip('no nvcc on PATH: nothing compared')
-sys.exit(subprocess.run([sys.executable, lint.ROOT / 'mrm/gpu/kernel/update.py', '--check'], check=False).returncode)
+sys.exit(subprocess.run([sys.executable, lint.ROOT / 'tools/ptx.py', '--check'], check=False).returncode)

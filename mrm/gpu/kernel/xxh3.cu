@@ -3,7 +3,7 @@
  *
  * Eight threads take a chunk, a warp four chunks.  A chunk is one long chain of stripes, so the speed comes from many chunks
  * at once and from the sixteen loads of a block being under way together.
- * xxh3.ptx is made from this by update.py, so that neither building nor running trims wants a toolkit. */
+ * xxh3.ptx is made from this by tools/ptx.py, so that neither building nor running trims wants a toolkit. */
 #include "xxh3_core.h"
 
 /* One chunk: 256-byte aligned, a multiple of 64 and more than 240 bytes. */
