@@ -44,9 +44,12 @@ typedef uint64_t cu_word;
 typedef uint64_t cu_mem_handle; /* a VMM allocation, valid in this process alone */
 typedef unsigned long long cu_flags64;
 typedef uint32_t cu_device_attr, cu_p2p_attr, cu_pointer_attr, cu_handle_type, cu_granularity, cu_query_status;
+typedef uint32_t cu_capture_mode;
 typedef struct cu_context_object *cu_context;
 typedef struct cu_stream_object *cu_stream; /* NULL: the null stream of the current context */
 typedef struct cu_event_object *cu_event;
+typedef struct cu_graph_object *cu_graph;
+typedef struct cu_graph_exec_object *cu_graph_exec;
 typedef struct cu_module_object *cu_module;
 typedef struct cu_function_object *cu_function;
 typedef void (*cu_host_fn)(void *data); /* must not call the driver */

@@ -9,7 +9,7 @@ from trimstest import BUILD, PATIENCE, Skip, main, run, test
 PROFILES = '''bert-base bert-large gpt2 gpt2-medium resnet-101 resnet-50 roberta-base roberta-large v100-pcie3'''.split()
 FILES = [f'share/trims/profiles/{name}.json' for name in PROFILES] + '''bin/trims-bench bin/trims-ctl bin/trims-faas bin/trims-run sbin/mrm include/trims.h
 LIB/libtrims.a LIB/libtrims.so LIB/libtrims.so.0 LIB/libtrims.so.0.1.0 LIB/pkgconfig/trims.pc
-LIB/trims/libsimcuda.so libexec/trims/trims-bench-client libexec/trims/trims-bench-export
+LIB/trims/libsimcublas.so LIB/trims/libsimcuda.so libexec/trims/trims-bench-client libexec/trims/trims-bench-export
 libexec/trims/trims-make-image
 share/man/man1/trims-bench.1 share/man/man1/trims-ctl.1 share/man/man1/trims-faas.1 share/man/man1/trims-run.1 share/man/man3/trims.3 share/man/man8/mrm.8
 lib/systemd/system/mrm.service lib/systemd/system/mrm.socket lib/sysusers.d/trims.conf etc/trims/mrm.conf'''.split()

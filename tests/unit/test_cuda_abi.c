@@ -67,12 +67,15 @@ static const struct pair layouts[] = {
 	INTEGER(cu_pointer_attr, CUpointer_attribute)
 	INTEGER(cu_handle_type, CUmemAllocationHandleType)
 	INTEGER(cu_granularity, CUmemAllocationGranularity_flags)
+	INTEGER(cu_capture_mode, CUstreamCaptureMode)
 	INTEGER(cu_query_status, CUdriverProcAddressQueryResult)
 	HANDLE(cu_context, CUcontext)
 	HANDLE(cu_stream, CUstream)
 	HANDLE(cu_event, CUevent)
 	HANDLE(cu_module, CUmodule)
 	HANDLE(cu_function, CUfunction)
+	HANDLE(cu_graph, CUgraph)
+	HANDLE(cu_graph_exec, CUgraphExec)
 	HANDLE(cu_host_fn, CUhostFn)
 	STRUCT(cu_uuid, CUuuid)
 	FIELD(cu_uuid, bytes, CUuuid, bytes)
@@ -118,6 +121,9 @@ static const struct pair layouts[] = {
 #define cu_event CUevent
 #define cu_module CUmodule
 #define cu_function CUfunction
+#define cu_graph CUgraph
+#define cu_graph_exec CUgraphExec
+#define cu_capture_mode CUstreamCaptureMode
 #define cu_host_fn CUhostFn
 #define cu_uuid CUuuid_st
 #define cu_ipc_mem_handle CUipcMemHandle_st

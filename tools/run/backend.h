@@ -48,6 +48,8 @@ struct backend {
 	const struct backend_ops *ops;
 	uint64_t library_ns; /* what opening it took for the math library */
 	uint64_t context_ns; /* and for the device's context; 0: has none */
+	uint64_t graph_launches; /* passes that run_all() ran as one graph */
+	char note[512];      /* whose libraries, and what it does without; may be empty */
 };
 
 struct backend_ops {
@@ -74,6 +76,9 @@ struct backend_ops {
 	 * the device cannot. */
 	int (*host)(struct backend *b, const void *data, size_t bytes, const void **out, struct fault *why);
 
+	/* Before any of that memory goes: host() is as if it had never been asked.  NULL: nothing to do. */
+	void (*unhost)(struct backend *b);
+
 	/* Told all calls that one pass consists of, before the first: time to find scratch memory.  Weights' data is not set. */
 	int (*prepare)(struct backend *b, const struct call *calls, uint32_t n, struct fault *why);
 	int (*run[OP_COUNT])(struct backend *b, const struct call *call, struct fault *why);
@@ -91,6 +96,6 @@ struct backend_ops {
 
 /* "cpu", "cuda"; NULL: this build has none of that name. */
 const struct backend_ops *backend_find(const char *name);
-extern const struct backend_ops backend_cpu;
+extern const struct backend_ops backend_cpu, backend_cuda;
 
 #endif

@@ -188,6 +188,7 @@ int exec_put_tokens(struct exec *e, const int32_t *tokens, const int32_t *length
 int exec_put_image(struct exec *e, const float *image, struct fault *why)
 {
 	struct shape s = {e->n, 1, e->net->channels, e->net->pixels, e->net->pixels};
+	e->past = 0;
 	return put(e, e->slots[0], image, shape_elements(s) * sizeof *image, why);
 }
 

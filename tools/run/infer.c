@@ -302,6 +302,9 @@ static json_t *tell(const struct infer *f)
 			(int)info.staged_tensors, "staged_bytes", (json_int_t)info.staged_bytes, "note", info.note));
 	if (f->layers)
 		json_object_set(j, "layers", f->layers);
+	if (f->s.backend->note[0])
+		json_object_set_new(j, "note", json_string(f->s.backend->note));
+	json_object_set_new(j, "graph_launches", json_integer((json_int_t)f->s.backend->graph_launches));
 	return j;
 }
 

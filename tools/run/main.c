@@ -147,6 +147,14 @@ static int parse_device(struct run *r, const char *text)
 	return 0;
 }
 
+static int parse_backend(struct run *r, const char *text)
+{
+	if (!backend_find(text))
+		return run_usage(r, "--backend: %s is neither cpu nor cuda", text);
+	r->backend = text;
+	return 0;
+}
+
 static int parse_mode(struct run *r, const char *text)
 {
 	r->mode = mode_find(text);
@@ -164,6 +172,8 @@ static int take_option(struct run *r, int bit, const char *value)
 		return 0;
 	case OPT_bit_device:
 		return parse_device(r, value);
+	case OPT_bit_backend:
+		return parse_backend(r, value);
 	case OPT_bit_mode:
 		return parse_mode(r, value);
 	case OPT_bit_plan:

@@ -25,6 +25,7 @@ struct run {
 	unsigned given; /* enum run_option bits */
 	const char *socket, *model, *plan, *file, *input, *output;
 	const char *device; /* as given: "cpu", "cuda:0" */
+	const char *backend; /* NULL: whoever is usual for the device */
 	enum mode mode;
 	bool both; /* see weights_options */
 	uint32_t batches[RUN_MAX_BATCHES], n_batches;

@@ -43,21 +43,20 @@ static int find_device(struct session *s, int ordinal, bool *simulated, struct f
 	return r;
 }
 
-/* Simulated devices' memory can be read by the CPU, and that is who computes then. */
+/* Simulated devices' memory can be read by the CPU, and that is who computes then unless somebody wishes otherwise. */
 static int choose_backend(struct session *s, const struct run *r, int *ordinal, struct fault *why)
 {
-	bool simulated = false;
-	*ordinal = 0;
-	s->ops = backend_find("cpu");
-	if (strcmp(r->device, "cpu") == 0)
-		return 0;
-	*ordinal = atoi(r->device + strlen("cuda:"));
-	int e = find_device(s, *ordinal, &simulated, why);
-	if (!e && !simulated)
-		s->ops = backend_find("cuda");
-	if (!e && !s->ops)
-		e = fault_set(why, TRIMS_E_UNSUPPORTED, "this build of trims-run cannot compute on a GPU: it was built without CUDA");
-	return e;
+	bool simulated = false, host = strcmp(r->device, "cpu") == 0;
+	*ordinal = host ? 0 : atoi(r->device + strlen("cuda:"));
+	int e = host ? 0 : find_device(s, *ordinal, &simulated, why);
+	if (e)
+		return e;
+	s->ops = r->backend ? backend_find(r->backend) : host || simulated ? &backend_cpu : &backend_cuda;
+	if (s->ops == &backend_cuda && host)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "--backend cuda wants a GPU: --device cuda:N");
+	if (s->ops == &backend_cpu && !host && !simulated)
+		return fault_set(why, TRIMS_E_UNSUPPORTED, "--backend cpu: the CPU cannot read the memory of %s", r->device);
+	return 0;
 }
 
 static int open_backend(struct session *s, const struct run *r, int ordinal, struct fault *why)

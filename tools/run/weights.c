@@ -195,6 +195,8 @@ void weights_free(struct weights **w)
 	if (!*w)
 		return;
 	private_free(&(*w)->private);
+	if ((*w)->backend && (*w)->backend->ops->unhost)
+		(*w)->backend->ops->unhost((*w)->backend);
 	trims_close(&(*w)->host);
 	trims_close(&(*w)->model);
 	trims_disconnect(&(*w)->conn);

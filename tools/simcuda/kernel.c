@@ -1,30 +1,45 @@
-/* kernel.c - modules, and the one kernel that there is: the digests of chunks (mrm/gpu/kernel), done by the CPU.
+/* kernel.c - modules, launches, and the kernel of the digests of chunks (mrm/gpu/kernel), done by the CPU.
  * Keeps: a module ends with its context or before; a launch is checked before anything is queued, and what the pieces point
  * to when its turn comes: there a bad pointer is the sticky error it is on a device. */
 #include "mrm/gpu/kernel/ptx.h"
 #include "tools/simcuda/sim.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define ENTRY ".entry " HASH_KERNEL "("
 #define THREADS_PER_PIECE (HASH_KERNEL_THREADS / HASH_KERNEL_PIECES)
 #define BLOCK_MAX 1024
+#define FUNCTIONS (1 + KERNEL_RUN_COUNT) /* the digests', then those of trims-run */
+
+struct function {
+	struct module *module;
+	uint64_t handle; /* 0: nobody asked for it */
+	bool there;      /* in the module's text */
+};
 
 struct module {
 	struct list node; /* of its context */
 	struct cu_context_object *ctx;
-	uint64_t handle, function; /* 0: nobody asked for the function */
+	uint64_t handle;
+	struct function functions[FUNCTIONS];
 };
+
+static const char *name_of(unsigned function)
+{
+	return function ? kernel_run_entry(function - 1) : HASH_KERNEL;
+}
 
 static void module_end(struct module *m)
 {
-	handle_end(HANDLE_MODULE, m->handle);
-	if (m->function)
-		handle_end(HANDLE_FUNCTION, m->function);
+	if (m->handle)
+		handle_end(HANDLE_MODULE, m->handle);
+	for (unsigned i = 0; i < FUNCTIONS; i++)
+		if (m->functions[i].handle)
+			handle_end(HANDLE_FUNCTION, m->functions[i].handle);
 	list_del(&m->node);
 	free(m);
 }
@@ -35,31 +50,47 @@ void kernel_end_modules(struct cu_context_object *ctx)
 		module_end(list_first(&ctx->modules, struct module, node));
 }
 
+/* Whether the text has any of the functions that are known here. */
+static bool find_functions(struct module *m, const char *text)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < FUNCTIONS; i++) {
+		char entry[64];
+
+		snprintf(entry, sizeof entry, ".entry %s(", name_of(i));
+		m->functions[i] = (struct function){.module = m, .there = strstr(text, entry) != NULL};
+		any = any || m->functions[i].there;
+	}
+	return any;
+}
+
 EXPORT cu_result cuModuleLoadData(cu_module *module, const void *image)
 {
 	struct module *m;
+	bool known;
 
 	ENTER(module_load_data, NEEDS_CONTEXT);
 	if (!module || !image)
 		return CU_E_INVALID_VALUE;
-	if (!strstr(image, ENTRY))
-		return CU_E_NOT_SUPPORTED;
 	m = calloc(1, sizeof *m);
 	if (!m)
 		return CU_E_OUT_OF_MEMORY;
 	m->ctx = call.ctx;
-	m->handle = handle_new(HANDLE_MODULE, m);
-	if (!m->handle) {
-		free(m);
-		return CU_E_OUT_OF_MEMORY;
-	}
 	list_add_tail(&m->node, &m->ctx->modules);
+	known = find_functions(m, image);
+	m->handle = known ? handle_new(HANDLE_MODULE, m) : 0;
+	if (!m->handle) {
+		module_end(m);
+		return known ? CU_E_OUT_OF_MEMORY : CU_E_NOT_SUPPORTED;
+	}
 	*module = (cu_module)(uintptr_t)m->handle;
 	return CU_OK;
 }
 
 EXPORT cu_result cuModuleGetFunction(cu_function *function, cu_module module, const char *name)
 {
+	struct function *f = NULL;
 	struct module *m;
 
 	ENTER(module_get_function, NEEDS_CONTEXT);
@@ -68,11 +99,14 @@ EXPORT cu_result cuModuleGetFunction(cu_function *function, cu_module module, co
 	m = handle_get(HANDLE_MODULE, (uint64_t)(uintptr_t)module);
 	if (!m)
 		return CU_E_INVALID_HANDLE;
-	if (strcmp(name, HASH_KERNEL))
+	for (unsigned i = 0; i < FUNCTIONS && !f; i++)
+		if (m->functions[i].there && !strcmp(name, name_of(i)))
+			f = &m->functions[i];
+	if (!f)
 		return CU_E_NOT_FOUND;
-	m->function = m->function ? m->function : handle_new(HANDLE_FUNCTION, m);
-	*function = (cu_function)(uintptr_t)m->function;
-	return m->function ? CU_OK : CU_E_OUT_OF_MEMORY;
+	f->handle = f->handle ? f->handle : handle_new(HANDLE_FUNCTION, f);
+	*function = (cu_function)(uintptr_t)f->handle;
+	return f->handle ? CU_OK : CU_E_OUT_OF_MEMORY;
 }
 
 EXPORT cu_result cuModuleUnload(cu_module module)
@@ -96,27 +130,11 @@ static bool is_enough(const unsigned grid[3], const unsigned block[3], uint32_t 
 		block[1] == 1 && block[2] == 1 && threads >= (uint64_t)n * THREADS_PER_PIECE;
 }
 
-EXPORT cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-	unsigned block_y, unsigned block_z, unsigned shared_bytes, cu_stream stream, void **arguments, void **extra)
+static cu_result push_hash(struct cu_stream_object *s, const unsigned grid[3], const unsigned block[3], void **arguments)
 {
-	const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
-	struct cu_stream_object *s;
-	struct module *m;
 	struct op *op;
-	cu_result r;
 
-	ENTER(launch_kernel, NEEDS_CONTEXT);
-	m = handle_get(HANDLE_FUNCTION, (uint64_t)(uintptr_t)function);
-	if (!m)
-		return CU_E_INVALID_HANDLE;
-	r = stream_of(call.ctx, stream, &s);
-	if (r)
-		return r;
-	if (s->ctx != m->ctx)
-		return CU_E_INVALID_CONTEXT;
-	if (extra || shared_bytes)
-		return CU_E_NOT_SUPPORTED;
-	if (!arguments || !is_enough(grid, block, *(uint32_t *)arguments[1]))
+	if (!is_enough(grid, block, *(uint32_t *)arguments[1]))
 		return CU_E_INVALID_VALUE;
 	op = op_new(OP_HASH, CALL_launch_kernel);
 	if (op) {
@@ -125,6 +143,32 @@ EXPORT cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned 
 		op->to = *(cu_ptr *)arguments[2];
 	}
 	return stream_push(s, op);
+}
+
+EXPORT cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+	unsigned block_y, unsigned block_z, unsigned shared_bytes, cu_stream stream, void **arguments, void **extra)
+{
+	const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
+	struct cu_stream_object *s;
+	struct function *f;
+	cu_result r;
+
+	ENTER(launch_kernel, NEEDS_CONTEXT);
+	f = handle_get(HANDLE_FUNCTION, (uint64_t)(uintptr_t)function);
+	if (!f)
+		return CU_E_INVALID_HANDLE;
+	r = stream_of(call.ctx, stream, &s);
+	if (r)
+		return r;
+	if (s->ctx != f->module->ctx)
+		return CU_E_INVALID_CONTEXT;
+	if (extra || shared_bytes)
+		return CU_E_NOT_SUPPORTED;
+	if (!arguments)
+		return CU_E_INVALID_VALUE;
+	if (f == f->module->functions)
+		return push_hash(s, grid, block, arguments);
+	return kernel_run_push(s, (unsigned)(f - f->module->functions) - 1, grid, block, arguments[0]);
 }
 
 /* What the kernel may assume of a piece (ptx.h); a device would compute something else without a word. */

@@ -1,7 +1,6 @@
 /* op.c - what the operations of a stream do when their turn comes.  Keeps: addresses are checked once more, since the
  * program may have freed them meanwhile: that is the sticky error it is on a device. */
 #include "tools/simcuda/sim.h"
-#include "tools/simcuda/simcuda.h"
 
 #include <string.h>
 
@@ -185,6 +184,8 @@ static cu_result dispatch(struct cu_stream_object *s, struct op *op)
 		return write_value(s, op);
 	case OP_HASH:
 		return kernel_hash(s, op);
+	case OP_WORK:
+		return work_run(s, op);
 	}
 	NEVER();
 }

@@ -10,6 +10,7 @@
 #include "shared/cuda.h"
 #include "shared/list.h"
 #include "shared/own.h"
+#include "tools/simcuda/simcuda.h"
 #include "tools/simcuda/topology.h"
 
 #include <pthread.h>
@@ -96,7 +97,7 @@ struct range {
 };
 
 /* --- streams (stream.c) --- */
-enum op_kind { OP_COPY, OP_SET, OP_HOST, OP_RECORD, OP_WAIT_EVENT, OP_WAIT_VALUE, OP_WRITE_VALUE, OP_HASH };
+enum op_kind { OP_COPY, OP_SET, OP_HOST, OP_RECORD, OP_WAIT_EVENT, OP_WAIT_VALUE, OP_WRITE_VALUE, OP_HASH, OP_WORK };
 
 struct op {
 	struct list node;
@@ -112,6 +113,7 @@ struct op {
 	void *data;
 	struct cu_event_object *event;
 	uint64_t record; /* of the event */
+	struct work *work;
 };
 
 struct cu_stream_object {
@@ -122,6 +124,7 @@ struct cu_stream_object {
 	int priority;
 	struct list ops; /* the first is the one that runs */
 	uint64_t last;   /* number of the newest operation ever queued */
+	struct graph *capture; /* what is pushed goes there; NULL: it is run */
 	pthread_cond_t work;
 	struct list node;
 	struct list turn; /* in an engine's queue */
@@ -181,7 +184,8 @@ struct sim_device *sim_device(cu_device ordinal); /* NULL: there is none */
 extern _Thread_local bool sim_in_host_fn;
 
 /* --- handles (handle.c); with the lock --- */
-enum handle_kind { HANDLE_CONTEXT = 1, HANDLE_STREAM, HANDLE_EVENT, HANDLE_BLOCK, HANDLE_MODULE, HANDLE_FUNCTION };
+enum handle_kind { HANDLE_CONTEXT = 1, HANDLE_STREAM, HANDLE_EVENT, HANDLE_BLOCK, HANDLE_MODULE, HANDLE_FUNCTION, HANDLE_GRAPH,
+	HANDLE_GRAPH_EXEC };
 uint64_t handle_new(enum handle_kind kind, void *object); /* 0: no memory */
 void *handle_get(enum handle_kind kind, uint64_t handle); /* NULL: not one, or no longer */
 void handle_end(enum handle_kind kind, uint64_t handle);
@@ -234,6 +238,7 @@ void memory_end(struct range *r);
 void sim_wait(void);
 cu_result stream_of(struct cu_context_object *current, cu_stream handle, struct cu_stream_object **out);
 struct op *op_new(enum op_kind kind, enum sim_call call);
+void op_free(struct op *op);
 /* Takes the operation; starts the stream's thread.  OUT_OF_MEMORY: the operation is gone. */
 cu_result stream_push(struct cu_stream_object *s, struct op *op);
 cu_result stream_wait_for(struct cu_stream_object *s, uint64_t number);
@@ -245,7 +250,27 @@ void event_unref(struct cu_event_object *e);
 /* Runs one operation on the stream's thread; called with the lock, gives it up meanwhile. */
 cu_result op_run(struct cu_stream_object *s, struct op *op);
 
-/* --- the kernel (kernel.c) --- */
+/* --- work that computes (work.c); with the lock, free while it runs --- */
+cu_result work_push(struct cu_stream_object *s, enum sim_call which, const struct simcuda_work *kind, const void *data,
+	size_t bytes);
+cu_result work_run(struct cu_stream_object *s, const struct op *op);
+void work_ref(struct work *w);
+void work_unref(struct work *w);
+
+/* --- captured work (graph.c) --- */
+/* Takes the operation. */
+cu_result graph_keep(struct graph *g, struct op *op);
+/* A capture meets something that it cannot have. */
+cu_result graph_refuse(struct graph *g);
+void graph_free(struct graph *g);
+
+/* --- the kernels of trims-run (kernel_run.c) --- */
+#define KERNEL_RUN_COUNT 12
+const char *kernel_run_entry(unsigned k);
+cu_result kernel_run_push(struct cu_stream_object *s, unsigned k, const unsigned grid[3], const unsigned block[3],
+	const void *arguments);
+
+/* --- the kernel of digests, and modules (kernel.c) --- */
 /* Hashes op->bytes pieces; with the lock, free while it works. */
 cu_result kernel_hash(struct cu_stream_object *s, const struct op *op);
 void kernel_end_modules(struct cu_context_object *ctx);

@@ -29,6 +29,21 @@ int simcuda_lose(int ordinal, int result);
 int simcuda_mend(int ordinal);
 /* Whether copies take time: the topology has a speed. */
 int simcuda_keeps_time(void);
+/* Work of a simulated library: `run` is called in the stream's order with its own copy of `data` (bytes of it), in which the
+ * pointers that `spans` named are ones that the CPU can use.  A span that the device cannot use is an illegal address, sticky as on
+ * a device.  Both functions must not call the driver.  A CUresult. */
+#define SIMCUDA_SPANS 8
+struct simcuda_span {
+	void *pointer;      /* where the work's data has the device address */
+	size_t bytes;       /* from there on */
+	int writes;
+	unsigned long long at; /* the driver's own */
+};
+struct simcuda_work {
+	unsigned (*spans)(void *data, struct simcuda_span spans[SIMCUDA_SPANS]); /* how many */
+	void (*run)(void *data);
+};
+int simcuda_work(void *stream, const struct simcuda_work *kind, const void *data, size_t bytes);
 /* What sysfs would say about the device: one line of the file `name` of its directory ("numa_node", "../max_link_speed"), ""
  * for the path of that.  Devices of one switch have its upstream port on their way; widths are 16, generations the least that
  * move what the topology says.  0, or -1: no such device or file. */

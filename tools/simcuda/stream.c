@@ -47,6 +47,8 @@ void stream_unref(struct cu_stream_object *s)
 	if (--s->refs)
 		return;
 	ASSERT(list_empty(&s->ops) && !s->running);
+	if (s->capture)
+		graph_free(s->capture);
 	pthread_cond_destroy(&s->work);
 	context_unref(s->ctx);
 	free(s);
@@ -92,10 +94,12 @@ struct op *op_new(enum op_kind kind, enum sim_call which)
 	return op;
 }
 
-static void op_free(struct op *op)
+void op_free(struct op *op)
 {
 	if (op->event)
 		event_unref(op->event);
+	if (op->work)
+		work_unref(op->work);
 	free(op);
 }
 
@@ -183,6 +187,8 @@ cu_result stream_push(struct cu_stream_object *s, struct op *op)
 {
 	if (!op)
 		return CU_E_OUT_OF_MEMORY;
+	if (s->capture)
+		return graph_keep(s->capture, op);
 	if (!s->running) {
 		s->refs++;
 		s->running = start_thread(s);
@@ -202,6 +208,8 @@ cu_result stream_wait_for(struct cu_stream_object *s, uint64_t number)
 {
 	cu_result r;
 
+	if (s->capture)
+		return graph_refuse(s->capture);
 	s->refs++;
 	while (!(r = context_state(s->ctx)) && has_older(s, number + 1))
 		sim_wait();
