@@ -1,8 +1,10 @@
 """Profiles of models: measured by trims-run, stored beside the model, taken by trims-ctl plan, and by the daemon itself."""
 import json
+import os
 import shutil
 import sys
 
+import wire
 from simgpu import UUIDS, gpu_daemon
 from trimstest import BUILD, GPU_DRIVER, MRM, SIMULATOR, SOURCE, main, simulated_only, test
 from trimstest import run as run_program
@@ -88,6 +90,36 @@ def a_damaged_profile_is_dropped(t):
         t.equal(files(daemon), [])
         t.equal(stored(daemon), [])
         assert 'damaged, removed' in daemon.log()
+
+
+@test
+def what_is_no_profile_is_refused(t):
+    small_bert(t)
+    daemon = t.daemon()
+    client = daemon.client()
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    good = {'format': 'trims-profile-1', 'device_class': 'cpu: any', 'driver': '', 'executor': 'none', 'layers': [{}]}
+
+    def put(fd, model='a'):
+        request = client.send('profile', fds=[fd], model=model, profile=1)
+        os.close(fd)
+        try:
+            return client.answer(request)['text']
+        except wire.Fault as e:
+            return e.code
+
+    def text(value):
+        return wire.sealed(json.dumps(value).encode())
+
+    for fd in (text(good | {'format': 'trims-profile-0'}), text(good | {'layers': []}), text(good | {'device_class': ''}),
+               text(good | {'driver': 'x' * 64}), text(good | {'executor': None}), text([good]), wire.sealed(b''),
+               wire.sealed(b'{' * 5000), wire.sealed(b' ' * ((4 << 20) + 1)), wire.sealed(json.dumps(good).encode(), seals=0),
+               os.open('/dev/zero', os.O_RDONLY), os.pipe()[0]):
+        t.equal(put(fd), 'BAD_REQUEST')
+    t.equal(stored(daemon), [])
+    t.equal(put(text(good)), 'stored')
+    t.equal(len(stored(daemon)), 1)
+    t.equal(put(text(good), 'none'), 'NOT_FOUND')
 
 
 @test
