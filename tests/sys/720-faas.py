@@ -1,22 +1,34 @@
 """trims-faas: a function in namespaces of its own uses the daemon by its socket, and sees nothing else."""
+import json
 import os
 import shutil
 import subprocess
+import sys
 
 from trimstest import BUILD, CTL, SOURCE, Skip, main, program_environment, run, test
 
+sys.path[:0] = [str(SOURCE / 'tests/run')]
+import reference  # noqa: E402  pylint: disable=wrong-import-position
+
 FAAS = str(BUILD / 'tools/trims-faas')
 MAKE_IMAGE = str(SOURCE / 'tools/faas/make-image')
+COLD_START = str(SOURCE / 'tools/faas/cold-start')
+RUN = str(BUILD / 'tools/trims-run')
 
 
-def image_of(t, *arguments):
-    """A function image; skips where the kernel makes no namespaces for us."""
+def need_namespaces():
+    """Skips where the kernel makes none for us."""
     if os.environ.get('TRIMS_SANITIZE', 'none') != 'none':
         raise Skip("a sanitizer's runtime does not belong into an image")
     probe = subprocess.run(['unshare', '--user', '--mount', '--pid', '--net', '--ipc', '--uts', '--fork', '--map-root-user',
                             'mount', '-t', 'proc', 'proc', '/proc'], stderr=subprocess.PIPE, check=False)
     if probe.returncode:
         raise Skip(f'no namespaces here: {probe.stderr.decode().strip()}')
+
+
+def image_of(t, *arguments):
+    """A function image."""
+    need_namespaces()
     image = t.dir / 'image'
     made = run(MAKE_IMAGE, image, *arguments)
     t.equal(made.rc, 0, made)
@@ -115,6 +127,47 @@ def it_dies_with_who_started_it(t):
     t.equal(p.stdout.read(), b'')  # its end of the pipe is closed: it is gone, though nobody wrote a line
     p.stdin.close()
     p.stdout.close()
+
+
+@test
+def cold_starts_compute_what_a_process_outside_does(t):
+    need_namespaces()
+    reference.Bert(t.random).write(t.models_dir / 'm')
+    daemon = t.daemon()
+    infer = ['m', '--input', '3,1,4,1,5', '--threads', '2', '--json']
+    outside = run(RUN, 'infer', '--socket', daemon.socket, *infer)
+    t.equal(outside.rc, 0, outside)
+    build = t.dir / 'build'  # the image is kept below it
+    build.mkdir()
+    (build / 'tools').symlink_to(BUILD / 'tools')
+    roots = t.dir / 'roots'
+    roots.mkdir()
+    environment = program_environment(TRIMS_BUILD=str(build), TRIMS_SOCKET=str(daemon.socket), TMPDIR=str(roots))
+    for several in 3, 1:  # all at once make the image, the last one finds it
+        each = [subprocess.Popen([COLD_START, *infer], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+                for _ in range(several)]
+        for p in each:
+            out, err = p.communicate()
+            t.equal(p.returncode, 0, err)
+            report = json.loads(out)
+            t.equal(report['digest'], outside.json['digest'], err)
+            assert report['times']['total_ns'] >= report['times']['process_ns'] > 0, report
+    t.equal(os.listdir(roots), [], 'roots')
+    t.equal(os.listdir(build / 'faas-image/bin'), ['trims-run'])
+    t.equal(sorted(os.listdir(build)), ['faas-image', 'faas-image.lock', 'tools'])
+
+
+@test
+def a_cold_start_that_cannot_be_says_why(t):
+    t.equal(run(COLD_START).rc, 2)
+    got = run(COLD_START, 'm', TRIMS_SOCKET=str(t.dir / 'none'))
+    t.equal(got.rc, 1, got)
+    assert "none: no daemon's socket" in got.err, got
+    need_namespaces()
+    daemon = t.daemon()
+    got = run(COLD_START, 'nobody', TRIMS_BUILD=str(BUILD), TRIMS_SOCKET=daemon.socket, TRIMS_FAAS_IMAGE=str(image_of(t, RUN)))
+    t.equal(got.rc, 1, got)
+    assert 'nobody' in got.err, got
 
 
 main()
