@@ -56,6 +56,8 @@ static int read_json(const char *path, const char *format, json_t **out, struct 
 {
 	json_error_t error;
 	*out = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+	if (!*out && error.line < 0)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "%s", error.text); /* it names the file */
 	if (!*out)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "%s: line %d: %s", path, error.line, error.text);
 	if (strcmp(text_of(*out, "format"), format) == 0)

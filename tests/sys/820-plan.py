@@ -89,9 +89,10 @@ def what_makes_no_sense_is_refused(t):
     t.equal(plan('gpt2', '--machine', MACHINE, '--batch', '0').rc, 2)
     for got in (plan('gpt2', '--machine', MACHINE, '--batch', '7'), plan('gpt2', '--machine', bad),
                 run(CTL, 'plan', 'a', '--machine', MACHINE, '--profile', bad),
-                run(CTL, 'plan', 'a', '--machine', MACHINE, '--profile', t.dir / 'none')):
+                run(CTL, 'plan', 'a', '--machine', MACHINE, '--profile', t.dir / 'none'),
+                run(CTL, 'plan', 'a', '--machine', t.dir / 'none', '--profile', PROFILES / 'gpt2.json')):
         t.equal(got.rc, 1, got)
-        assert '.json' in got.err or 'none' in got.err, got
+        assert ('.json' in got.err or 'none' in got.err) and 'line -1' not in got.err, got
     machine = json.loads(MACHINE.read_text()) | {'memory_bytes': 100 << 20}
     bad.write_text(json.dumps(machine))
     got = plan('gpt2', '--machine', bad, '--policy', 'pipelined')

@@ -284,7 +284,7 @@ int net_build(const struct catalog *catalog, struct net **out, struct fault *why
 	if (!b.net)
 		build_fail(&b, TRIMS_E_NO_MEMORY, "no memory for the net");
 	else if (!json_is_object(b.config))
-		build_fail(&b, TRIMS_E_BAD_MODEL, "config.json: %.200s", error.text);
+		build_fail(&b, TRIMS_E_BAD_MODEL, "config.json: %.200s", b.config ? "it is no object" : error.text);
 	else
 		build_by_type(&b);
 	json_decref(b.config);
