@@ -164,6 +164,7 @@ def a_library_that_threads_cannot_share_is_used_by_one(t):
         t.equal(result.rc, 0, str(result))
         t.equal(result.json['digest'], one.json['digest'])
         assert 'openblas-one-thread' in result.err and 'openblas' not in one.err, result
+        t.equal(([note.split(':')[0] for note in result.json['notes']], one.json['notes']), (['openblas-one-thread'], []))
 
 
 # ---- the published model ----
@@ -229,6 +230,25 @@ def what_a_model_cannot_take_is_refused_with_words(t):
 
 
 @test
+def results_that_are_no_numbers_are_told(t):
+    for model, what in (reference.Bert(t.random), 'embedding'), (reference.Gpt2(t.random), 'tokens'):
+        report, _ = privately(t, model, '--input', '1')
+        t.equal(report['notes'], [])
+        name = 'embeddings.LayerNorm.bias' if what == 'embedding' else 'ln_f.bias'
+        dtype, shape, data = model.stored[name]
+        model.stored[name] = (dtype, shape, np.full(len(data) // 4, np.nan, np.float32).tobytes())
+        report, got = privately(t, model, '--input', '1')
+        t.equal(int((~np.isfinite(got)).sum()), got.size, what)
+        t.equal(report['notes'], [f'not-finite: {got.size} values that the model computed are no finite numbers'])
+        result = run(RUN, 'infer', '--mode', 'private', '--file', t.dir / 'own', '--input', '1')
+        t.equal(result.rc, 0, result)
+        assert 'not-finite: ' in result.err, result
+        if what == 'embedding':
+            t.equal((report['results'][0]['norm'], set(report['results'][0]['first'])), (None, {None}))
+            assert 'length nan: nan nan' in result.out, result
+
+
+@test
 def models_that_are_not_what_they_say_are_refused(t):
     model = reference.Bert(t.random)
     name = 'encoder.layer.0.output.dense.weight'
@@ -245,6 +265,10 @@ def models_that_are_not_what_they_say_are_refused(t):
         model = reference.Bert(t.random)
         model.config[key] = value
         refused(t, model, '--input', '1', code=code, words=str(value) if code == 'UNSUPPORTED' else key)
+    model = reference.Bert(t.random)
+    for config, words in ([], 'it is no object'), (1, "config.json: '[' or '{' expected"):
+        model.config = config
+        refused(t, model, '--input', '1', code='BAD_MODEL', words=words)
 
 
 @test

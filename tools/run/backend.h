@@ -50,6 +50,7 @@ struct backend {
 	uint64_t context_ns; /* and for the device's context; 0: has none */
 	uint64_t graph_launches; /* passes that run_all() ran as one graph */
 	char note[512];      /* whose libraries, and what it does without; may be empty */
+	const char *degraded; /* "name: sentence" of a lesser way that it goes, said on standard error too; NULL: none */
 };
 
 struct backend_ops {

@@ -13,22 +13,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 #define PIECE 256u /* floats of a row that are added at a time */
-
 
 static struct cpu *cpu_of(struct backend *b)
 {
 	return container_of(b, struct cpu, base);
 }
 
-/* Of OpenBLAS's flavours the serial one and OpenMP's have buffers without locks: threads of ours would overwrite each other's. */
-static uint32_t usable_threads(const struct backend_options *options)
+/* Of OpenBLAS's flavours the serial one and OpenMP's have buffers without locks: threads of ours would overwrite each other's.
+ * What is lacking goes to *degraded. */
+static uint32_t usable_threads(const struct backend_options *options, const char **degraded)
 {
+	static const char one_thread[] = "openblas-one-thread: this flavour of OpenBLAS cannot be called by several threads, so one "
+		"computes; the package libopenblas0-pthread has the one that can";
 	if (openblas_get_parallel() == OPENBLAS_THREAD || options->threads == 1)
 		return options->threads;
-	fprintf(stderr, "trims-run: openblas-one-thread: this flavour of OpenBLAS cannot be called by several threads, so one "
-		"computes; the package libopenblas0-pthread has the one that can\n");
+	fprintf(stderr, "trims-run: %s\n", one_thread);
+	*degraded = one_thread;
 	return 1;
 }
 
@@ -39,12 +40,13 @@ static int cpu_open(const struct backend_options *options, struct backend **out,
 	if (!c)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the CPU backend");
 	openblas_set_num_threads(1);
-	int r = pool_new(usable_threads(options), &c->pool);
+	const char *degraded = NULL;
+	int r = pool_new(usable_threads(options, &degraded), &c->pool);
 	if (r) {
 		free(c);
 		return fault_set(why, TRIMS_E_NO_SYSTEM, "threads cannot be started: %s", strerror(-r));
 	}
-	c->base = (struct backend){.ops = &backend_cpu, .library_ns = clock_ns() - began};
+	c->base = (struct backend){.ops = &backend_cpu, .library_ns = clock_ns() - began, .degraded = degraded};
 	*out = &c->base;
 	return 0;
 }

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #define XXH_INLINE_ALL
@@ -33,6 +34,7 @@ struct infer {
 	uint32_t generated;
 	XXH3_state_t *hash;
 	XXH128_hash_t digest;
+	uint64_t not_finite;      /* values of the first run's results that are no finite numbers */
 	FILE *output;
 	uint64_t prepare_ns; /* input, memory, addresses; without waiting for weights or starting libraries */
 	uint64_t first_ns, *repeats; /* first_ns: from this process's beginning to the first result; repeats: [repeat] */
@@ -55,6 +57,8 @@ static int take_result(struct infer *f, struct fault *why)
 	if (e)
 		return e;
 	XXH3_128bits_update(f->hash, f->result, bytes);
+	for (size_t i = 0; !f->first_ns && i < result_floats(f); i++)
+		f->not_finite += !isfinite(f->result[i]);
 	if (f->output && fwrite(f->result, 1, bytes, f->output) != bytes)
 		return fault_set(why, TRIMS_E_DISK_ERROR, "writing %s: %s", f->r->output, strerror(errno));
 	return 0;
@@ -216,6 +220,24 @@ static void finish(struct infer *f)
 
 /* ---- telling ---- */
 
+/* JSON has no number for what is not finite. */
+static json_t *number_or_null(double value)
+{
+	return isfinite(value) ? json_real(value) : json_null();
+}
+
+/* Degraded ways and what else a user should know, each as "name: sentence". */
+static json_t *tell_notes(const struct infer *f)
+{
+	json_t *notes = json_array();
+	if (f->s.backend->degraded)
+		json_array_append_new(notes, json_string(f->s.backend->degraded));
+	if (f->not_finite)
+		json_array_append_new(notes, json_sprintf("not-finite: %" PRIu64 " values that the model computed are no finite numbers",
+			f->not_finite));
+	return notes;
+}
+
 /* config.json's name of a class; NULL: it has none. */
 static json_t *label(const struct infer *f, uint32_t class)
 {
@@ -247,7 +269,7 @@ static json_t *tell_one(const struct infer *f, uint32_t i)
 	if (net->output == NET_CLASSES) {
 		uint32_t best = (uint32_t)likeliest(row, net->result_width);
 		json_object_set_new(j, "class", json_integer(best));
-		json_object_set_new(j, "score", json_real(row[best]));
+		json_object_set_new(j, "score", number_or_null(row[best]));
 		json_object_set_new(j, "label", label(f, best));
 		return j;
 	}
@@ -256,9 +278,9 @@ static json_t *tell_one(const struct infer *f, uint32_t i)
 	for (uint32_t k = 0; k < net->result_width; k++) {
 		norm += (double)row[k] * row[k];
 		if (k < SHOWN)
-			json_array_append_new(values, json_real(row[k]));
+			json_array_append_new(values, number_or_null(row[k]));
 	}
-	json_object_set_new(j, "norm", json_real(__builtin_sqrt(norm)));
+	json_object_set_new(j, "norm", number_or_null(__builtin_sqrt(norm)));
 	json_object_set_new(j, "first", values);
 	return j;
 }
@@ -291,11 +313,11 @@ static json_t *tell(const struct infer *f)
 		json_array_append_new(results, tell_one(f, i));
 	for (uint32_t i = 1; i < f->r->repeat; i++)
 		json_array_append_new(repeats, json_integer((json_int_t)f->repeats[i]));
-	json_t *j = json_pack("{s:s*,s:s,s:s,s:s,s:s,s:b,s:I,s:b,s:i,s:i,s:i,s:s,s:o,s:o,s:o}", "model", f->r->model, "family",
+	json_t *j = json_pack("{s:s*,s:s,s:s,s:s,s:s,s:b,s:I,s:b,s:i,s:i,s:i,s:s,s:o,s:o,s:o,s:o}", "model", f->r->model, "family",
 		f->s.net->family, "mode", mode_name(f->r->mode), "device", f->r->device, "backend", f->s.ops->name, "simulated",
 		(int)info.simulated, "bytes", (json_int_t)info.bytes, "hit", (int)info.hit, "batch", (int)f->in.n, "tokens",
-		(int)f->in.t, "decoded", (int)f->first.decoded, "digest", digest, "times", tell_times(f), "repeats_ns", repeats,
-		"results", results);
+		(int)f->in.t, "decoded", (int)f->first.decoded, "digest", digest, "notes", tell_notes(f), "times", tell_times(f),
+		"repeats_ns", repeats, "results", results);
 	if (f->r->mode == MODE_DHA || f->r->mode == MODE_PT || f->r->mode == MODE_PT_DHA)
 		json_object_set_new(j, "plan", json_pack("{s:I,s:i,s:I,s:i,s:I,s:s}", "device_bytes", (json_int_t)info.device_bytes,
 			"direct_tensors", (int)info.direct_tensors, "direct_bytes", (json_int_t)info.direct_bytes, "staged_tensors",
@@ -323,6 +345,12 @@ static void print_plan(const json_t *plan)
 	putchar('\n');
 }
 
+/* As number_or_null() has it. */
+static double real_or_nan(const json_t *value)
+{
+	return json_is_real(value) ? json_real_value(value) : NAN;
+}
+
 static void print_result(const struct infer *f, const json_t *one)
 {
 	if (f->s.net->output == NET_NEXT_TOKEN) {
@@ -331,14 +359,14 @@ static void print_result(const struct infer *f, const json_t *one)
 		free(tokens);
 	} else if (f->s.net->output == NET_CLASSES) {
 		printf("class %d, score %.4f  ", (int)json_integer_value(json_object_get(one, "class")),
-			json_real_value(json_object_get(one, "score")));
+			real_or_nan(json_object_get(one, "score")));
 		const char *name = json_string_value(json_object_get(one, "label"));
 		text_put_clean(stdout, name ? name : "");
 		putchar('\n');
 	} else {
-		printf("embedding of %u values, length %.6f:", f->s.net->result_width, json_real_value(json_object_get(one, "norm")));
+		printf("embedding of %u values, length %.6f:", f->s.net->result_width, real_or_nan(json_object_get(one, "norm")));
 		for (size_t i = 0; i < json_array_size(json_object_get(one, "first")); i++)
-			printf(" %.6f", json_real_value(json_array_get(json_object_get(one, "first"), i)));
+			printf(" %.6f", real_or_nan(json_array_get(json_object_get(one, "first"), i)));
 		puts(" ...");
 	}
 }
@@ -368,6 +396,8 @@ int run_infer(struct run *r)
 		e = run_all(&f, &why);
 	if (!e) {
 		json_t *j = tell(&f);
+		if (f.not_finite)
+			fprintf(stderr, "trims-run: not-finite: %" PRIu64 " values that the model computed are no finite numbers\n", f.not_finite);
 		if (r->given & OPT_json)
 			run_print_json(j);
 		else
