@@ -95,6 +95,7 @@ static bool parse(const char *text, size_t bytes, struct e2e_run *out)
 	const json_t *times = json_object_get(all, "times");
 	double named = 0;
 	out->total = ms_of(times, "total");
+	out->simulated = json_is_true(json_object_get(all, "simulated"));
 	for (unsigned i = 0; i < E2E_PARTS; i++) {
 		out->part[i] = i == E2E_OTHER ? 0 : ms_of(times, part_keys[i]);
 		named += out->part[i];
@@ -183,7 +184,9 @@ static bool run(const struct course *c, const char *device, const char *const ho
 		args[n++] = *how;
 	args[n] = NULL;
 	e2e_start(c->s->o, &f, asked_ns, args);
-	return e2e_finish(&f, out);
+	bool good = e2e_finish(&f, out);
+	c->row->simulated |= good && out->simulated;
+	return good;
 }
 
 static void run_case(struct course *c, enum e2e_case which, const char *device, const char *const how[], uint64_t asked_ns)

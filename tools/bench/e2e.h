@@ -6,8 +6,7 @@
 #include "tools/bench/lab.h"
 #include "tools/bench/zoo.h"
 
-/* Where the time of a function went, from "it is asked for" to "here is the result", in milliseconds.  The parts follow
- * each other, so they add up to the whole. */
+/* Where the time of a function went, from "it is asked for" to "here is the result", in milliseconds. */
 enum e2e_part {
 #define PART(NAME, key, doc) E2E_##NAME,
 #include "tools/bench/e2e.def"
@@ -27,6 +26,7 @@ const char *e2e_case_key(unsigned which);
 
 struct e2e_run {
 	double total, part[E2E_PARTS];
+	bool simulated; /* by a simulated device */
 };
 
 /* All runs of one case of one model. */
@@ -38,7 +38,7 @@ struct e2e_cell {
 struct e2e_row {
 	const struct zoo_model *model;
 	uint64_t bytes;
-	bool wanted, on_device;
+	bool simulated; /* some of it */
 	struct e2e_cell cells[E2E_CASES];
 };
 

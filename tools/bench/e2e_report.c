@@ -79,11 +79,15 @@ json_t *e2e_figures(struct e2e_row *rows, size_t n)
 {
 	json_t *models = json_object(), *out = json_object();
 	uint32_t failed = 0;
+	bool simulated = false;
 	for (size_t i = 0; i < n; i++) {
+		simulated |= rows[i].simulated;
 		json_object_set_new(models, rows[i].model->name, row_json(&rows[i]));
 		for (unsigned k = 0; k < E2E_CASES; k++)
 			failed += rows[i].cells[k].failed;
 	}
+	if (simulated)
+		json_object_set_new(out, "simulated", json_true());
 	for (size_t i = 0; i < ARRAY_LEN(ratios); i++)
 		add_ratio(out, &ratios[i], rows, n);
 	json_object_set_new(out, "failed", json_integer(failed));
@@ -141,6 +145,9 @@ static bool has_case(struct e2e_row *rows, size_t n, unsigned which)
 
 static void write_table(FILE *f, struct e2e_row *rows, size_t n)
 {
+	for (size_t i = 0; i < n; i++)
+		if (rows[i].simulated)
+			fprintf(f, "**%s: simulated device; no figure of it is a measurement.**\n\n", rows[i].model->name);
 	fputs("Milliseconds from asking for the process to its first result, medians; page cache as each case says.\n\n| model | MiB", f);
 	for (unsigned k = 0; k < E2E_CASES; k++)
 		if (has_case(rows, n, k))
