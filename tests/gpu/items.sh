@@ -16,6 +16,7 @@ else
 	item suite 600-gpu 60 "$here/tap" "$python" "$root/tests/sys/600-gpu.py"
 	item suite 610-gpu_clients 120 "$here/tap" "$python" "$root/tests/sys/610-gpu_clients.py"
 	item suite 620-gpu_faults 60 "$here/tap" "$python" "$root/tests/sys/620-gpu_faults.py"
+	item suite 730-run_cuda 90 "$here/tap" "$python" "$root/tests/sys/730-run_cuda.py"
 fi
 
 bench() { # NAME SECONDS OPTION...
@@ -34,6 +35,7 @@ if [ "$simulated" = true ]; then
 else
 	bench h2d 90
 	bench gpu-open 200
+	bench e2e 120 --only bert-base --rounds 5 --driver "${driver:-libcuda.so.1}" # adds the cases on the device
 	left=$((began + minutes * 60 - $(date +%s) - 45)) # what is not measured takes time as well
 	[ "$left" -le 160 ] || left=160
 	[ "$left" -ge 20 ] || left=20

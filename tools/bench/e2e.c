@@ -54,6 +54,8 @@ static _Noreturn void become(const struct bench_options *o, const char *const ar
 	lab_path(o, log, "function.log");
 	snprintf(started, sizeof started, "%" PRIu64, asked_ns);
 	setenv("TRIMS_STARTED_NS", started, 1);
+	if (o->driver)
+		setenv("TRIMS_CUDA_DRIVER", o->driver, 1);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(127);
