@@ -16,7 +16,8 @@ struct bench_options {
 	bool json;
 	bool keep;            /* leave the temporary directory, with the daemons' logs, to be looked at */
 	const char *mrm;      /* the daemon's program */
-	const char *bin_dir;  /* where this program lies, for its helpers */
+	const char *bin_dir;  /* where this program's helpers are */
+	const char *own_dir;  /* where this program lies, and trims-run */
 	const char *lab;      /* the temporary directory */
 	uint64_t bytes;       /* of the model; 0: the benchmark's own, see bench_bytes() */
 	uint32_t rounds;      /* of each measurement; 0: the benchmark's own */
@@ -24,7 +25,7 @@ struct bench_options {
 	const char *only;     /* one case of load or contention; NULL: all */
 	const char *driver;   /* of CUDA, as cuda_load() takes it */
 	const char *out;      /* where contention writes its curves; NULL: nowhere */
-	uint32_t calls;       /* of contention's load function at each pressure */
+	uint32_t calls;       /* of contention's load function at each pressure, of e2e's open loop; 0: the benchmark's own */
 	uint64_t budget_ns;   /* for all of contention's cells together; 0: none */
 };
 

@@ -19,6 +19,7 @@
 #define MEMORIES 2
 #define TOP_WEIGHT 3 /* the highest pressure is what goals are about: it gets more of a budget */
 #define MAX_RHO 0.99
+#define CALLS 300u /* unless --calls says how many */
 
 static const char *const memories[MEMORIES] = {"pinned", "pageable"};
 static const char *const directions[STRESS_DIRECTIONS] = {"h2d", "d2h", "both"};
@@ -100,8 +101,8 @@ static uint64_t limit_of(struct contention *c, uint32_t pressure)
 
 static void run_cell(struct contention *c, uint32_t memory, enum stress_direction d, enum stress_arm a, uint32_t p)
 {
-	const struct stress_cell what = {.arm = a, .direction = d, .pageable = memory == 1, .pressure = p, .calls = c->o->calls,
-		.limit_ns = limit_of(c, p)};
+	const struct stress_cell what = {.arm = a, .direction = d, .pageable = memory == 1, .pressure = p,
+		.calls = c->o->calls ? c->o->calls : CALLS, .limit_ns = limit_of(c, p)};
 	struct stress_outcome o;
 	struct cell *cell = &c->block[memory][d].cell[a][p];
 	stress_run(c->stress, &what, &o);

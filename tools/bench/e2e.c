@@ -50,7 +50,7 @@ static _Noreturn void become(const struct bench_options *o, const char *const ar
 	size_t n = 3;
 	for (; *args && n < MAX_ARGS - 1; args++)
 		argv[n++] = *args;
-	snprintf(program, sizeof program, "%s/trims-run", o->bin_dir);
+	snprintf(program, sizeof program, "%s/trims-run", o->own_dir);
 	lab_path(o, log, "function.log");
 	snprintf(started, sizeof started, "%" PRIu64, asked_ns);
 	setenv("TRIMS_STARTED_NS", started, 1);

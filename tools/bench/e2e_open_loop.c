@@ -3,6 +3,7 @@
 #include "tools/bench/e2e.h"
 
 #include "shared/check.h"
+#include "shared/own.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -10,7 +11,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define ARRIVALS 60
+#define ARRIVALS 60u       /* unless --calls says how many */
 #define LARGEST GIB        /* every process of the arm without the daemon has a copy of its own */
 #define LOAD 0.5           /* of the machine, by what a host hit takes */
 #define SEED 11
@@ -33,13 +34,13 @@ static double next_unit(uint64_t *state)
 }
 
 /* Exponential gaps; the mean gap is what keeps LOAD of all cores busy with host hits. */
-static double plan_arrivals(struct arrival *v, struct e2e_row **rows, size_t n, uint64_t seed)
+static double plan_arrivals(struct arrival *v, size_t arrivals, struct e2e_row **rows, size_t n, uint64_t seed)
 {
 	double work = 0, at = 0;
 	for (size_t i = 0; i < n; i++)
 		work += samples_median(&rows[i]->cells[E2E_CASE_HOST_HIT].total) / (double)n;
 	double gap = work / LOAD; /* one function uses every core there is */
-	for (size_t i = 0; i < ARRIVALS; i++) {
+	for (size_t i = 0; i < arrivals; i++) {
 		at += -log(next_unit(&seed)) * gap;
 		v[i] = (struct arrival){at, rows[(size_t)(next_unit(&seed) * (double)n)]};
 	}
@@ -84,23 +85,23 @@ static void collect(int epoll, struct arm *arm, struct e2e_function *f)
 		arm->failed++;
 }
 
-static void run_arm(const struct bench_options *o, const struct mrm *m, const struct arrival *v, struct arm *arm)
+static void run_arm(const struct bench_options *o, const struct mrm *m, const struct arrival *v, size_t arrivals, struct arm *arm)
 {
-	struct e2e_function *all = calloc(ARRIVALS, sizeof *all);
+	struct e2e_function *all = calloc(arrivals, sizeof *all);
 	uint64_t began = bench_now_ns();
 	size_t started = 0, done = 0;
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	ASSERT(all && epoll >= 0);
-	while (done < ARRIVALS) {
-		struct epoll_event events[ARRIVALS];
-		int n = epoll_wait(epoll, events, ARRIVALS, until_ms(started < ARRIVALS ? &v[started] : NULL, began));
+	while (done < arrivals) {
+		struct epoll_event events[64];
+		int n = epoll_wait(epoll, events, ARRAY_LEN(events), until_ms(started < arrivals ? &v[started] : NULL, began));
 		for (int i = 0; i < n; i++, done++)
 			collect(epoll, arm, events[i].data.ptr);
-		for (; started < ARRIVALS && v[started].at_ms <= (double)(bench_now_ns() - began) / 1e6; started++) {
+		for (; started < arrivals && v[started].at_ms <= (double)(bench_now_ns() - began) / 1e6; started++) {
 			start_one(o, m, &v[started], began, &all[started]);
 			watch(epoll, &all[started]);
 		}
-		lab_progress(arm->key, done, ARRIVALS);
+		lab_progress(arm->key, done, arrivals);
 	}
 	lab_progress(NULL, 0, 0);
 	close(epoll);
@@ -119,10 +120,11 @@ static json_t *arm_json(struct arm *arm)
 json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct e2e_row *rows, size_t n)
 {
 	struct e2e_row **used = calloc(n, sizeof *used);
-	struct arrival v[ARRIVALS];
+	size_t arrivals = o->calls ? o->calls : ARRIVALS;
+	OWN_MEM struct arrival *v = calloc(arrivals, sizeof *v);
 	struct arm shared = {.key = "open loop, daemon"}, alone = {.key = "open loop, private"};
 	size_t n_used = 0;
-	ASSERT(used);
+	ASSERT(used && v);
 	for (size_t i = 0; i < n; i++)
 		if (rows[i].bytes <= LARGEST && rows[i].cells[E2E_CASE_HOST_HIT].total.n)
 			used[n_used++] = &rows[i];
@@ -130,10 +132,10 @@ json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct
 		free(used);
 		return json_null();
 	}
-	double gap = plan_arrivals(v, used, n_used, SEED);
-	run_arm(o, m, v, &shared);
-	run_arm(o, NULL, v, &alone);
+	double gap = plan_arrivals(v, arrivals, used, n_used, SEED);
+	run_arm(o, m, v, arrivals, &shared);
+	run_arm(o, NULL, v, arrivals, &alone);
 	free(used);
-	return json_pack("{s:i,s:i,s:i,s:f,s:s,s:o,s:o}", "seed", SEED, "arrivals", ARRIVALS, "models", (int)n_used, "mean_gap_ms", gap,
+	return json_pack("{s:i,s:i,s:i,s:f,s:s,s:o,s:o}", "seed", SEED, "arrivals", (int)arrivals, "models", (int)n_used, "mean_gap_ms", gap,
 		"page_cache", "warm", "daemon", arm_json(&shared), "private", arm_json(&alone));
 }

@@ -419,12 +419,13 @@ static void find_programs(struct bench_options *o)
 	snprintf(helpers, sizeof helpers, "%s%s", bin, built ? "" : "/../libexec/trims");
 	snprintf(mrm, sizeof mrm, "%s/../%s/mrm", bin, built ? "mrm" : "sbin");
 	o->bin_dir = helpers;
+	o->own_dir = bin;
 	o->mrm = mrm;
 }
 
 int main(int argc, char **argv)
 {
-	struct bench_options o = {.models = 100000, .calls = 300, .driver = getenv("TRIMS_CUDA_DRIVER")};
+	struct bench_options o = {.models = 100000, .driver = getenv("TRIMS_CUDA_DRIVER")};
 	find_programs(&o);
 	int r = parse(argc, argv, &o);
 	if (r)

@@ -14,10 +14,10 @@ struct zoo_model {
 extern const struct zoo_model zoo[];
 extern const uint32_t zoo_n;
 
-/* zoo_write(): writes DIR/config.json and DIR/model.safetensors (fp32), as safetensors' own writer orders tensors: by name.  Returns the
- * weight file's bytes. */
+/* Writes DIR/config.json and DIR/model.safetensors (fp32), whose tensors lie as safetensors' own writer orders them: by name.
+ * Returns the weight file's bytes. */
+uint64_t zoo_write(const struct zoo_model *m, const char *dir, uint64_t seed);
 /* The first of the two alone. */
 void zoo_write_config(const struct zoo_model *m, const char *dir);
-uint64_t zoo_write(const struct zoo_model *m, const char *dir, uint64_t seed);
 
 #endif
