@@ -57,8 +57,8 @@ void plans_free(struct plans **pp)
 	struct plan *plan;
 	if (!p)
 		return;
-	for (size_t at = 0; (plan = idmap_next(&p->by_number, &at)); at = 0)
-		drop(p, plan);
+	for (size_t at = 0; (plan = idmap_next(&p->by_number, &at));)
+		plan_put(&plan);
 	idmap_fini(&p->by_number);
 	idmap_fini(&p->by_hash);
 	free(p);
@@ -73,17 +73,21 @@ static void mark(void *ctx, uint64_t number)
 		idmap_set(used, number, used);
 }
 
-/* Plans that neither the brain nor a copy refers to. */
+/* Plans that neither the brain nor a copy refers to.  Gathered first, since what is taken off a map moves others about; there may
+ * be 100,000 small ones, and this is the loop. */
 static void sweep(struct plans *p)
 {
 	struct idmap used = {0};
-	struct plan *plan;
+	struct plan *plan, **idle = calloc(MAX(p->by_number.n, 1u), sizeof(struct plan *));
+	size_t n = 0;
+	ASSERT(idle);
 	cache_each_plan(p->daemon->cache, mark, &used);
 	for (size_t at = 0; (plan = idmap_next(&p->by_number, &at));)
-		if (!idmap_get(&used, plan->number) && atomic_load(&plan->refs) == 1) {
-			drop(p, plan);
-			at = 0;
-		}
+		if (!idmap_get(&used, plan->number) && atomic_load(&plan->refs) == 1)
+			idle[n++] = plan;
+	for (size_t i = 0; i < n; i++)
+		drop(p, idle[i]);
+	free(idle);
 	idmap_fini(&used);
 }
 
