@@ -257,6 +257,28 @@ static void answer(struct write *w, bool withdrawn)
 	conn_reply(c, &m);
 }
 
+static bool is_there(const struct profiles *p, const struct disk_profile *profile)
+{
+	for (uint32_t i = 0; i < p->n; i++)
+		if (disk_profile_same_key(&p->entries[i].profile, profile))
+			return true;
+	return false;
+}
+
+/* What was to be removed and has been stored again meanwhile stays: a file is named by its key alone. */
+static void go_on(struct profiles *p)
+{
+	while (!list_empty(&p->writes)) {
+		struct write *w = list_entry(p->writes.next, struct write, node);
+		if (w->fd >= 0 || !is_there(p, &w->profile)) {
+			submit(w);
+			return;
+		}
+		list_del(&w->node);
+		free(w);
+	}
+}
+
 static void write_done(struct job *job)
 {
 	struct write *w = container_of(job, struct write, job);
@@ -270,8 +292,7 @@ static void write_done(struct job *job)
 	if (w->fd >= 0)
 		close(w->fd);
 	free(w);
-	if (!list_empty(&p->writes))
-		submit(list_entry(p->writes.next, struct write, node));
+	go_on(p);
 }
 
 static void start(struct daemon *d, struct write from)
