@@ -90,7 +90,8 @@ def what_makes_no_sense_is_refused(t):
     for got in (plan('gpt2', '--machine', MACHINE, '--batch', '7'), plan('gpt2', '--machine', bad),
                 run(CTL, 'plan', 'a', '--machine', MACHINE, '--profile', bad),
                 run(CTL, 'plan', 'a', '--machine', MACHINE, '--profile', t.dir / 'none'),
-                run(CTL, 'plan', 'a', '--machine', t.dir / 'none', '--profile', PROFILES / 'gpt2.json')):
+                run(CTL, 'plan', 'a', '--machine', t.dir / 'none', '--profile', PROFILES / 'gpt2.json'),
+                plan('gpt2', '--machine', MACHINE, '--measured', t.dir / 'none')):
         t.equal(got.rc, 1, got)
         assert ('.json' in got.err or 'none' in got.err) and 'line -1' not in got.err, got
     machine = json.loads(MACHINE.read_text()) | {'memory_bytes': 100 << 20}

@@ -3,6 +3,7 @@
 #include "tools/ctl/ctl.h"
 #include "shared/own.h"
 #include "tools/ctl/plan_render.h"
+#include "tools/plan_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -126,14 +127,11 @@ static void compare(struct planned *p, uint8_t *how)
 /* NULL when the command line names none. */
 static int read_measured(struct ctl *c, const struct planned *p, json_t **out)
 {
-	json_error_t error;
 	struct fault f;
 	if (!c->measured)
 		return CTL_DONE;
-	*out = json_load_file(c->measured, JSON_REJECT_DUPLICATES, &error);
-	if (!*out)
-		fault_set(&f, TRIMS_E_BAD_REQUEST, "%s: line %d: %s", c->measured, error.line, error.text);
-	else if (!plan_measured_check(p, *out, c->measured, &f))
+	*out = plan_file_load(c->measured, &f);
+	if (*out && !plan_measured_check(p, *out, c->measured, &f))
 		return CTL_DONE;
 	json_decref(*out);
 	return ctl_fail(c, &f);
