@@ -66,6 +66,7 @@ def who_knows_of_no_plan_uses_the_copy_all_the_same(t):
     m = machine(t)
     one, other = m.client(), m.client()
     copy = one.ok(f'open a {PLAN}').split()[0]
+    t.eventually(lambda: m.daemon.metric('trims_transfers_active') == 0, 'the copy on the host, of which all has arrived, is done')
     t.equal(other.ok('open a').split(), [copy, 'vmm-fd', '1'])
     for client in (one, other):
         right(t, client, tensors, 'direct')
@@ -133,6 +134,7 @@ def both_leases_come_back_with_the_memory(t):
     t.equal(client.ok('state'), 'leased=1')
     right(t, client, tensors, 'direct', 'with the next daemon')
     t.equal(m.daemon.metric('trims_leases'), 2)
+    t.eventually(lambda: m.daemon.log().count('a: checked') == 2, 'what an earlier daemon has left is looked at')
     other = m.client()
     t.equal(other.ok('open a').split()[1:], ['vmm-fd', '1'], 'a hit, perhaps on a copy that has grown')
     t.equal(other.sums(), sums_of(tensors))
