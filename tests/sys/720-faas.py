@@ -82,15 +82,18 @@ def it_sees_nothing_else_and_can_do_nothing(t):
         (: > /bin/file) 2>/dev/null && echo wrote to the image
         (: > /note) 2>/dev/null && echo wrote to what was mounted
         (: > /tmp/file) && echo wrote to /tmp
+        (: <&7) 2>/dev/null && echo read a file that its starter had open
         read -r line < /note; echo $line; echo $COLOUR $PATH
         while read -r name rest; do case $name in CapEff:|NoNewPrivs:) echo $name $rest;; esac; done < /proc/self/status
         while read -r line; do case $line in *:*) echo net $line;; esac; done < /proc/net/dev
         '''
-    got = function(t, image, '--bind', f'{t.dir}/note:/note', '--env', 'COLOUR=green', '--', '/bin/sh', '-c', look)
+    got = function(t, image, '--bind', f'{t.dir}/note:/note', '--env', 'COLOUR=green', '--', '/bin/sh', '-c', look,
+                   prefix=['sh', '-c', 'exec "$@" 7< /etc/passwd', 'sh'])
     lines = got.out.splitlines()
     root = sorted(os.listdir(image))
     t.equal(lines[:len(root) + 4], sorted(root + ['dev', 'note', 'proc', 'tmp']), got)
     t.equal(lines[len(root) + 4:len(root) + 6], ['1000', '1'], got)  # a plain user, the first process
+    assert 'read a file that its starter had open' not in lines, got
     assert 'wrote to /tmp' in lines and sum(line.startswith('wrote') for line in lines) == 1, got
     assert 'from outside' in lines and 'green' in [line.split(' ')[0] for line in lines], got
     assert 'CapEff: 0000000000000000' in lines and 'NoNewPrivs: 1' in lines, got

@@ -169,6 +169,7 @@ static _Noreturn void start_program(const struct report *r, const struct contain
 	envp[n++] = execed;
 	envp[n] = NULL;
 	must(r, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "giving up privileges", "");
+	must(r, close_range(3, ~0u, CLOSE_RANGE_CLOEXEC), "giving up what the caller has open", "");
 	snprintf(execed, sizeof execed, CONTAINER_ENV_EXECED "=%" PRIu64, now_ns());
 	execve(c->argv[0], c->argv, envp);
 	give_up(r, "starting", c->argv[0]);
