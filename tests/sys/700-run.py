@@ -130,6 +130,17 @@ def a_batch_is_its_inputs_one_by_one(t):
 
 
 @test
+def one_row_in_a_file_may_be_long(t):
+    model = reference.Bert(t.random, layers=1)
+    model.config['max_position_embeddings'] = 5000
+    model.add('embeddings.position_embeddings.weight', 5000, model.config['hidden_size'], scale=1)
+    tokens = [t.random.randrange(model.config['vocab_size']) for _ in range(4100)]
+    np.save(t.dir / 'row.npy', np.array(tokens, np.int32))
+    report, _ = privately(t, model, '--input', t.dir / 'row.npy')
+    t.equal(report['digest'], privately(t, model, '--input', listed(tokens))[0]['digest'])
+
+
+@test
 def the_order_and_number_of_files_does_not_matter(t):
     model = reference.Bert(t.random)
     tokens = listed(some_tokens(t, model, model.most))

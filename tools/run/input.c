@@ -132,7 +132,7 @@ static int make_text(const struct net *net, const struct catalog *catalog, const
 static int fill_tokens(const struct net *net, const struct npy *a, struct input *out, struct fault *why)
 {
 	uint32_t n = a->rank == 2 ? (uint32_t)a->shape[0] : 1, t = (uint32_t)a->shape[a->rank - 1];
-	if (a->rank > 2 || a->kind == NPY_F32 || a->shape[0] > 4096)
+	if (a->rank > 2 || a->kind == NPY_F32 || (a->rank == 2 && a->shape[0] > 4096))
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "--input: tokens are one or at most 4096 rows of whole numbers");
 	if (a->shape[a->rank - 1] > net->max_tokens)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "--input: this model can take %u tokens", net->max_tokens);
