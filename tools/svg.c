@@ -27,6 +27,7 @@ struct axis {
 	double from, to; /* of pixels */
 };
 
+/* XML has no way to say control characters. */
 void svg_put(FILE *out, const char *text)
 {
 	for (; *text; text++)
@@ -34,7 +35,7 @@ void svg_put(FILE *out, const char *text)
 		case '&': fputs("&amp;", out); break;
 		case '<': fputs("&lt;", out); break;
 		case '>': fputs("&gt;", out); break;
-		default: fputc(*text, out);
+		default: fputc((unsigned char)*text < ' ' || *text == 0x7f ? '?' : *text, out);
 		}
 }
 

@@ -77,6 +77,13 @@ def the_timeline_is_drawn(t):
     assert len(bars) > 75 and bars[0].text.startswith('wte, '), len(bars)
     assert {'gpu0', 'gpu2', 'execution', 'load', 'run from host'} <= set(texts), texts
     t.equal(plan('gpt2', '--machine', MACHINE, '--svg', t.dir / 'no/such/folder').rc, 1)
+    profile = json.loads((PROFILES / 'gpt2.json').read_text())
+    profile['layers'][0]['name'] = '\x1b[31m<b>&\n\x7f'
+    (t.dir / 'odd.json').write_text(json.dumps(profile))
+    got = run(CTL, 'plan', '\x1b[31m', '--profile', t.dir / 'odd.json', '--machine', MACHINE, '--svg', picture)
+    t.equal(got.rc, 0, got)
+    assert '\x1b' not in got.out + picture.read_text(), got
+    xml.etree.ElementTree.parse(picture)
 
 
 @test
