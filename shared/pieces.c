@@ -169,10 +169,11 @@ static void settle(struct cutter *k)
 		k->min *= 2;
 	if (cut(k, NULL, NULL) > PIECES_MAX)
 		k->cut_head = false;
-	for (uint32_t most = 1; cut(k, NULL, NULL) > PIECES_MAX; most *= 2) {
+	uint32_t most = 1;
+	for (; cut(k, NULL, NULL) > PIECES_MAX; most *= 2)
 		fill_holes(k, most);
+	if (most > 1) /* once, for no cut among these has looked at it: sorting is what takes the time */
 		rank(k);
-	}
 }
 
 /* ---- the result ---- */
