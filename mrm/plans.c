@@ -189,20 +189,33 @@ int plans_pieces(struct daemon *d, const struct layout *l, const struct plan *pl
 	return pieces_build(out, l, fits ? plan->head : NULL, wants_whole_runs(d), why);
 }
 
+/* Cutting a large model takes milliseconds. */
+static bool measure(struct daemon *d, const struct holding *img, const struct plan *plan, struct cache_device_size *out)
+{
+	struct pieces *p = NULL;
+	struct fault why;
+	if (plans_pieces(d, holding_layout(img), plan, &p, &why))
+		return false;
+	out->head_bytes = pieces_bytes(p, p->n_head, GPU_EXTENT_ALIGN);
+	out->plan_bytes = pieces_bytes(p, p->n_plan, GPU_EXTENT_ALIGN);
+	/* What cannot be mapped side by side is no better for having more of it. */
+	out->all_bytes = wants_whole_runs(d) ? out->plan_bytes : pieces_bytes(p, p->n, GPU_EXTENT_ALIGN);
+	pieces_free(&p);
+	return true;
+}
+
 void plans_device_size(void *ctx, const struct cache_model_info *info, uint64_t number, struct cache_device_size *out)
 {
 	struct daemon *d = ctx;
 	struct holding *img = holding_by_fingerprint(d, info->fingerprint_hi, info->fingerprint_lo);
 	struct plan *plan = plans_get(d->plans, number);
-	struct pieces *p = NULL;
-	struct fault why;
 	*out = (struct cache_device_size){.plan_bytes = info->gpu_bytes, .all_bytes = info->gpu_bytes};
-	if (img && plan && !plans_pieces(d, holding_layout(img), plan, &p, &why)) {
-		out->head_bytes = pieces_bytes(p, p->n_head, GPU_EXTENT_ALIGN);
-		out->plan_bytes = pieces_bytes(p, p->n_plan, GPU_EXTENT_ALIGN);
-		/* What cannot be mapped side by side is no better for having more of it. */
-		out->all_bytes = wants_whole_runs(d) ? out->plan_bytes : pieces_bytes(p, p->n, GPU_EXTENT_ALIGN);
+	if (img && plan && plan->sized_hi == info->fingerprint_hi && plan->sized_lo == info->fingerprint_lo && plan->size.plan_bytes) {
+		*out = plan->size;
+	} else if (img && plan && measure(d, img, plan, out)) {
+		plan->sized_hi = info->fingerprint_hi;
+		plan->sized_lo = info->fingerprint_lo;
+		plan->size = *out;
 	}
-	pieces_free(&p);
 	plan_put(&plan);
 }

@@ -18,6 +18,9 @@ struct plan {
 	uint64_t hash;           /* of its bytes */
 	uint64_t bytes;
 	struct plan_head *head;  /* checked, but for how many tensors the model has */
+	/* Loop alone: what came out for the model it was asked for last; all zero: for none.  Each open asks. */
+	uint64_t sized_hi, sized_lo;
+	struct cache_device_size size;
 };
 
 struct plans *plans_new(struct daemon *d);
