@@ -348,7 +348,7 @@ struct page {
 	struct fault why;
 };
 
-/* One that was damaged is none, and gone. */
+/* One that was damaged is none, and gone; so is one that somebody has removed. */
 static void page_run(struct job *job, void *worker)
 {
 	struct page *g = container_of(job, struct page, job);
@@ -385,7 +385,7 @@ static void page_done(struct job *job)
 	struct page *g = container_of(job, struct page, job);
 	struct conn *c = server_conn(g->daemon->server, g->conn);
 	struct msg m;
-	if (!job->withdrawn && g->result == -EBADMSG)
+	if (!job->withdrawn && (g->result == -EBADMSG || g->result == -ENOENT))
 		lost(g->daemon->profiles, &g->profile);
 	if (c && conn_redeem(c, g->ticket)) {
 		if (job->withdrawn || g->region.fd < 0) {

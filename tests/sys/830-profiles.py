@@ -123,6 +123,18 @@ def what_is_no_profile_is_refused(t):
 
 
 @test
+def a_profile_whose_file_was_removed_is_none(t):
+    small_bert(t)
+    daemon = t.daemon()
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    t.equal(daemon.ctl('profile', 'a').rc, 0)
+    path, = files(daemon)
+    path.unlink()
+    t.equal(stored(daemon), [])
+    t.equal(daemon.json('show', 'a')['profiles'], [])
+
+
+@test
 def the_oldest_give_way(t):
     for name in 'abc':
         small_bert(t, name)
