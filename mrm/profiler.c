@@ -263,7 +263,8 @@ static void on_timer(struct ev_loop *loop, ev_timer *t, int revents)
 	if (p->daemon->hauls.n || p->daemon->stopping)
 		p->idle_ns = now;
 	if (p->pid && now - p->began_ns > LONGEST) {
-		p->want->tries = PROFILER_TRIES - 1;
+		if (p->want->model == p->model) /* else it has made room for another */
+			p->want->tries = PROFILER_TRIES - 1;
 		break_off(p);
 	}
 	if (!p->pid && !p->daemon->stopping && machine_is_idle(p, now))
