@@ -165,7 +165,8 @@ int devices_run(struct daemon *d, struct fault *why)
 	struct devices *v = d->devices;
 	const struct config *c = d->config;
 	struct gpu_links_options o = {.target_ns = c->link_target, .calibration = v->calibration,
-		.user_bytes_per_s = c->user_link_rate, .user_share = (uint32_t)c->user_link_share};
+		.user_bytes_per_s = c->user_link_rate, .user_share = (uint32_t)c->user_link_share,
+		.direct_share = (uint32_t)c->direct_share};
 	const struct pool_ops pin = {.name = "mrm-pin"};
 	if (!gpu_count(d->gpu))
 		return 0;
@@ -187,8 +188,10 @@ int devices_run(struct daemon *d, struct fault *why)
 
 void devices_reload(struct daemon *d)
 {
-	if (d->links)
-		gpu_links_limit_users(d->links, d->config->user_link_rate, (uint32_t)d->config->user_link_share);
+	if (!d->links)
+		return;
+	gpu_links_limit_users(d->links, d->config->user_link_rate, (uint32_t)d->config->user_link_share);
+	gpu_links_limit_direct(d->links, (uint32_t)d->config->direct_share);
 }
 
 void devices_stop_links(struct daemon *d)

@@ -70,10 +70,28 @@ static int refuse(const struct gpu_links *l, const struct gpu_reservation *r, ui
 	return -ENOSPC;
 }
 
+/* Plans come from clients: whatever they claim to read, others' copies keep the rest. */
+static int check_share(const struct gpu_links *l, const struct gpu_reservation *r, uint32_t node, struct fault *why)
+{
+	struct linksched_node_view v;
+	int e = linksched_node_view(l->sched, node, &v);
+	ASSERT(!e);
+	uint64_t most = v.bytes_per_s * l->direct_share / 1000;
+	if (reserved_on(l, node) <= most)
+		return 0;
+	fault_set(why, TRIMS_E_NO_ROOM, "%.1f GB/s of direct access for %s are beyond the %.1f GB/s that direct-share leaves on %s for all of "
+		"it, %.1f of which are reserved", (double)r->bytes_per_s / 1e9, r->label, (double)most / 1e9, name_of(l, r->device, node),
+		(double)v.reserved_bytes_per_s / 1e9);
+	return -ENOSPC;
+}
+
 /* Under the lock, with the reservation on the list. */
 static int reserve_path(struct gpu_links *l, const struct gpu_reservation *r, struct fault *why)
 {
 	uint32_t node[LINKSCHED_MAX_HOPS + 1], n = path_of(l, r->device, node);
+	for (uint32_t i = 0; i < n; i++)
+		if (check_share(l, r, node[i], why))
+			return -ENOSPC;
 	for (uint32_t i = 0; i < n; i++)
 		if (linksched_reserve(l->sched, clock_now(), node[i], reserved_on(l, node[i])))
 			return refuse(l, r, node[i], why);

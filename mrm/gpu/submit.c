@@ -476,6 +476,7 @@ int gpu_links_new(struct gpu_links **out, struct gpu *g, struct jobs *back, cons
 	l->born_ns = clock_now();
 	l->user_bytes_per_s = options->user_bytes_per_s;
 	l->user_share = options->user_share;
+	l->direct_share = options->direct_share;
 	int e = linksched_new(&l->sched, &config);
 	e = e ? e : gpu_tree_build(&l->tree, l->sched, g, options->calibration, &options->rates);
 	for (uint32_t i = 0; !e && i < gpu_count(g); i++)
@@ -625,6 +626,13 @@ void gpu_links_limit_users(struct gpu_links *l, uint64_t bytes_per_s, uint32_t s
 	ASSERT(!e); /* options.def has the same limits */
 	l->user_bytes_per_s = bytes_per_s;
 	l->user_share = share;
+	links_unlock(l);
+}
+
+void gpu_links_limit_direct(struct gpu_links *l, uint32_t share)
+{
+	links_lock(l);
+	l->direct_share = share;
 	links_unlock(l);
 }
 

@@ -39,6 +39,7 @@ struct gpu_links_options {
 	struct gpu_node_rates rates;    /* --node-rate */
 	uint64_t user_bytes_per_s;      /* --user-link-rate; 0: no cap */
 	uint32_t user_share;            /* --user-link-share, thousandths; 0: no cap */
+	uint32_t direct_share;          /* --direct-share, thousandths of what each node does, for all reservations together */
 };
 
 int gpu_links_new(struct gpu_links **out, struct gpu *g, struct jobs *back, const struct gpu_links_options *options,
@@ -47,6 +48,8 @@ int gpu_links_new(struct gpu_links **out, struct gpu *g, struct jobs *back, cons
 void gpu_links_free(struct gpu_links **l);
 /* New caps of users; what they have had is counted anew. */
 void gpu_links_limit_users(struct gpu_links *l, uint64_t bytes_per_s, uint32_t share);
+/* Another bound of reservations; those that are held stay. */
+void gpu_links_limit_direct(struct gpu_links *l, uint32_t share);
 /* New figures for a device, measured while its links were idle. */
 void gpu_links_calibrate(struct gpu_links *l, uint32_t device, const struct gpu_calibration *c);
 /* Whether what a device was calibrated to is in doubt, for reports. */

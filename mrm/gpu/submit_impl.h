@@ -86,6 +86,7 @@ struct gpu_links {
 	uint32_t n_reservations;
 	uint64_t user_bytes_per_s;
 	uint32_t user_share;
+	uint32_t direct_share;
 };
 
 /* As the scheduler takes it. */

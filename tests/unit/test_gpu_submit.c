@@ -286,7 +286,8 @@ END_TEST
 
 static void setup_shared(void)
 {
-	setup_with(ONE_SWITCH, "", (struct gpu_links_options){.rates = {.numa = 6 * GIB, .disk = MIB}});
+	setup_with(ONE_SWITCH, "", (struct gpu_links_options){.rates = {.numa = 6 * GIB, .disk = MIB},
+		.direct_share = 1000});
 }
 
 static struct gpu_node_facts node_of(const char *name)
@@ -332,6 +333,24 @@ START_TEST(what_is_read_from_disk_is_charged_to_it_until_all_of_it_is_there)
 	struct gpu_node_facts disk = node_of("disk");
 	ck_assert_uint_le(disk.view.bytes, (uint64_t)disk.view.burst_max + disk.age_ns * MIB / NS_PER_S);
 	gpu_flow_free(&f);
+}
+END_TEST
+
+START_TEST(no_more_is_reserved_for_direct_access_than_its_share)
+{
+	struct gpu_reservation *a = NULL, *b = NULL;
+	struct fault why;
+	uint64_t quarter = node_of("h2d").view.bytes_per_s * 250 / 1000;
+	gpu_links_limit_direct(links, 250);
+	ck_assert_int_eq(gpu_reserve(&a, links, 0, quarter, "greedy", &why), 0);
+	ck_assert_int_eq(gpu_reserve(&b, links, 0, MIB, "late", &why), -ENOSPC);
+	ck_assert_msg(strstr(why.text, "late") && strstr(why.text, "direct-share"), "%s", why.text);
+	ck_assert_ptr_null(b);
+	ck_assert_uint_eq(node_of("h2d").view.reserved_bytes_per_s, quarter);
+	gpu_links_limit_direct(links, 0); /* what is held stays, and can be given back */
+	gpu_reserve_release(&a);
+	ck_assert_int_eq(gpu_reserve(&b, links, 0, MIB, "late", &why), -ENOSPC);
+	ck_assert_uint_eq(node_of("h2d").view.reserved_bytes_per_s, 0);
 }
 END_TEST
 
@@ -475,6 +494,7 @@ static void shared(Suite *s)
 	tcase_add_test(t, links_below_a_switch_share_its_uplink_each_way);
 	tcase_add_test(t, what_is_read_from_disk_is_charged_to_it_until_all_of_it_is_there);
 	tcase_add_test(t, direct_access_is_reserved_on_all_it_passes_and_given_back);
+	tcase_add_test(t, no_more_is_reserved_for_direct_access_than_its_share);
 	tcase_add_test(t, there_is_a_bound_on_reservations);
 	tcase_add_test(t, rates_of_nodes_are_read_with_care);
 	suite_add_tcase(s, t);
