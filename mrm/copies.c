@@ -425,7 +425,7 @@ void copies_forget_reference(struct holding *img)
 	j->daemon = img->daemon;
 	j->image = holding_get(img);
 	j->device = -1;
-	j->table.fd = -1;
+	j->table.fd = j->edition.page.fd = j->edition.records.fd = -1;
 	j->leaving = STEAL(img->stored);
 	snprintf(j->label, sizeof j->label, "%s", img->desc->name);
 	j->job = (struct job){.run = run_free, .done = reference_dropped, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};

@@ -42,6 +42,15 @@ static void text_head(const struct planned *p, FILE *out)
 		text_bytes(bytes, p->keep_bytes));
 }
 
+/* A number of milliseconds, or nothing. */
+static void add_ms(struct grid *g, bool shown, uint64_t ns)
+{
+	if (shown)
+		grid_add(g, "%.3f", ms(ns));
+	else
+		grid_add(g, "%s", "");
+}
+
 static void text_layers(const struct planned *p, FILE *out)
 {
 	static const char *const titles[] = {"#", "LAYER", "BYTES", "HOW", "LINK", "LOAD", "", "RUN", "", "STALL"};
@@ -57,11 +66,11 @@ static void text_layers(const struct planned *p, FILE *out)
 		grid_add(g, "%s", text_bytes(bytes, p->profile->layers[i].bytes));
 		grid_add(g, "%s", how_name(p->how[i]));
 		grid_add(g, "%s", load ? p->machine->links[plan_link(p->how[i])] : "");
-		grid_add(g, linked ? "%.3f" : "", ms(s->load_begin_ns));
-		grid_add(g, linked ? "%.3f" : "", ms(s->load_end_ns));
+		add_ms(g, linked, s->load_begin_ns);
+		add_ms(g, linked, s->load_end_ns);
 		grid_add(g, "%.3f", ms(s->exec_begin_ns));
 		grid_add(g, "%.3f", ms(s->exec_end_ns));
-		grid_add(g, s->stall_ns ? "%.3f" : "", ms(s->stall_ns));
+		add_ms(g, s->stall_ns, s->stall_ns);
 	}
 	grid_print(g, out);
 	grid_free(&g);
@@ -80,8 +89,11 @@ static void text_others(const struct planned *p, FILE *out)
 		grid_add(g, "%s", plan_policy_name(i));
 		grid_add(g, any ? "%.3f" : "no room", ms(o->figures.total_ns));
 		grid_add(g, "%s", any ? text_bytes(bytes, o->figures.resident_bytes) : "");
-		grid_add(g, any ? "%u" : "", o->figures.dha_layers);
-		grid_add(g, any ? "%.3f" : "", ms(o->uncharged_ns));
+		if (any)
+			grid_add(g, "%u", o->figures.dha_layers);
+		else
+			grid_add(g, "%s", "");
+		add_ms(g, any, o->uncharged_ns);
 		grid_add(g, "%s", plan_policy_doc(i));
 	}
 	fputc('\n', out);
