@@ -45,14 +45,24 @@ struct copy_job {
 	uint8_t **side_data; /* [n_sides] rescued from it */
 };
 
+/* One that owns nothing yet: a descriptor of 0 would be somebody else's. */
+static struct copy_job *copy_job_blank(struct holding *img, const char *label)
+{
+	struct copy_job *j = calloc(1, sizeof *j);
+	ASSERT(j);
+	j->daemon = img->daemon;
+	j->image = holding_get(img);
+	j->device = -1;
+	j->table.fd = j->edition.page.fd = j->edition.records.fd = -1;
+	snprintf(j->label, sizeof j->label, "%s", label);
+	return j;
+}
+
 static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect *fx)
 {
 	struct holding *img = holding_by_model(d, fx->model);
 	ASSERT(img);
-	struct copy_job *j = calloc(1, sizeof *j);
-	ASSERT(j);
-	j->daemon = d;
-	j->image = holding_get(img);
+	struct copy_job *j = copy_job_blank(img, holding_label(img));
 	j->model = fx->model;
 	j->generation = fx->copy;
 	j->number = fx->edition;
@@ -60,8 +70,6 @@ static struct copy_job *copy_job_new(struct daemon *d, const struct cache_effect
 	j->device = devices_of_tier(d, fx->to);
 	j->desc = img->desc;
 	j->plan = plans_get(d->plans, fx->plan);
-	j->table.fd = j->edition.page.fd = j->edition.records.fd = -1;
-	snprintf(j->label, sizeof j->label, "%s", holding_label(img));
 	return j;
 }
 
@@ -420,14 +428,8 @@ void copies_forget_reference(struct holding *img)
 {
 	if (!img->stored || !img->desc->in_place)
 		return;
-	struct copy_job *j = calloc(1, sizeof *j);
-	ASSERT(j);
-	j->daemon = img->daemon;
-	j->image = holding_get(img);
-	j->device = -1;
-	j->table.fd = j->edition.page.fd = j->edition.records.fd = -1;
+	struct copy_job *j = copy_job_blank(img, img->desc->name);
 	j->leaving = STEAL(img->stored);
-	snprintf(j->label, sizeof j->label, "%s", img->desc->name);
 	j->job = (struct job){.run = run_free, .done = reference_dropped, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
 	holding_when_alone(img, &j->job);
 }

@@ -1,7 +1,7 @@
 /* driver.c - makes a fuzz target an ordinary test with any compiler: runs every file of the corpus, then seeded
  * mutations of them.   fuzz_NAME [FILE|DIR]...
  *   FUZZ_RUNS=N     mutated inputs at most (default 20000; 0: the corpus alone)
- *   FUZZ_SECONDS=N  and seconds at most (default 4)
+ *   FUZZ_SECONDS=N  and seconds at most (default 4 with AddressSanitizer, which finds most, else 2)
  *   TRIMS_SEED=N    repeat a run; FUZZ_ONLY=N: its Nth mutation alone
  * A mutation depends on the corpus, the seed and its number alone.  The input that ends the program is left in
  * crash-SEED-NUMBER in the working directory, and its first bytes are in the line that says so: of a run far away that line
@@ -49,7 +49,9 @@ static struct {
 /* AddressSanitizer reports bad accesses itself, then aborts. */
 #if defined __SANITIZE_ADDRESS__
 static const int fatal[] = {SIGABRT, SIGALRM};
+#define USUAL_SECONDS 4
 #else
+#define USUAL_SECONDS 2
 static const int fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGALRM};
 #endif
 
@@ -300,7 +302,7 @@ static void run_mutation(uint64_t seed, uint64_t number)
 static uint64_t run_mutations(uint64_t seed)
 {
 	uint64_t runs = number_from("FUZZ_RUNS", 20000);
-	time_t until = time(NULL) + (time_t)number_from("FUZZ_SECONDS", 4);
+	time_t until = time(NULL) + (time_t)number_from("FUZZ_SECONDS", USUAL_SECONDS);
 	uint64_t done = 0;
 
 	if (getenv("FUZZ_ONLY")) {
