@@ -304,7 +304,7 @@ def an_error_that_sticks_to_a_client_s_context_is_that_client_s_alone(t):
     round_trip(bench, bench.daemon(), False, 'before')
     for call in ('cuMemcpyDtoHAsync', 'cuMemcpyDtoDAsync'):
         for result in (700, 719) if SHARE >= 1 else (t.random.choice((700, 719)),):
-            n = t.random.randint(1, counts[call + '_v2'])
+            n = t.random.randint(1, (counts[call + '_v2'] + 1) // 2)  # how many there are varies; after the last nobody looks
             findings.case(f'client: {call}, operation {n}: {result}', broken_context, f'~{call}:{n}={result}')
     findings.tell()
 
