@@ -1,5 +1,6 @@
 /* cmd_links.c - trims-ctl links: the daemon's report about its GPUs' links, once, or again and again with what moved between
  * two views.  On a terminal each view overwrites the last. */
+#include "tools/clock.h"
 #include "tools/ctl/ctl.h"
 #include "tools/text.h"
 
@@ -8,9 +9,7 @@
 
 static double monotonic_s(void)
 {
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+	return (double)clock_ns() / (double)NS_PER_S;
 }
 
 static void pause_ns(uint64_t ns)

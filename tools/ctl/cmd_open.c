@@ -2,6 +2,7 @@
  * Keeps: bytes go to stdout only after they were checked, and a lease is given back on every way out. */
 #include "client/trims.h"
 #include "shared/own.h"
+#include "tools/clock.h"
 #include "tools/ctl/ctl.h"
 #include "tools/plan_file.h"
 #include "tools/text.h"
@@ -20,13 +21,6 @@
 #define BAR_STEP_NS (100 * NS_PER_MS) /* a bar moves ten times a second ... */
 #define LINE_STEP_NS (2 * NS_PER_S)   /* ... and a log gets a line every other */
 #define BAR_WIDTH 30
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
 
 static int open_model(struct ctl *c, uint32_t flags, trims_model **out)
 {
@@ -83,7 +77,7 @@ static void draw_bar(const struct trims_progress *p, uint64_t rate, double share
 
 static void draw(struct meter *m, const struct trims_progress *p)
 {
-	uint64_t now = monotonic_ns(), spent = MAX(now - m->started_ns, 1);
+	uint64_t now = clock_ns(), spent = MAX(now - m->started_ns, 1);
 	uint64_t step = m->bar ? BAR_STEP_NS : LINE_STEP_NS;
 	if (now - m->drawn_ns < step)
 		return;
@@ -115,7 +109,7 @@ static int fail_or_again(struct ctl *c)
 static int wait_and_draw(struct ctl *c, trims_model *model)
 {
 	struct trims_progress p;
-	struct meter m = {.started_ns = monotonic_ns(), .mark = mark_of(model), .bar = isatty(STDERR_FILENO)};
+	struct meter m = {.started_ns = clock_ns(), .mark = mark_of(model), .bar = isatty(STDERR_FILENO)};
 	m.drawn_ns = m.started_ns;
 	if (trims_progress(model, &p) == 0)
 		m.first_bytes = p.landed_bytes;
@@ -194,7 +188,7 @@ static void say_open(const struct ctl *c, trims_model *model, uint64_t ns)
 int ctl_pull(struct ctl *c)
 {
 	trims_model *model;
-	uint64_t started = monotonic_ns();
+	uint64_t started = clock_ns();
 	int r;
 	do {
 		r = open_model(c, TRIMS_OPEN_NO_WAIT, &model);
@@ -202,7 +196,7 @@ int ctl_pull(struct ctl *c)
 			return r;
 		r = wait_and_draw(c, model);
 		if (r == CTL_DONE)
-			say_open(c, model, monotonic_ns() - started);
+			say_open(c, model, clock_ns() - started);
 		trims_close(&model);
 	} while (r == CTL_AGAIN);
 	return r;
@@ -240,10 +234,10 @@ int ctl_open(struct ctl *c)
 		sigprocmask(SIG_BLOCK, &set, NULL);
 		signals = signalfd(-1, &set, SFD_CLOEXEC);
 	}
-	uint64_t started = monotonic_ns();
+	uint64_t started = clock_ns();
 	int r = open_model(c, 0, &model);
 	if (r == CTL_DONE) {
-		say_open(c, model, monotonic_ns() - started);
+		say_open(c, model, clock_ns() - started);
 		fflush(stdout);
 		if (signals >= 0)
 			hold(signals);

@@ -1,6 +1,7 @@
 /* cmd_top.c - trims-ctl top: two snapshots of the shared counters, the second less the first, again and again.
  * Keeps: never talks to the daemon.  On a terminal each view overwrites the last; otherwise views follow each other. */
 #include "shared/metrics.h"
+#include "tools/clock.h"
 #include "tools/ctl/ctl.h"
 #include "tools/text.h"
 
@@ -14,13 +15,6 @@ struct view {
 	struct metrics_snapshot now, change;
 	double seconds;
 };
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
 
 static double per_s(const struct view *v, enum metric m)
 {
@@ -226,12 +220,12 @@ int ctl_top(struct ctl *c)
 	if (metrics_open(&r, c->socket, &why))
 		return ctl_fail(c, &why);
 	metrics_read(r, &before);
-	uint64_t then = monotonic_ns();
+	uint64_t then = clock_ns();
 	for (uint64_t i = 0; c->count == 0 || i < c->count; i++) {
 		pause_ns(c->interval_ns);
 		follow(c, &r, &before);
 		metrics_read(r, &v.now);
-		uint64_t now = monotonic_ns();
+		uint64_t now = clock_ns();
 		v.seconds = (double)MAX(now - then, 1) / 1e9;
 		subtract(&v, &before);
 		show(c, &v);

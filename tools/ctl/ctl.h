@@ -6,11 +6,17 @@
 #include "shared/base.h"
 #include "shared/error.h"
 #include "shared/reports.h"
+#include "tools/cmdline.h"
 
 #include <jansson.h>
 #include <stdio.h>
 
-enum ctl_exit { CTL_DONE = 0, CTL_REFUSED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 };
+enum ctl_exit {
+	CTL_DONE = CMDLINE_DONE,
+	CTL_REFUSED = CMDLINE_REFUSED,
+	CTL_USAGE = CMDLINE_USAGE,
+	CTL_UNREACHABLE = CMDLINE_UNREACHABLE
+};
 
 enum {
 #define OPTION(name, argument, help) OPT_bit_##name,
@@ -46,7 +52,7 @@ struct ctl {
 #include "tools/ctl/commands.def"
 #undef COMMAND
 
-/* ---- failing (fail.c) ---- */
+/* ---- failing (main.c) ---- */
 
 /* One sentence on stderr; with --json also {"error": ...} on stdout.  Returns the exit code that fits: UNREACHABLE for
  * scope CONN or DAEMON, else REFUSED. */

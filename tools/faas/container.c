@@ -5,6 +5,7 @@
 
 #include "shared/base.h"
 #include "shared/own.h"
+#include "tools/clock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -21,7 +22,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NAMESPACES (CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
@@ -31,13 +31,6 @@ struct report {
 	int fd;
 	uint64_t started;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 /* In the child: tells the parent, and ends. */
 static _Noreturn void give_up(const struct report *r, const char *what, const char *path)
@@ -170,7 +163,7 @@ static _Noreturn void start_program(const struct report *r, const struct contain
 	envp[n] = NULL;
 	must(r, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "giving up privileges", "");
 	must(r, close_range(3, ~0u, CLOSE_RANGE_CLOEXEC), "giving up what the caller has open", "");
-	snprintf(execed, sizeof execed, CONTAINER_ENV_EXECED "=%" PRIu64, now_ns());
+	snprintf(execed, sizeof execed, CONTAINER_ENV_EXECED "=%" PRIu64, clock_ns());
 	execve(c->argv[0], c->argv, envp);
 	give_up(r, "starting", c->argv[0]);
 }
@@ -255,7 +248,7 @@ static int start_at(const struct container *c, const char *root, uint64_t starte
 
 int container_start(const struct container *c, pid_t *pid, struct fault *why)
 {
-	uint64_t started = now_ns();
+	uint64_t started = clock_ns();
 	const char *base = getenv("TMPDIR");
 	char root[PATH_MAX];
 	if (snprintf(root, sizeof root, "%s/trims-faas-XXXXXX", base && *base ? base : "/tmp") >= (int)sizeof root || !mkdtemp(root))

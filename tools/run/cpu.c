@@ -4,7 +4,7 @@
 #include "tools/run/cpu.h"
 
 #include "client/trims.h"
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 
 #include <cblas.h>
 #include <errno.h>

@@ -4,7 +4,7 @@
 
 #include "client/trims.h"
 #include "shared/image.h"
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * without tensor cores. */
 #include "tools/run/cuda_backend.h"
 
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 
 #include <stdio.h>
 #include <string.h>

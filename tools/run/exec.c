@@ -2,7 +2,7 @@
  * Keeps: calls are the same in every mode, but for where weights are; so are results. */
 #include "tools/run/exec.h"
 
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 #include "tools/run/run.h"
 
 #include "shared/own.h"
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 #include "tools/run/input.h"
 #include "tools/text.h"
 

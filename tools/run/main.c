@@ -1,42 +1,20 @@
-/* main.c - trims-run: takes the command line apart and calls the command's function.
- * Keeps: an option that a command does not know is refused, never ignored. */
+/* main.c - trims-run: takes the command line apart and calls the command's function. */
 #include "tools/run/run.h"
 
-#include "tools/run/clock.h"
-#include "tools/text.h"
+#include "tools/clock.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static const struct command {
-	const char *name, *arguments, *help;
-	int fewest, most;
-	unsigned options;
-	int (*run)(struct run *r);
-} commands[] = {
-#define COMMAND(name, fewest, most, arguments, options, help) {#name, arguments, help, fewest, most, options, run_##name},
-#include "tools/run/commands.def"
-#undef COMMAND
-};
-
-static const struct option options[] = {
-#define OPTION(name, argument, help) {#name, (argument) ? required_argument : no_argument, NULL, OPT_bit_##name},
-#include "tools/run/options.def"
-#undef OPTION
-	{NULL, 0, NULL, 0},
-};
-
-static const struct option_text {
-	const char *name, *argument, *help;
-} option_texts[] = {
-#define OPTION(name, argument, help) {#name, argument, help},
-#include "tools/run/options.def"
-#undef OPTION
-};
+#define CMDLINE_PROGRAM "trims-run"
+#define CMDLINE_COMMANDS "tools/run/commands.def"
+#define CMDLINE_OPTIONS "tools/run/options.def"
+#define CMDLINE_INTO struct run
+#define CMDLINE_FUNCTION(name) run_##name
+#include "tools/cmdline_tables.def"
 
 /* ---- saying no ---- */
 
@@ -46,74 +24,36 @@ void run_print_json(const json_t *value)
 	putchar('\n');
 }
 
-static void say(const struct run *r, const char *code, const char *scope, const char *text)
-{
-	fputs("trims-run: ", stderr);
-	text_put_clean(stderr, text);
-	fputc('\n', stderr);
-	if (!(r->given & OPT_json))
-		return;
-	json_t *e = json_pack("{s:{s:s,s:s,s:s}}", "error", "code", code, "scope", scope, "text", text);
-	if (e)
-		run_print_json(e);
-	json_decref(e);
-}
-
 int run_fail(const struct run *r, const struct fault *why)
 {
-	enum trims_scope scope = error_scope(why->code);
-	say(r, error_name(why->code), error_scope_name(scope), why->text[0] ? why->text : error_text(why->code));
-	return scope == TRIMS_SCOPE_REQUEST ? RUN_REFUSED : RUN_UNREACHABLE;
+	return cmdline_fail(&line, r->given & OPT_json, why);
 }
 
 int run_usage(const struct run *r, const char *fmt, ...)
 {
-	char text[FAULT_TEXT_MAX];
 	va_list ap;
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof text, fmt, ap);
+	int e = cmdline_usage(&line, r->given & OPT_json, fmt, ap);
 	va_end(ap);
-	say(r, "USAGE", "request", text);
-	return RUN_USAGE;
+	return e;
 }
 
 /* ---- the command line ---- */
 
-static void print_help(FILE *out)
-{
-	struct grid *g = grid_new("lll");
-	fputs("usage: trims-run [--socket PATH] [--json] COMMAND [ARGUMENT ...] [OPTION ...]\n\ncommands:\n", out);
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-		grid_add(g, "  %s", commands[i].name);
-		grid_add(g, "%s", commands[i].arguments);
-		grid_add(g, "%s", commands[i].help);
-	}
-	grid_print(g, out);
-	fputs("\noptions:\n", out);
-	for (size_t i = 0; i < ARRAY_LEN(option_texts); i++) {
-		grid_add(g, "  --%s", option_texts[i].name);
-		grid_add(g, "%s", option_texts[i].argument ? option_texts[i].argument : "");
-		grid_add(g, "%s", option_texts[i].help);
-	}
-	grid_print(g, out);
-	fputs("\nexit status: 0 done, 1 refused, 2 usage, 3 daemon unreachable.  See trims-run(1).\n", out);
-	grid_free(&g);
-}
-
 /* Numbers of amounts are bounded: what they make the program allocate is checked again where it is known. */
-static int parse_number(struct run *r, int bit, const char *text, uint64_t least, uint64_t most, uint64_t *out)
+static int parse_number(struct run *r, unsigned bit, const char *text, uint64_t least, uint64_t most, uint64_t *out)
 {
 	char *end;
 	errno = 0;
 	unsigned long long n = strtoull(text, &end, 10);
 	if (errno || end == text || *end || *text == '-' || n < least || n > most)
-		return run_usage(r, "--%s: %s is no number from %llu to %llu", option_texts[bit].name, text,
+		return run_usage(r, "--%s: %s is no number from %llu to %llu", options[bit].name, text,
 			(unsigned long long)least, (unsigned long long)most);
 	*out = n;
 	return 0;
 }
 
-static int parse_amount(struct run *r, int bit, const char *text, uint32_t most, uint32_t *out)
+static int parse_amount(struct run *r, unsigned bit, const char *text, uint32_t most, uint32_t *out)
 {
 	uint64_t n = 0;
 	int e = parse_number(r, bit, text, 1, most, &n);
@@ -163,9 +103,9 @@ static int parse_mode(struct run *r, const char *text)
 	return 0;
 }
 
-static int take_option(struct run *r, int bit, const char *value)
+static int take_option(void *into, unsigned bit, const char *value)
 {
-	r->given |= 1u << bit;
+	struct run *r = into;
 	switch (bit) {
 	case OPT_bit_socket:
 		r->socket = value;
@@ -207,55 +147,13 @@ static int take_option(struct run *r, int bit, const char *value)
 	}
 }
 
-static int parse_options(struct run *r, int argc, char **argv)
+/* Where the weights come from: every command wants to know. */
+static int check_model(struct run *r, const struct cmdline_words *words)
 {
-	opterr = 0;
-	for (int bit; (bit = getopt_long(argc, argv, ":h", options, NULL)) != -1;) {
-		if (bit == ':')
-			return run_usage(r, "%s wants a value", argv[optind - 1]);
-		if (bit == '?')
-			return run_usage(r, "unknown option %s", argv[optind - 1]);
-		int e = take_option(r, bit == 'h' ? OPT_bit_help : bit, optarg);
-		if (e)
-			return e;
-	}
-	return 0;
-}
-
-static int check_command(struct run *r, const struct command *cmd, int n_args, char **args)
-{
-	unsigned surplus = r->given & ~(cmd->options | OPT_socket | OPT_json);
-	if (surplus)
-		return run_usage(r, "%s knows no option --%s", cmd->name, option_texts[__builtin_ctz(surplus)].name);
-	if (n_args < cmd->fewest || n_args > cmd->most)
-		return run_usage(r, "%s takes %s", cmd->name, cmd->arguments);
-	r->model = n_args ? args[0] : NULL;
+	r->model = words->n_args ? words->args[0] : NULL;
 	if (!r->model == (r->mode != MODE_PRIVATE))
-		return run_usage(r, "%s wants the name of a model, or with --mode private its --file", cmd->name);
+		return run_usage(r, "%s wants the name of a model, or with --mode private its --file", commands[words->command].name);
 	return 0;
-}
-
-static int run(struct run *r, int argc, char **argv)
-{
-	int e = parse_options(r, argc, argv);
-	if (e)
-		return e;
-	if (r->given & OPT_help) {
-		print_help(stdout);
-		return RUN_DONE;
-	}
-	if (r->given & OPT_version) {
-		puts("trims-run " TRIMS_VERSION);
-		return RUN_DONE;
-	}
-	if (optind == argc)
-		return run_usage(r, "no command; trims-run --help lists them");
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		if (strcmp(argv[optind], commands[i].name) == 0) {
-			e = check_command(r, &commands[i], argc - optind - 1, argv + optind + 1);
-			return e ? e : commands[i].run(r);
-		}
-	return run_usage(r, "unknown command %s; trims-run --help lists them", argv[optind]);
 }
 
 /* When somebody asked for this process: as $TRIMS_STARTED_NS says (CLOCK_MONOTONIC), or when the kernel started it, which it
@@ -295,10 +193,11 @@ int main(int argc, char **argv)
 		.main_ns = clock_ns(),
 	};
 	r.started_ns = started_ns(r.main_ns);
-	int e = run(&r, argc, argv);
-	if (fflush(stdout) || ferror(stdout)) {
-		fprintf(stderr, "trims-run: writing standard output: %s\n", strerror(errno));
-		return e ? e : RUN_REFUSED;
+	struct cmdline_words words;
+	int e = cmdline_parse(&line, argc, argv, &r, &r.given, &words);
+	if (!e && words.command >= 0) {
+		e = check_model(&r, &words);
+		e = e ? e : functions[words.command](&r);
 	}
-	return e;
+	return cmdline_end(&line, e);
 }

@@ -5,7 +5,7 @@
 
 #include "shared/device_class.h"
 #include "shared/image.h"
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 #include "tools/run/input.h"
 
 #include <errno.h>

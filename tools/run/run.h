@@ -4,9 +4,15 @@
 #define TOOLS_RUN_RUN_H
 
 #include "shared/device_class.h"
+#include "tools/cmdline.h"
 #include "tools/run/exec.h"
 
-enum run_exit { RUN_DONE = 0, RUN_REFUSED = 1, RUN_USAGE = 2, RUN_UNREACHABLE = 3 };
+enum run_exit {
+	RUN_DONE = CMDLINE_DONE,
+	RUN_REFUSED = CMDLINE_REFUSED,
+	RUN_USAGE = CMDLINE_USAGE,
+	RUN_UNREACHABLE = CMDLINE_UNREACHABLE
+};
 
 enum {
 #define OPTION(name, argument, help) OPT_bit_##name,

@@ -4,7 +4,7 @@
 #include "tools/run/run.h"
 
 #include "shared/cuda.h"
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 
 #include "client/trims.h"
 #include "shared/image.h"
-#include "tools/run/clock.h"
+#include "tools/clock.h"
 #include "tools/run/planned.h"
 #include "tools/run/private.h"
 

@@ -1,6 +1,6 @@
 /* clock.h - monotonic time.  Thread: any. */
-#ifndef TOOLS_RUN_CLOCK_H
-#define TOOLS_RUN_CLOCK_H
+#ifndef TOOLS_CLOCK_H
+#define TOOLS_CLOCK_H
 
 #include "shared/base.h"
 
