@@ -241,12 +241,7 @@ static void judge_streams(const struct contention *c, json_t *result)
 
 FILE *contention_file(const struct contention_files *f, const char *name)
 {
-	char path[LAB_PATH];
-	snprintf(path, sizeof path, "%s/%s", f->dir, name);
-	FILE *out = fopen(path, "we");
-	if (!out)
-		die_errno(errno, "writing %s", path);
-	return out;
+	return lab_create(f->dir, name);
 }
 
 void contention_csv(const struct contention_files *f, const char *where, const char *memory, const char *direction,

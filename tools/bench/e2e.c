@@ -9,10 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,7 +41,7 @@ const char *e2e_case_key(unsigned which)
 
 /* ---- one function ---- */
 
-static _Noreturn void become(const struct bench_options *o, const char *const args[], int out, uint64_t asked_ns, pid_t parent)
+static _Noreturn void become_function(const struct bench_options *o, const char *const args[], int out, uint64_t asked_ns, pid_t parent)
 {
 	char program[LAB_PATH], log[LAB_PATH], started[32];
 	const char *argv[MAX_ARGS] = {program, "infer", "--json"};
@@ -56,15 +54,7 @@ static _Noreturn void become(const struct bench_options *o, const char *const ar
 	setenv("TRIMS_STARTED_NS", started, 1);
 	if (o->driver)
 		setenv("TRIMS_CUDA_DRIVER", o->driver, 1);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(127);
-	int err = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
-	dup2(out, STDOUT_FILENO);
-	dup2(err, STDERR_FILENO);
-	execv(program, (char *const *)argv);
-	dprintf(STDERR_FILENO, "%s: %s\n", program, strerror(errno));
-	_exit(127);
+	lab_become(log, out, argv, parent);
 }
 
 void e2e_start(const struct bench_options *o, struct e2e_function *f, uint64_t asked_ns, const char *const args[])
@@ -78,7 +68,7 @@ void e2e_start(const struct bench_options *o, struct e2e_function *f, uint64_t a
 	if (f->pid < 0)
 		die_errno(errno, "fork");
 	if (f->pid == 0)
-		become(o, args, pipes[1], f->asked_ns, parent);
+		become_function(o, args, pipes[1], f->asked_ns, parent);
 	close(pipes[1]);
 	f->out = pipes[0];
 }
@@ -286,9 +276,12 @@ static void measure(const struct stage *s, struct e2e_row *row)
 	struct course c = {.s = s, .row = row};
 	lab_path(s->o, c.file, "models/%s", row->model->name);
 	row->bytes = zoo_write(row->model, c.file, MODEL_SEED);
-	lab_path(s->o, c.file, "remote/%s", row->model->name); /* pages that a server has sent cannot be dropped for a while */
-	zoo_write(row->model, c.file, MODEL_SEED);
+	lab_path(s->o, c.copy, "remote/%s", row->model->name);
+	zoo_write_config(row->model, c.copy);
 	lab_path(s->o, c.file, "models/%s/model.safetensors", row->model->name);
+	lab_path(s->o, c.copy, "remote/%s/model.safetensors", row->model->name);
+	lab_copy(c.file, c.copy); /* no link: pages that a server has sent cannot be dropped for a while */
+	make_warm(c.copy);
 	lab_path(s->o, c.copy, "fetched");
 	lab_mkdir(c.copy);
 	zoo_write_config(row->model, c.copy);

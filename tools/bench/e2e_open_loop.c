@@ -4,6 +4,7 @@
 
 #include "shared/check.h"
 #include "shared/own.h"
+#include "tools/random.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -27,12 +28,6 @@ struct arm {
 	uint32_t failed;
 };
 
-static double next_unit(uint64_t *state)
-{
-	*state = *state * 6364136223846793005u + 1442695040888963407u;
-	return ((double)(*state >> 11) + 0.5) / (double)((uint64_t)1 << 53);
-}
-
 /* Exponential gaps; the mean gap is what keeps LOAD of all cores busy with host hits. */
 static double plan_arrivals(struct arrival *v, size_t arrivals, struct e2e_row **rows, size_t n, uint64_t seed)
 {
@@ -41,8 +36,8 @@ static double plan_arrivals(struct arrival *v, size_t arrivals, struct e2e_row *
 		work += samples_median(&rows[i]->cells[E2E_CASE_HOST_HIT].total) / (double)n;
 	double gap = work / LOAD; /* one function uses every core there is */
 	for (size_t i = 0; i < arrivals; i++) {
-		at += -log(next_unit(&seed)) * gap;
-		v[i] = (struct arrival){at, rows[(size_t)(next_unit(&seed) * (double)n)]};
+		at += -log(random_unit(&seed)) * gap;
+		v[i] = (struct arrival){at, rows[(size_t)(random_unit(&seed) * (double)n)]};
 	}
 	return gap;
 }

@@ -97,16 +97,6 @@ json_t *e2e_figures(struct e2e_row *rows, size_t n)
 
 /* ---- files ---- */
 
-static FILE *create(const char *dir, const char *name)
-{
-	char path[LAB_PATH];
-	snprintf(path, sizeof path, "%s/%s", dir, name);
-	FILE *f = fopen(path, "we");
-	if (!f)
-		die_errno(errno, "creating %s", path);
-	return f;
-}
-
 static void write_csv(FILE *f, struct e2e_row *rows, size_t n)
 {
 	fputs("model,bytes,case,runs,failed,total_ms", f);
@@ -216,7 +206,7 @@ static void write_bars(FILE *f, struct e2e_row *rows, size_t n)
 
 void e2e_write(const char *dir, struct e2e_row *rows, size_t n, const json_t *concurrent)
 {
-	FILE *md = create(dir, "e2e.md"), *csv = create(dir, "e2e.csv"), *svg = create(dir, "e2e.svg");
+	FILE *md = lab_create(dir, "e2e.md"), *csv = lab_create(dir, "e2e.csv"), *svg = lab_create(dir, "e2e.svg");
 	write_table(md, rows, n);
 	write_ratios(md, rows, n);
 	char *text = json_dumps(concurrent, JSON_INDENT(2) | JSON_REAL_PRECISION(6));

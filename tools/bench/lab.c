@@ -41,6 +41,27 @@ void lab_mkdir(const char *path)
 		die_errno(errno, "making %s", path);
 }
 
+FILE *lab_create(const char *dir, const char *name)
+{
+	char path[2 * LAB_PATH];
+	snprintf(path, sizeof path, "%s/%s", dir, name);
+	FILE *f = fopen(path, "we");
+	if (!f)
+		die_errno(errno, "creating %s", path);
+	return f;
+}
+
+void lab_copy(const char *from, const char *to)
+{
+	OWN_FD int in = open(from, O_RDONLY | O_CLOEXEC);
+	OWN_FD int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	ssize_t n = in < 0 || out < 0 ? -1 : 1;
+	while (n > 0)
+		n = copy_file_range(in, NULL, out, NULL, GIB, 0);
+	if (n < 0 || fsync(out))
+		die_errno(errno, "copying %s to %s", from, to);
+}
+
 /* As they were when first asked for. */
 static const cpu_set_t *given_cores(void)
 {
@@ -82,16 +103,16 @@ void lab_progress(const char *what, uint64_t done, uint64_t total)
 
 /* ---- processes ---- */
 
-static _Noreturn void exec_child(const char *log, const char *const argv[], pid_t parent)
+void lab_become(const char *log, int out, const char *const argv[], pid_t parent)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(127);
-	int out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+	int err = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
 	int in = open("/dev/null", O_RDONLY);
 	dup2(in, STDIN_FILENO);
-	dup2(out, STDOUT_FILENO);
-	dup2(out, STDERR_FILENO);
+	dup2(out < 0 ? err : out, STDOUT_FILENO);
+	dup2(err, STDERR_FILENO);
 	execvp(argv[0], (char *const *)argv);
 	dprintf(STDERR_FILENO, "%s: %s\n", argv[0], strerror(errno));
 	_exit(127);
@@ -105,7 +126,7 @@ pid_t lab_spawn(const struct bench_options *o, const char *name, const char *con
 	if (pid < 0)
 		die_errno(errno, "fork");
 	if (pid == 0)
-		exec_child(log, argv, parent);
+		lab_become(log, -1, argv, parent);
 	return pid;
 }
 

@@ -6,6 +6,7 @@
 #include "client/trims.h"
 #include "tools/bench/bench.h"
 
+#include <stdio.h>
 #include <sys/types.h>
 
 #define LAB_PATH 512
@@ -15,9 +16,15 @@
 void lab_path(const struct bench_options *o, char out[LAB_PATH], const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 void lab_mkdir(const char *path);
+/* A file to be written, DIR/NAME.  The caller closes it. */
+FILE *lab_create(const char *dir, const char *name);
+/* A file of its own with the same bytes, seen to the disk; both may share blocks there, but no page of the page cache. */
+void lab_copy(const char *from, const char *to);
 
 /* Starts a program whose output goes to NAME.log of the lab. */
 pid_t lab_spawn(const struct bench_options *o, const char *name, const char *const argv[]);
+/* In a child of `parent`: is that program from now on, and dies with the parent.  out: its output; -1: the log, as its errors. */
+_Noreturn void lab_become(const char *log, int out, const char *const argv[], pid_t parent);
 
 /* The n-th core, from 0, that this process was given; -1: it has fewer. */
 int lab_core(unsigned n);

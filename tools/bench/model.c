@@ -1,8 +1,8 @@
 /* model.c - models of known size and content for benchmarks: valid safetensors, numbered BF16 matrices. */
 #include "shared/check.h"
-#include "tools/bench/lab.h"
-
 #include "shared/own.h"
+#include "tools/bench/lab.h"
+#include "tools/random.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,21 +18,12 @@
 #define COLD_TRIES 100 /* two seconds: sent pages are held until they are acknowledged */
 #define HOLE_NOISE 512 /* words at its beginning: models of two seeds differ */
 
-static uint64_t next_random(uint64_t *state)
-{
-	/* xorshift64*: only its incompressibility matters */
-	*state ^= *state >> 12;
-	*state ^= *state << 25;
-	*state ^= *state >> 27;
-	return *state * 0x2545f4914f6cdd1dULL;
-}
-
 /* Of each line of 256 bytes the first 144 are noise and the rest repeats the last noise: about 6/10 under LZ4. */
 static void fill(uint64_t *block, size_t words, bool compressible, uint64_t *state)
 {
 	const size_t line = LINE / sizeof *block, noise = compressible ? 18 : line;
 	for (size_t i = 0; i < words; i++)
-		block[i] = i % line < noise ? next_random(state) : block[i - 1];
+		block[i] = i % line < noise ? random_next(state) : block[i - 1];
 }
 
 static void write_all(int fd, const void *data, size_t bytes, const char *path)
@@ -82,7 +73,7 @@ uint64_t model_write(const char *path, const struct model_spec *spec)
 	OWN_FD int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0)
 		die_errno(errno, "creating %s", path);
-	uint64_t left, state = spec->seed * 2 + 1;
+	uint64_t left, state = spec->seed;
 	size_t head;
 	OWN_MEM char *header = make_header(spec, &head, &left);
 	uint64_t total = head + left;

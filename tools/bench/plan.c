@@ -3,6 +3,7 @@
 #include "cache/plan.h"
 #include "shared/check.h"
 #include "tools/bench/bench.h"
+#include "tools/random.h"
 
 #include <stdlib.h>
 
@@ -11,10 +12,7 @@
 
 static uint64_t draw(uint64_t *seed, uint64_t low, uint64_t high)
 {
-	uint64_t z = *seed += 0x9e3779b97f4a7c15u;
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return low + (z ^ z >> 31) % (high - low + 1);
+	return low + random_next(seed) % (high - low + 1);
 }
 
 static void set_layer(struct plan_layer *l, uint64_t bytes, uint64_t exec_ns, uint64_t touched)

@@ -2,18 +2,16 @@
 #include "client/trims.h"
 #include "shared/check.h"
 #include "tools/bench/bench.h"
+#include "tools/clock.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 uint64_t bench_now_ns(void)
 {
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+	return clock_ns();
 }
 
 void samples_add(struct samples *s, double value)

@@ -5,6 +5,7 @@
 #include "shared/image.h"
 #include "shared/own.h"
 #include "tools/bench/lab.h"
+#include "tools/random.h"
 #include "tools/run/net.h"
 
 #include <errno.h>
@@ -117,14 +118,6 @@ static void write_header(FILE *f, const struct maker *m)
 	free(text);
 }
 
-static uint64_t next_random(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
-
 static bool ends_with(const char *name, const char *suffix)
 {
 	size_t n = strlen(name), s = strlen(suffix);
@@ -139,23 +132,13 @@ static void write_floats(FILE *f, const struct wanted *w, uint64_t *state, float
 	for (uint64_t left = floats_of(&w->weight); left;) {
 		size_t n = (size_t)MIN(left, BLOCK_FLOATS);
 		for (size_t i = 0; i < n; i += 2) {
-			uint64_t r = next_random(state);
+			uint64_t r = random_next(state);
 			block[i] = middle + (float)(int32_t)r * (0.04f / (float)INT32_MAX);
 			block[i + 1] = middle + (float)(int32_t)(r >> 32) * (0.04f / (float)INT32_MAX);
 		}
 		fwrite(block, sizeof *block, n, f);
 		left -= n;
 	}
-}
-
-static FILE *create(const char *dir, const char *name)
-{
-	char path[LAB_PATH + 32];
-	snprintf(path, sizeof path, "%s/%s", dir, name);
-	FILE *f = fopen(path, "we");
-	if (!f)
-		die_errno(errno, "creating %s", path);
-	return f;
 }
 
 static uint64_t finish(FILE *f, const struct zoo_model *m)
@@ -169,7 +152,7 @@ static uint64_t finish(FILE *f, const struct zoo_model *m)
 
 void zoo_write_config(const struct zoo_model *model, const char *dir)
 {
-	FILE *config = create(dir, "config.json");
+	FILE *config = lab_create(dir, "config.json");
 	fputs(model->config, config);
 	finish(config, model);
 }
@@ -184,10 +167,10 @@ uint64_t zoo_write(const struct zoo_model *model, const char *dir, uint64_t seed
 	net_free(&net);
 	qsort(m.v, m.n, sizeof *m.v, by_name);
 	zoo_write_config(model, dir);
-	FILE *f = create(dir, "model.safetensors");
+	FILE *f = lab_create(dir, "model.safetensors");
 	OWN_MEM float *block = calloc(BLOCK_FLOATS + 1, sizeof *block);
 	ASSERT(block);
-	uint64_t state = seed * 2 + 1;
+	uint64_t state = seed;
 	write_header(f, &m);
 	for (uint32_t i = 0; i < m.n; i++)
 		write_floats(f, &m.v[i], &state, block);

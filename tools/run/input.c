@@ -4,6 +4,7 @@
 #include "tools/run/input.h"
 
 #include "shared/own.h"
+#include "tools/random.h"
 #include "tools/run/npy.h"
 #include "tools/run/wordpiece.h"
 
@@ -22,15 +23,6 @@ void input_fini(struct input *in)
 	free(in->lengths);
 	free(in->image);
 	*in = (struct input){0};
-}
-
-/* SplitMix64 (Steele, Lea and Flood, 2014): the same numbers everywhere, so that a seed names an input. */
-static uint64_t next_random(uint64_t *state)
-{
-	uint64_t z = *state += 0x9e3779b97f4a7c15;
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-	z = (z ^ z >> 27) * 0x94d049bb133111eb;
-	return z ^ z >> 31;
 }
 
 static size_t image_floats(const struct net *net)
@@ -68,14 +60,14 @@ static int make_random(const struct net *net, const struct input_options *o, uin
 	if (net->input == NET_IMAGE) {
 		int r = take_image(net, out, o->batch, why);
 		for (size_t i = 0; !r && i < o->batch * image_floats(net); i++)
-			out->image[i] = (float)(int32_t)(next_random(&seed) >> 32) * 0x1p-30f; /* -2 to 2 */
+			out->image[i] = (float)(int32_t)(random_next(&seed) >> 32) * 0x1p-30f; /* -2 to 2 */
 		return r;
 	}
 	if (t > net->max_tokens)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "%u tokens: this model can take %u", t, net->max_tokens);
 	int r = take_tokens(out, o->batch, t, why);
 	for (size_t i = 0; !r && i < (size_t)o->batch * t; i++)
-		out->tokens[i] = (int32_t)(next_random(&seed) % net->vocabulary);
+		out->tokens[i] = (int32_t)(random_next(&seed) % net->vocabulary);
 	for (uint32_t i = 0; !r && i < o->batch; i++)
 		out->lengths[i] = (int32_t)t;
 	return r;
