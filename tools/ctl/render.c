@@ -42,6 +42,19 @@ static void grid_header(struct grid *g, const char *const *titles, size_t n)
 #define GRID_HEADER(g, ...)                                                                                           \
 	grid_header(g, (const char *const[]){__VA_ARGS__}, ARRAY_LEN(((const char *const[]){__VA_ARGS__})))
 
+static void end_grid(struct grid **g, FILE *out)
+{
+	grid_print(*g, out);
+	grid_free(g);
+}
+
+/* As end_grid(), with a line between it and what was printed before. */
+static void end_section(struct grid **g, FILE *out)
+{
+	fputc('\n', out);
+	end_grid(g, out);
+}
+
 void ctl_merge_page(json_t *whole, const json_t *page)
 {
 	const char *key;
@@ -154,8 +167,7 @@ void render_ls(const json_t *report, FILE *out)
 			add_device_copies(g, model);
 		grid_add(g, "%s", text_of(model, "source"));
 	}
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 }
 
 /* ---- show ---- */
@@ -193,8 +205,7 @@ static void show_head(const json_t *report, FILE *out)
 		snprintf(text, sizeof text, "%s, %s", state, bytes_of(bytes, copy, "bytes"));
 		add_pair(g, tier, text);
 	}
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 }
 
 static void show_files(const json_t *files, FILE *out)
@@ -210,9 +221,7 @@ static void show_files(const json_t *files, FILE *out)
 		grid_add(g, "%s", text_of(file, "kind"));
 		grid_add(g, "%s", text_of(file, "sha256"));
 	}
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 static void show_left_out(const json_t *report, FILE *out)
@@ -227,9 +236,7 @@ static void show_left_out(const json_t *report, FILE *out)
 	}
 	if (number_of(report, "left_out_count") > json_array_size(rows))
 		grid_add(g, "and %" PRIu64 " more", number_of(report, "left_out_count") - json_array_size(rows));
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 /* "[1024,768]" */
@@ -261,9 +268,7 @@ static void show_tensors(const json_t *tensors, FILE *out)
 		grid_add(g, "%" PRIu64, number_of(tensor, "extent"));
 		grid_add(g, "%" PRIu64, number_of(tensor, "offset"));
 	}
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 static void show_profiles(const json_t *profiles, FILE *out)
@@ -277,9 +282,7 @@ static void show_profiles(const json_t *profiles, FILE *out)
 		grid_add(g, "%s", text_of(row, "driver"));
 		grid_add(g, "%s", text_of(row, "executor"));
 	}
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 void render_show(const json_t *report, FILE *out)
@@ -338,9 +341,7 @@ static void show_link_waits(const json_t *loads, FILE *out)
 		grid_add(g, "%s", waited);
 	}
 	if (n)
-		fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+		end_section(&g, out);
 }
 
 void render_trace(const json_t *report, FILE *out)
@@ -366,8 +367,7 @@ void render_trace(const json_t *report, FILE *out)
 		const char *error = json_string_value(json_object_get(load, "error"));
 		grid_add(g, "%s%s%s", text_of(load, "result"), error ? ": " : "", error ? error : "");
 	}
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 	show_link_waits(json_object_get(report, "loads"), out);
 }
 
@@ -399,8 +399,7 @@ void render_doctor(const json_t *report, FILE *out)
 		grid_add(g, "%s", text ? text : "-");
 		free(text);
 	}
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 }
 
 /* ---- verify ---- */
@@ -434,8 +433,7 @@ void render_verify(const json_t *report, FILE *out)
 		grid_add(g, "%s", bytes_of(bytes, copy, "bytes"));
 		grid_add(g, "%s%s", text_of(copy, "result"), bad);
 	}
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 }
 
 bool verify_is_ok(const json_t *report)
@@ -472,8 +470,7 @@ void render_tiers(const json_t *report, FILE *out)
 		for (int pad = 0; pad < 5; pad++)
 			grid_add(g, " ");
 	}
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 }
 
 /* ---- links ---- */
@@ -571,9 +568,7 @@ static void show_nodes(const json_t *nodes, FILE *out)
 		grid_add(g, "%s", text_rate(text, number_of(node, "reserved_bytes_per_s")));
 		grid_add(g, "%s", bytes_of(text, node, "bytes"));
 	}
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 static void show_users(const json_t *report, FILE *out)
@@ -591,9 +586,7 @@ static void show_users(const json_t *report, FILE *out)
 		grid_add(g, "%s", ns_of(text, user, "age_ns"));
 		grid_add(g, "%" PRIu64, number_of(user, "flows"));
 	}
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 static void show_reserved(const json_t *report, FILE *out)
@@ -608,9 +601,7 @@ static void show_reserved(const json_t *report, FILE *out)
 		grid_add(g, "%s h2d%s", text_of(r, "device"), simulated_mark(report));
 		grid_add(g, "%s", text_rate(text, number_of(r, "bytes_per_s")));
 	}
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 static void show_transfers(const json_t *report, FILE *out)
@@ -631,9 +622,7 @@ static void show_transfers(const json_t *report, FILE *out)
 		grid_add(g, "%s", ns_of(text, t, "due_ns"));
 		grid_add(g, "%s", waited);
 	}
-	fputc('\n', out);
-	grid_print(g, out);
-	grid_free(&g);
+	end_section(&g, out);
 }
 
 void render_links(const json_t *report, const json_t *before, double seconds, FILE *out)
@@ -646,8 +635,7 @@ void render_links(const json_t *report, const json_t *before, double seconds, FI
 	GRID_HEADER(g, "LINK", "STATE", "NOW", "CAN", "PIECE", "BOUND", "LONGEST", "LOADS", "IN FLIGHT", "MOVED");
 	json_array_foreach(json_object_get(report, "links"), i, link)
 		add_link(g, link, same_link(before, link), seconds);
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 	json_array_foreach(json_object_get(report, "links"), i, link)
 		show_doubts(link, out);
 	g = grid_new("llrrrrr");
@@ -655,8 +643,7 @@ void render_links(const json_t *report, const json_t *before, double seconds, FI
 	GRID_HEADER(g, "LINK", "CLASS", "MOVED", "QUEUED", "WAITS", "MEAN", "LONGEST");
 	json_array_foreach(json_object_get(report, "links"), i, link)
 		add_classes(g, link);
-	grid_print(g, out);
-	grid_free(&g);
+	end_grid(&g, out);
 	if (json_array_size(json_object_get(report, "nodes")))
 		show_nodes(json_object_get(report, "nodes"), out);
 	if (json_array_size(json_object_get(report, "users")))
