@@ -40,6 +40,7 @@ double median(double *v, size_t n);
 
 /* ---- device memory ---- */
 
+#define VMM_ALIGNMENT (2 * MIB) /* a multiple of every granularity there is; the default of a reservation is nowhere written */
 struct cu_mem_prop fd_prop(const struct point_lab *lab);
 /* Made, mapped with these rights and (out fd) exported; give_up() on failure. */
 struct vmm {

@@ -116,8 +116,9 @@ static void note_time(void *data)
 static double wake_us(struct point_lab *lab, cu_ptr slot, uint64_t value, void (*act)(void *), void *data)
 {
 	struct waiter w = {0};
-	cu_stream stream;
+	cu_stream stream, other;
 	MUST(lab, stream_create, &stream, CU_STREAM_NO_NULL_SYNC);
+	MUST(lab, stream_create, &other, CU_STREAM_NO_NULL_SYNC); /* now: see gate_blocks */
 	MUST(lab, stream_wait_value_64, stream, slot, value, CU_WAIT_GEQ);
 	MUST(lab, launch_host_func, stream, note_time, &w);
 	for (double until = now_us() + 20e3; now_us() < until;) /* let it reach the wait */
@@ -129,12 +130,10 @@ static double wake_us(struct point_lab *lab, cu_ptr slot, uint64_t value, void (
 		;
 	double woken = atomic_load(&w.woken_us);
 	if (!woken) { /* let it go by the way that is known to work */
-		cu_stream other;
-		MUST(lab, stream_create, &other, CU_STREAM_NO_NULL_SYNC);
 		MUST(lab, stream_write_value_64, other, slot, value, CU_WRITE_FENCED);
 		MUST(lab, stream_synchronize, other);
-		MUST(lab, stream_destroy, other);
 	}
+	MUST(lab, stream_destroy, other);
 	MUST(lab, stream_synchronize, stream);
 	MUST(lab, stream_destroy, stream);
 	return woken ? woken - t : 0;
@@ -203,6 +202,10 @@ void point_wait_device_flag(struct point_lab *lab)
 		MUST(lab, memset_d8, a.slot, 0, 8);
 		MUST(lab, ctx_synchronize);
 		MUST(lab, stream_create, &a.stream, CU_STREAM_NO_NULL_SYNC);
+		act_on_device(&a); /* once before: what a driver loads for it, it may not load while a stream waits */
+		MUST(lab, stream_synchronize, a.stream);
+		MUST(lab, memset_d8, a.slot, 0, 8);
+		MUST(lab, ctx_synchronize);
 		out_number(keys[how], wake_us(lab, a.slot, *a.value, act_on_device, &a)); /* 0: it did not */
 		MUST(lab, stream_destroy, a.stream);
 		MUST(lab, mem_free, a.slot);

@@ -16,7 +16,7 @@ struct cu_mem_prop fd_prop(const struct point_lab *lab)
 static void map(struct point_lab *lab, uint32_t prot, struct vmm *v)
 {
 	const struct cu_mem_access access = {.location = {.type = CU_AT_DEVICE, .id = lab->device}, .flags = prot};
-	MUST(lab, mem_address_reserve, &v->at, v->bytes, 0, 0, 0);
+	MUST(lab, mem_address_reserve, &v->at, v->bytes, VMM_ALIGNMENT, 0, 0);
 	MUST(lab, mem_map, v->at, v->bytes, 0, v->handle, 0);
 	MUST(lab, mem_set_access, v->at, v->bytes, &access, 1);
 }

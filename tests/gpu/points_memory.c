@@ -48,7 +48,7 @@ static void timed_round(struct point_lab *lab, uint64_t bytes, double us[CALLS])
 	LAP(EXPORT);
 	MUST(lab, mem_import, &imported, (void *)(uintptr_t)fd, CU_HANDLE_FD);
 	LAP(IMPORT);
-	MUST(lab, mem_address_reserve, &at, bytes, 0, 0, 0);
+	MUST(lab, mem_address_reserve, &at, bytes, VMM_ALIGNMENT, 0, 0);
 	LAP(RESERVE);
 	MUST(lab, mem_map, at, bytes, 0, imported, 0);
 	LAP(MAP);
@@ -172,7 +172,7 @@ void point_host_numa(struct point_lab *lab)
 	out_result(lab, "export", r);
 	if (r)
 		return;
-	MUST(lab, mem_address_reserve, &at, bytes, 0, 0, 0);
+	MUST(lab, mem_address_reserve, &at, bytes, VMM_ALIGNMENT, 0, 0);
 	MUST(lab, mem_map, at, bytes, 0, made, 0);
 	r = lab->cu->mem_set_access(at, bytes, &host, 1);
 	out_result(lab, "host_access", r);
@@ -182,7 +182,7 @@ void point_host_numa(struct point_lab *lab)
 	out_result(lab, "import", r);
 	if (r)
 		return;
-	MUST(lab, mem_address_reserve, &again, bytes, 0, 0, 0);
+	MUST(lab, mem_address_reserve, &again, bytes, VMM_ALIGNMENT, 0, 0);
 	MUST(lab, mem_map, again, bytes, 0, imported, 0);
 	r = lab->cu->mem_set_access(again, bytes, &device, 1);
 	out_result(lab, "device_read_only", r);
