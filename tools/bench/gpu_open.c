@@ -231,6 +231,11 @@ static size_t fitting_sizes(const struct bench_options *o, const struct gpu *g)
 	return n;
 }
 
+static bool is_wanted(const struct bench_options *o, const struct export *e)
+{
+	return !o->only || strcmp(o->only, e->option) == 0;
+}
+
 static bool can_export(const struct gpu *g, const struct export *e)
 {
 	int can;
@@ -245,6 +250,8 @@ json_t *bench_gpu_open(const struct bench_options *o)
 	struct gpu g;
 	struct setting s = {.o = o, .g = &g};
 	char dir[LAB_PATH];
+	if (!is_wanted(o, &exports[0]) && !is_wanted(o, &exports[1]))
+		die("gpu-open: --only wants vmm-fd or cuda-ipc");
 	gpu_open(o, &g);
 	json_t *result = gpu_result(&g);
 	size_t n_sizes = fitting_sizes(o, &g);
@@ -254,6 +261,8 @@ json_t *bench_gpu_open(const struct bench_options *o)
 	lab_mkdir(dir);
 	lab_path(o, s.path, "models/" MODEL "/model.safetensors");
 	for (size_t i = 0; i < ARRAY_LEN(exports); i++) {
+		if (!is_wanted(o, &exports[i]))
+			continue;
 		s.export = &exports[i];
 		json_object_set_new(result, exports[i].key, can_export(&g, &exports[i]) ? measure_export(&s, n_sizes)
 			: json_string("not measured: the device cannot share memory that way"));
