@@ -7,6 +7,7 @@
 #define TOOLS_BENCH_BENCH_H
 
 #include "shared/base.h"
+#include "tools/samples.h"
 
 #include <jansson.h>
 
@@ -49,16 +50,5 @@ static inline uint64_t bench_bytes(const struct bench_options *o, uint64_t usual
 {
 	return o->bytes ? o->bytes : usual;
 }
-
-/* Numbers of which the median is wanted. */
-struct samples {
-	double *v;
-	size_t n, cap;
-};
-void samples_add(struct samples *s, double value);
-double samples_median(struct samples *s); /* sorts */
-/* The value below which `share` of them lie. */
-double samples_quantile(struct samples *s, double share);
-void samples_fini(struct samples *s);
 
 #endif

@@ -7,32 +7,20 @@
 #include "shared/own.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define MAX_ARGS 32
 #define MODEL_SEED 7
 
-static const char *const part_keys[] = {
-#define PART(NAME, key, doc) #key,
-#include "tools/bench/e2e.def"
-#undef PART
-};
 static const char *const case_keys[] = {
 #define CASE(NAME, key, doc) #key,
 #include "tools/bench/e2e.def"
 #undef CASE
 };
-
-const char *e2e_part_key(unsigned part)
-{
-	return part_keys[part];
-}
 
 const char *e2e_case_key(unsigned which)
 {
@@ -41,85 +29,23 @@ const char *e2e_case_key(unsigned which)
 
 /* ---- one function ---- */
 
-static _Noreturn void become_function(const struct bench_options *o, const char *const args[], int out, uint64_t asked_ns, pid_t parent)
+void e2e_start(const struct bench_options *o, struct function *f, uint64_t asked_ns, const char *const args[])
 {
-	char program[LAB_PATH], log[LAB_PATH], started[32];
-	const char *argv[MAX_ARGS] = {program, "infer", "--json"};
-	size_t n = 3;
-	for (; *args && n < MAX_ARGS - 1; args++)
-		argv[n++] = *args;
+	char program[LAB_PATH];
+	OWN_FD int log = lab_log(o, "function");
 	snprintf(program, sizeof program, "%s/trims-run", o->own_dir);
-	lab_path(o, log, "function.log");
-	snprintf(started, sizeof started, "%" PRIu64, asked_ns);
-	setenv("TRIMS_STARTED_NS", started, 1);
-	if (o->driver)
-		setenv("TRIMS_CUDA_DRIVER", o->driver, 1);
-	lab_become(log, out, argv, parent);
+	const struct function_options how = {.program = program, .driver = o->driver, .err = log};
+	int r = function_start(&how, f, asked_ns, args);
+	if (r)
+		die_errno(-r, "starting a function");
 }
 
-void e2e_start(const struct bench_options *o, struct e2e_function *f, uint64_t asked_ns, const char *const args[])
+bool e2e_finish(struct function *f, struct function_run *out)
 {
-	int pipes[2];
-	pid_t parent = getpid();
-	if (pipe2(pipes, O_CLOEXEC))
-		die_errno(errno, "a pipe");
-	f->asked_ns = asked_ns ? asked_ns : bench_now_ns();
-	f->pid = fork();
-	if (f->pid < 0)
-		die_errno(errno, "fork");
-	if (f->pid == 0)
-		become_function(o, args, pipes[1], f->asked_ns, parent);
-	close(pipes[1]);
-	f->out = pipes[0];
-}
-
-static double ms_of(const json_t *times, const char *key)
-{
-	char name[32];
-	snprintf(name, sizeof name, "%s_ns", key);
-	return (double)json_integer_value(json_object_get(times, name)) / 1e6;
-}
-
-/* What trims-run says of itself; the parts that it names need not be all. */
-static bool parse(const char *text, size_t bytes, struct e2e_run *out)
-{
-	json_t *all = json_loadb(text, bytes, 0, NULL);
-	const json_t *times = json_object_get(all, "times");
-	double named = 0;
-	out->total = ms_of(times, "total");
-	out->simulated = json_is_true(json_object_get(all, "simulated"));
-	for (unsigned i = 0; i < E2E_PARTS; i++) {
-		out->part[i] = i == E2E_OTHER ? 0 : ms_of(times, part_keys[i]);
-		named += out->part[i];
-	}
-	out->part[E2E_OTHER] = MAX(out->total - named, 0.0);
-	json_decref(all);
-	return out->total > 0;
-}
-
-bool e2e_finish(struct e2e_function *f, struct e2e_run *out)
-{
-	char text[65536];
-	size_t used = 0;
-	ssize_t n;
-	int status;
-	while (used < sizeof text && ((n = read(f->out, text + used, sizeof text - used)) > 0 || (n < 0 && errno == EINTR)))
-		used += n > 0 ? (size_t)n : 0;
-	close(f->out);
-	if (waitpid(f->pid, &status, 0) != f->pid)
-		die_errno(errno, "waiting for a function");
-	f->pid = 0;
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0 && parse(text, used, out);
-}
-
-void e2e_add(struct e2e_cell *c, bool good, const struct e2e_run *r)
-{
-	c->failed += !good;
-	if (!good)
-		return;
-	samples_add(&c->total, r->total);
-	for (unsigned i = 0; i < E2E_PARTS; i++)
-		samples_add(&c->part[i], r->part[i]);
+	struct fault why;
+	bool good = function_finish(f, out, &why) == 0;
+	json_decref(STEAL(out->report));
+	return good;
 }
 
 /* ---- the cases of one model ---- */
@@ -138,24 +64,6 @@ struct course {
 	char file[LAB_PATH], copy[LAB_PATH], tokens[16];
 };
 
-static void must_be_cold(const char *path)
-{
-	const char *why;
-	if (!model_make_cold(path, &why))
-		die("e2e: no number: %s (%s)", why, path);
-}
-
-static void make_warm(const char *path)
-{
-	static char block[1 << 20];
-	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : 1;
-	while (n > 0)
-		n = read(fd, block, sizeof block);
-	if (n < 0)
-		die_errno(errno, "reading %s", path);
-}
-
 /* Virtual machines lose free pages to their host after a while, and a first touch then costs a hundred times as much: as with the
  * page cache, either side finds the state that it would on a machine that is used. */
 static void warm_memory(const struct course *c)
@@ -167,10 +75,10 @@ static void warm_memory(const struct course *c)
 	munmap(p, bytes);
 }
 
-static bool run(const struct course *c, const char *device, const char *const how[], uint64_t asked_ns, struct e2e_run *out)
+static bool run(const struct course *c, const char *device, const char *const how[], uint64_t asked_ns, struct function_run *out)
 {
 	const char *args[MAX_ARGS] = {"--device", device, "--tokens", c->tokens};
-	struct e2e_function f;
+	struct function f;
 	size_t n = c->row->model->tokens ? 4 : 2;
 	for (; *how && n < MAX_ARGS - 1; how++)
 		args[n++] = *how;
@@ -183,9 +91,9 @@ static bool run(const struct course *c, const char *device, const char *const ho
 
 static void run_case(struct course *c, enum e2e_case which, const char *device, const char *const how[], uint64_t asked_ns)
 {
-	struct e2e_run r;
+	struct function_run r;
 	bool good = run(c, device, how, asked_ns, &r);
-	e2e_add(&c->row->cells[which], good, &r);
+	function_cell_add(&c->row->cells[which], good ? &r : NULL);
 }
 
 static void run_shared(struct course *c, enum e2e_case which, const struct mrm *m, const char *mode, const char *device)
@@ -197,18 +105,18 @@ static void run_shared(struct course *c, enum e2e_case which, const struct mrm *
 /* What it took, and what it would have taken with the weights there. */
 static void run_private(struct course *c, enum e2e_case which, enum e2e_case ideal, const char *device)
 {
-	struct e2e_run r;
+	struct function_run r;
 	const char *const how[] = {"--mode", "private", "--file", c->file, NULL};
 	warm_memory(c);
 	bool good = run(c, device, how, 0, &r);
 	if (which < E2E_CASES)
-		e2e_add(&c->row->cells[which], good, &r);
+		function_cell_add(&c->row->cells[which], good ? &r : NULL);
 	if (good) {
-		r.total -= r.part[E2E_OPEN] + r.part[E2E_WAIT];
-		r.part[E2E_OPEN] = r.part[E2E_WAIT] = 0;
+		r.total -= r.part[FUNCTION_OPEN] + r.part[FUNCTION_WAIT];
+		r.part[FUNCTION_OPEN] = r.part[FUNCTION_WAIT] = 0;
 	}
 	if (ideal < E2E_CASES)
-		e2e_add(&c->row->cells[ideal], good, &r);
+		function_cell_add(&c->row->cells[ideal], good ? &r : NULL);
 }
 
 static void run_remote_alone(struct course *c)
@@ -223,14 +131,14 @@ static void run_remote_alone(struct course *c)
 	if (waitpid(pid, &status, 0) != pid || status)
 		die("e2e: curl failed: see curl.log (--keep)");
 	uint64_t fetched = bench_now_ns();
-	struct e2e_run r;
+	struct function_run r;
 	bool good = run(c, "cpu", (const char *const[]){"--mode", "private", "--file", c->copy, NULL}, asked, &r);
 	if (good) { /* the process was asked for when curl was done */
 		double fetch = (double)(fetched - asked) / 1e6;
-		r.part[E2E_PROCESS] -= fetch;
-		r.part[E2E_WAIT] += fetch;
+		r.part[FUNCTION_PROCESS] -= fetch;
+		r.part[FUNCTION_WAIT] += fetch;
 	}
-	e2e_add(&c->row->cells[E2E_CASE_PRIVATE_REMOTE], good, &r);
+	function_cell_add(&c->row->cells[E2E_CASE_PRIVATE_REMOTE], good ? &r : NULL);
 	unlink(c->copy);
 }
 
@@ -249,10 +157,10 @@ static void one_round(struct course *c)
 {
 	const struct stage *s = c->s;
 	const char *name = c->row->model->name;
-	must_be_cold(c->file);
+	model_make_cold(c->file);
 	run_private(c, E2E_CASE_PRIVATE_COLD, E2E_CASES, "cpu");
 	lab_evict(s->near_conn, name, TRIMS_TIER_HOST);
-	must_be_cold(c->file);
+	model_make_cold(c->file);
 	run_shared(c, E2E_CASE_MISS_DISK, &s->near, "pipeline", "cpu");
 	trims_model *held = lab_open(s->near_conn, name, TRIMS_TIER_HOST);
 	mrm_settle(&s->near);
@@ -260,7 +168,7 @@ static void one_round(struct course *c)
 	trims_close(&held);
 	on_device(c);
 	lab_evict(s->near_conn, name, TRIMS_TIER_HOST); /* or private loads would have less memory than they have alone */
-	make_warm(c->file);
+	model_make_warm(c->file);
 	run_private(c, E2E_CASE_PRIVATE_WARM, E2E_CASE_IDEAL, "cpu");
 	lab_evict(s->far_conn, name, TRIMS_TIER_HOST);
 	lab_evict(s->far_conn, name, TRIMS_TIER_DISK);
@@ -281,14 +189,14 @@ static void measure(const struct stage *s, struct e2e_row *row)
 	lab_path(s->o, c.file, "models/%s/model.safetensors", row->model->name);
 	lab_path(s->o, c.copy, "remote/%s/model.safetensors", row->model->name);
 	lab_copy(c.file, c.copy); /* no link: pages that a server has sent cannot be dropped for a while */
-	make_warm(c.copy);
+	model_make_warm(c.copy);
 	lab_path(s->o, c.copy, "fetched");
 	lab_mkdir(c.copy);
 	zoo_write_config(row->model, c.copy);
 	lab_path(s->o, c.copy, "fetched/model.safetensors");
 	uint32_t rounds = s->o->rounds ? s->o->rounds : row->bytes > GIB ? 3 : 9;
 	snprintf(c.tokens, sizeof c.tokens, "%" PRIu32, row->model->tokens);
-	struct e2e_run warm;
+	struct function_run warm;
 	run(&c, "cpu", (const char *const[]){"--mode", "private", "--file", c.file, NULL}, 0, &warm); /* programs and libraries */
 	for (uint32_t i = 0; i < rounds; i++) {
 		lab_progress(row->model->name, i, rounds);
@@ -355,11 +263,8 @@ json_t *bench_e2e(const struct bench_options *o)
 	mrm_stop(&s.near);
 	mrm_stop(&s.far);
 	for (size_t i = 0; i < n; i++)
-		for (unsigned k = 0; k < E2E_CASES; k++) {
-			samples_fini(&rows[i].cells[k].total);
-			for (unsigned p = 0; p < E2E_PARTS; p++)
-				samples_fini(&rows[i].cells[k].part[p]);
-		}
+		for (unsigned k = 0; k < E2E_CASES; k++)
+			function_cell_fini(&rows[i].cells[k]);
 	free(rows);
 	return result;
 }

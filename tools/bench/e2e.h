@@ -5,14 +5,7 @@
 
 #include "tools/bench/lab.h"
 #include "tools/bench/zoo.h"
-
-/* Where the time of a function went, from "it is asked for" to "here is the result", in milliseconds. */
-enum e2e_part {
-#define PART(NAME, key, doc) E2E_##NAME,
-#include "tools/bench/e2e.def"
-#undef PART
-	E2E_PARTS
-};
+#include "tools/function.h"
 
 enum e2e_case {
 #define CASE(NAME, key, doc) E2E_CASE_##NAME,
@@ -21,39 +14,18 @@ enum e2e_case {
 	E2E_CASES
 };
 
-const char *e2e_part_key(unsigned part);
 const char *e2e_case_key(unsigned which);
-
-struct e2e_run {
-	double total, part[E2E_PARTS];
-	bool simulated; /* by a simulated device */
-};
-
-/* All runs of one case of one model. */
-struct e2e_cell {
-	struct samples total, part[E2E_PARTS];
-	uint32_t failed;
-};
 
 struct e2e_row {
 	const struct zoo_model *model;
 	uint64_t bytes;
 	bool simulated; /* some of it */
-	struct e2e_cell cells[E2E_CASES];
+	struct function_cell cells[E2E_CASES];
 };
 
-/* A function that was started, trims-run infer, and what it prints. */
-struct e2e_function {
-	pid_t pid; /* 0: none */
-	int out;
-	uint64_t asked_ns;
-};
-
-/* args: what follows `trims-run infer --json`, NULL at the end.  asked_ns: since when the caller waits; 0: now. */
-void e2e_start(const struct bench_options *o, struct e2e_function *f, uint64_t asked_ns, const char *const args[]);
-/* Waits for it.  False: it failed; its last words are in the lab's function.log. */
-bool e2e_finish(struct e2e_function *f, struct e2e_run *out);
-void e2e_add(struct e2e_cell *c, bool good, const struct e2e_run *r);
+/* As function_start() and function_finish(); what it writes to its standard error is in the lab's function.log. */
+void e2e_start(const struct bench_options *o, struct function *f, uint64_t asked_ns, const char *const args[]);
+bool e2e_finish(struct function *f, struct function_run *out);
 
 /* ---- e2e_report.c ---- */
 

@@ -43,7 +43,7 @@ static double plan_arrivals(struct arrival *v, size_t arrivals, struct e2e_row *
 }
 
 static void start_one(const struct bench_options *o, const struct mrm *m, const struct arrival *a, uint64_t began_ns,
-	struct e2e_function *f)
+	struct function *f)
 {
 	char tokens[16], file[LAB_PATH];
 	const char *name = a->row->model->name;
@@ -63,16 +63,16 @@ static int until_ms(const struct arrival *next, uint64_t began_ns)
 	return next ? (int)ceil(fmax(left, 0)) : -1;
 }
 
-static void watch(int epoll, struct e2e_function *f)
+static void watch(int epoll, struct function *f)
 {
 	struct epoll_event e = {.events = EPOLLIN | EPOLLHUP, .data.ptr = f};
 	ASSERT(epoll_ctl(epoll, EPOLL_CTL_ADD, f->out, &e) == 0);
 }
 
 /* It has printed its result, or ended.  Closing the pipe would not do: a child that was just forked has it, too. */
-static void collect(int epoll, struct arm *arm, struct e2e_function *f)
+static void collect(int epoll, struct arm *arm, struct function *f)
 {
-	struct e2e_run r;
+	struct function_run r;
 	ASSERT(epoll_ctl(epoll, EPOLL_CTL_DEL, f->out, NULL) == 0);
 	if (e2e_finish(f, &r))
 		samples_add(&arm->latency, r.total);
@@ -82,7 +82,7 @@ static void collect(int epoll, struct arm *arm, struct e2e_function *f)
 
 static void run_arm(const struct bench_options *o, const struct mrm *m, const struct arrival *v, size_t arrivals, struct arm *arm)
 {
-	struct e2e_function *all = calloc(arrivals, sizeof *all);
+	struct function *all = calloc(arrivals, sizeof *all);
 	uint64_t began = bench_now_ns();
 	size_t started = 0, done = 0;
 	int epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -11,7 +11,7 @@
 
 static double total_of(struct e2e_row *r, enum e2e_case which)
 {
-	struct e2e_cell *c = &r->cells[which];
+	struct function_cell *c = &r->cells[which];
 	return c->total.n ? samples_median(&c->total) : 0;
 }
 
@@ -34,11 +34,11 @@ static const struct ratio {
 	{"gpu_hit", E2E_CASE_GPU_HIT, E2E_CASE_GPU_IDEAL},
 };
 
-static json_t *cell_json(struct e2e_cell *c)
+static json_t *cell_json(struct function_cell *c)
 {
 	json_t *parts = json_object();
-	for (unsigned p = 0; p < E2E_PARTS; p++)
-		json_object_set_new(parts, e2e_part_key(p), json_real(c->total.n ? samples_median(&c->part[p]) : 0));
+	for (unsigned p = 0; p < FUNCTION_PARTS; p++)
+		json_object_set_new(parts, function_part_key(p), json_real(c->total.n ? samples_median(&c->part[p]) : 0));
 	return json_pack("{s:f,s:i,s:i,s:o}", "total_ms", c->total.n ? samples_median(&c->total) : 0.0, "runs", (int)c->total.n,
 		"failed", (int)c->failed, "parts_ms", parts);
 }
@@ -100,17 +100,17 @@ json_t *e2e_figures(struct e2e_row *rows, size_t n)
 static void write_csv(FILE *f, struct e2e_row *rows, size_t n)
 {
 	fputs("model,bytes,case,runs,failed,total_ms", f);
-	for (unsigned p = 0; p < E2E_PARTS; p++)
-		fprintf(f, ",%s_ms", e2e_part_key(p));
+	for (unsigned p = 0; p < FUNCTION_PARTS; p++)
+		fprintf(f, ",%s_ms", function_part_key(p));
 	fputc('\n', f);
 	for (size_t i = 0; i < n; i++)
 		for (unsigned k = 0; k < E2E_CASES; k++) {
-			struct e2e_cell *c = &rows[i].cells[k];
+			struct function_cell *c = &rows[i].cells[k];
 			if (!c->total.n && !c->failed)
 				continue;
 			fprintf(f, "%s,%" PRIu64 ",%s,%zu,%" PRIu32 ",%.3f", rows[i].model->name, rows[i].bytes, e2e_case_key(k), c->total.n,
 				c->failed, total_of(&rows[i], k));
-			for (unsigned p = 0; p < E2E_PARTS; p++)
+			for (unsigned p = 0; p < FUNCTION_PARTS; p++)
 				fprintf(f, ",%.3f", c->total.n ? samples_median(&c->part[p]) : 0.0);
 			fputc('\n', f);
 		}
@@ -178,27 +178,27 @@ static void write_ratios(FILE *f, struct e2e_row *rows, size_t n)
 
 static void write_bars(FILE *f, struct e2e_row *rows, size_t n)
 {
-	const char *names[E2E_PARTS];
+	const char *names[FUNCTION_PARTS];
 	struct svg_panel *panels = calloc(n, sizeof *panels);
 	struct svg_bar *all = calloc(n * E2E_CASES, sizeof *all);
-	double(*lengths)[E2E_PARTS] = calloc(n * E2E_CASES, sizeof *lengths);
-	for (unsigned p = 0; p < E2E_PARTS; p++)
-		names[p] = e2e_part_key(p);
+	double(*lengths)[FUNCTION_PARTS] = calloc(n * E2E_CASES, sizeof *lengths);
+	for (unsigned p = 0; p < FUNCTION_PARTS; p++)
+		names[p] = function_part_key(p);
 	for (size_t i = 0; i < n && panels && all && lengths; i++) {
 		struct svg_panel *b = &panels[i];
 		*b = (struct svg_panel){.title = rows[i].model->name, .bars = &all[i * E2E_CASES]};
 		for (unsigned k = 0; k < E2E_CASES; k++) {
-			struct e2e_cell *c = &rows[i].cells[k];
+			struct function_cell *c = &rows[i].cells[k];
 			double *v = lengths[i * E2E_CASES + k];
 			if (!c->total.n)
 				continue;
-			for (unsigned p = 0; p < E2E_PARTS; p++)
+			for (unsigned p = 0; p < FUNCTION_PARTS; p++)
 				v[p] = samples_median(&c->part[p]);
 			all[i * E2E_CASES + b->n_bars++] = (struct svg_bar){e2e_case_key(k), v};
 		}
 	}
 	if (panels && all && lengths)
-		svg_write_bars(f, "from asking for the process to its first result, ms", names, E2E_PARTS, panels, n);
+		svg_write_bars(f, "from asking for the process to its first result, ms", names, FUNCTION_PARTS, panels, n);
 	free(panels);
 	free(all);
 	free(lengths);

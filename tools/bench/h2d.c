@@ -95,24 +95,17 @@ static void measure_warm(struct setting *s, json_t *result)
 	samples_fini(&opens);
 }
 
-static void make_cold(const struct setting *s)
-{
-	const char *why;
-	if (!model_make_cold(s->path, &why))
-		die("h2d: no number: %s (%s)", why, s->path);
-}
-
 static void measure_cold(struct setting *s, json_t *result)
 {
 	struct samples reads = {0}, copies = {0}, opens = {0};
 	const char *how = "";
 	for (uint32_t i = 0; i < s->rounds; i++) {
-		make_cold(s);
+		model_make_cold(s->path);
 		samples_add(&reads, (double)yard_read_ns(s->path, yard_daemon_depth(), &how) / 1e9);
 		samples_add(&copies, plain_copy_s(&s->plain));
 		lab_evict(s->conn, MODEL, TRIMS_TIER_GPU);
 		lab_evict(s->conn, MODEL, TRIMS_TIER_HOST);
-		make_cold(s);
+		model_make_cold(s->path);
 		samples_add(&opens, open_s(s->conn, s->g));
 	}
 	double read = gbps(s, &reads), copy = gbps(s, &copies), ours = gbps(s, &opens);

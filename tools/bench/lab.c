@@ -4,6 +4,7 @@
 #include "shared/check.h"
 #include "shared/metrics.h"
 #include "shared/own.h"
+#include "tools/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,6 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -103,30 +103,24 @@ void lab_progress(const char *what, uint64_t done, uint64_t total)
 
 /* ---- processes ---- */
 
-void lab_become(const char *log, int out, const char *const argv[], pid_t parent)
+int lab_log(const struct bench_options *o, const char *name)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(127);
-	int err = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
-	int in = open("/dev/null", O_RDONLY);
-	dup2(in, STDIN_FILENO);
-	dup2(out < 0 ? err : out, STDOUT_FILENO);
-	dup2(err, STDERR_FILENO);
-	execvp(argv[0], (char *const *)argv);
-	dprintf(STDERR_FILENO, "%s: %s\n", argv[0], strerror(errno));
-	_exit(127);
+	char log[LAB_PATH];
+	lab_path(o, log, "%s.log", name);
+	int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	if (fd < 0)
+		die_errno(errno, "creating %s", log);
+	return fd;
 }
 
 pid_t lab_spawn(const struct bench_options *o, const char *name, const char *const argv[])
 {
-	char log[LAB_PATH];
-	lab_path(o, log, "%s.log", name);
+	OWN_FD int log = lab_log(o, name);
 	pid_t parent = getpid(), pid = fork();
 	if (pid < 0)
 		die_errno(errno, "fork");
 	if (pid == 0)
-		lab_become(log, -1, argv, parent);
+		child_become(parent, log, log, argv);
 	return pid;
 }
 

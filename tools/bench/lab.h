@@ -23,8 +23,8 @@ void lab_copy(const char *from, const char *to);
 
 /* Starts a program whose output goes to NAME.log of the lab. */
 pid_t lab_spawn(const struct bench_options *o, const char *name, const char *const argv[]);
-/* In a child of `parent`: is that program from now on, and dies with the parent.  out: its output; -1: the log, as its errors. */
-_Noreturn void lab_become(const char *log, int out, const char *const argv[], pid_t parent);
+/* NAME.log, to be added to; the caller's to close. */
+int lab_log(const struct bench_options *o, const char *name);
 
 /* The n-th core, from 0, that this process was given; -1: it has fewer. */
 int lab_core(unsigned n);
@@ -69,7 +69,8 @@ struct model_spec {
 
 /* Writes a safetensors file and sees it to the disk.  The file's bytes. */
 uint64_t model_write(const char *path, const struct model_spec *spec);
-/* Takes the file's pages out of the page cache.  False when some stayed: *why says which way would work. */
-bool model_make_cold(const char *path, const char **why);
+/* Takes the file's pages out of the page cache, or all of them in; there is no number where that cannot be. */
+void model_make_cold(const char *path);
+void model_make_warm(const char *path);
 
 #endif

@@ -10,13 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void must_be_cold(const char *path)
-{
-	const char *why;
-	if (!model_make_cold(path, &why))
-		die("load: no number: %s (%s)", why, path);
-}
-
 struct way {
 	const char *name;
 	const char *read_path;   /* what the yardstick reads */
@@ -52,11 +45,11 @@ static json_t *measure(const struct bench_options *o, const struct mrm *m, const
 	const char *how = "";
 	trims_conn *conn = lab_connect(m);
 	for (uint32_t i = 0; i < rounds + 1; i++) {
-		must_be_cold(w->read_path);
+		model_make_cold(w->read_path);
 		double a = (double)yard_read_ns(w->read_path, depth, &how) / 1e9;
-		must_be_cold(w->stored_path);
+		model_make_cold(w->stored_path);
 		double b = load_once_s(conn);
-		must_be_cold(w->stored_path);
+		model_make_cold(w->stored_path);
 		double c = (double)yard_read_ns(w->stored_path, depth, &how) / 1e9;
 		if (i > 0) { /* the first one warms up what is not under test */
 			samples_add(&plain, a);

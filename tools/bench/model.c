@@ -2,20 +2,17 @@
 #include "shared/check.h"
 #include "shared/own.h"
 #include "tools/bench/lab.h"
+#include "tools/pagecache.h"
 #include "tools/random.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <time.h>
 
 #define BLOCK_BYTES (4 * MIB)
 #define COLUMNS 1024
 #define LINE 256
-#define COLD_TRIES 100 /* two seconds: sent pages are held until they are acknowledged */
 #define HOLE_NOISE 512 /* words at its beginning: models of two seeds differ */
 
 /* Of each line of 256 bytes the first 144 are noise and the rest repeats the last noise: about 6/10 under LZ4. */
@@ -99,50 +96,16 @@ uint64_t model_write(const char *path, const struct model_spec *spec)
 	return total;
 }
 
-static uint64_t resident_pages(int fd, uint64_t bytes)
+void model_make_cold(const char *path)
 {
-	uint64_t n = 0;
-	size_t pages = (size_t)((bytes + 4095) / 4096);
-	void *p = mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, fd, 0);
-	if (p == MAP_FAILED)
-		die_errno(errno, "mapping a model file");
-	OWN_MEM unsigned char *here = malloc(pages);
-	ASSERT(here);
-	if (mincore(p, (size_t)bytes, here))
-		die_errno(errno, "mincore");
-	for (size_t i = 0; i < pages; i++)
-		n += here[i] & 1;
-	munmap(p, (size_t)bytes);
-	return n;
+	struct fault why;
+	if (pagecache_drop(path, &why))
+		die("no number: %s", why.text);
 }
 
-static void drop_all_caches(void)
+void model_make_warm(const char *path)
 {
-	OWN_FD int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
-	if (fd >= 0 && write(fd, "1", 1) < 0)
-		return; /* the caller counts what is left */
-}
-
-bool model_make_cold(const char *path, const char **why)
-{
-	static char text[128];
-	struct stat st;
-	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st))
-		die_errno(errno, "opening %s", path);
-	fdatasync(fd);
-	for (int i = 0; i < COLD_TRIES; i++) { /* a page that somebody just let go of stays at first */
-		if (i)
-			nanosleep(&(struct timespec){.tv_nsec = 20 * (long)NS_PER_MS}, NULL);
-		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-		if (resident_pages(fd, (uint64_t)st.st_size) == 0)
-			return true;
-		drop_all_caches();
-		if (resident_pages(fd, (uint64_t)st.st_size) == 0)
-			return true;
-	}
-	snprintf(text, sizeof text, "%" PRIu64 " of its pages stay in the page cache%s", resident_pages(fd, (uint64_t)st.st_size),
-		geteuid() == 0 ? " even after drop_caches" : ", and dropping them all needs root");
-	*why = text;
-	return false;
+	struct fault why;
+	if (pagecache_fill(path, &why))
+		die("no number: %s", why.text);
 }
