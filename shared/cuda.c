@@ -10,33 +10,50 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Strings stand one behind the other and not in the tables: every pointer would be a relocation in every client, three times the
+ * size of what it points to. */
 static const struct {
-	cu_result result;
+	uint16_t result;
 	bool lost;
-	const char *name, *text;
 } results[] = {
 #define PLAIN false
 #define LOST true
-#define CU_RESULT(number, name_, lost_, text_) {number, lost_, "CUDA_ERROR_" #name_, text_},
+#define CU_RESULT(number, name_, lost_, text_) {number, lost_},
 #include "shared/cuda.def"
 #undef PLAIN
 #undef LOST
 };
 
+static const char result_strings[] = /* two for each: its name, and what that means */
+#define CU_RESULT(number, name_, lost_, text_) "CUDA_ERROR_" #name_ "\0" text_ "\0"
+#include "shared/cuda.def"
+	;
+
 /* One for each entry of the table; `at` is where its pointer goes. */
 static const struct {
-	const char *name;
-	size_t at;
-	int version;
+	uint16_t at, version;
 	bool required;
 } entries[] = {
 #define REQUIRED true
 #define OPTIONAL false
-#define CU(field, name_, symbol, version_, need, arguments) {#name_, offsetof(struct cuda, field), version_, need},
+#define CU(field, name_, symbol, version_, need, arguments) {offsetof(struct cuda, field), version_, need},
 #include "shared/cuda.def"
 #undef REQUIRED
 #undef OPTIONAL
 };
+_Static_assert(sizeof(struct cuda) <= UINT16_MAX, "see `at`");
+
+static const char entry_names[] =
+#define CU(field, name_, symbol, version_, need, arguments) #name_ "\0"
+#include "shared/cuda.def"
+	;
+
+static const char *string_at(const char *strings, size_t i)
+{
+	while (i--)
+		strings += strlen(strings) + 1;
+	return strings;
+}
 
 static size_t find_result(cu_result result)
 {
@@ -55,7 +72,7 @@ const char *cuda_name(const struct cuda *cu, cu_result result)
 	if (result == CU_OK)
 		return "CUDA_SUCCESS";
 	if (i < ARRAY_LEN(results))
-		return results[i].name;
+		return string_at(result_strings, 2 * i);
 	if (cu && cu->get_error_name && cu->get_error_name(result, &name) == CU_OK && name)
 		return name;
 	return "unknown CUDA error";
@@ -69,7 +86,7 @@ const char *cuda_text(const struct cuda *cu, cu_result result)
 	if (result == CU_OK)
 		return "no error";
 	if (i < ARRAY_LEN(results))
-		return results[i].text;
+		return string_at(result_strings, 2 * i + 1);
 	if (cu && cu->get_error_string && cu->get_error_string(result, &text) == CU_OK && text)
 		return text;
 	return "the driver gives no explanation";
@@ -136,16 +153,18 @@ static cu_result find(const struct cuda *cu, const char *name, int version, void
 
 static int find_entries(struct cuda *cu, struct fault *why)
 {
-	for (size_t i = 0; i < ARRAY_LEN(entries); i++) {
+	const char *name = entry_names;
+
+	for (size_t i = 0; i < ARRAY_LEN(entries); i++, name += strlen(name) + 1) {
 		void *found, **at = (void **)((char *)cu + entries[i].at);
-		cu_result r = find(cu, entries[i].name, entries[i].version, &found);
+		cu_result r = find(cu, name, entries[i].version, &found);
 
 		if (r)
 			return no_gpu_result(why, cu, "cuGetProcAddress", r);
 		if (!found && entries[i].required) {
 			fault_set(why, TRIMS_E_NO_TIER,
 				"%s: the driver (for CUDA %d.%d) lacks %s as of CUDA %d.%d: it is too old", cu->path,
-				cu->driver_version / 1000, cu->driver_version % 1000 / 10, entries[i].name,
+				cu->driver_version / 1000, cu->driver_version % 1000 / 10, name,
 				entries[i].version / 1000, entries[i].version % 1000 / 10);
 			return -ENODEV;
 		}
