@@ -126,14 +126,15 @@ class Model:
 # ---- BERT and RoBERTa
 
 class Bert(Model):
-    def __init__(self, rng, dtype='F32', kind='bert', prefix='', old_names=False, act='gelu', layers=None, hidden=None):
+    def __init__(self, rng, dtype='F32', kind='bert', prefix='', old_names=False, act='gelu', layers=None, hidden=None,
+                 words=None):
         heads = rng.choice((1, 2, 3, 4))
         hidden = hidden or heads * rng.choice((4, 8, 12))
         while hidden % heads:
             heads -= 1
         config = {'model_type': kind, 'hidden_size': hidden, 'num_attention_heads': heads,
                   'num_hidden_layers': layers or rng.randint(1, 3), 'intermediate_size': rng.randint(5, 70),
-                  'vocab_size': rng.randint(30, 90), 'max_position_embeddings': rng.randint(24, 40),
+                  'vocab_size': words or rng.randint(30, 90), 'max_position_embeddings': rng.randint(24, 40),
                   'type_vocab_size': 1 if kind == 'roberta' else 2, 'hidden_act': act, 'layer_norm_eps': 1e-5,
                   'pad_token_id': 1 if kind == 'roberta' else 0}
         super().__init__(rng, config, dtype)
@@ -178,13 +179,13 @@ class Bert(Model):
 # ---- GPT-2
 
 class Gpt2(Model):
-    def __init__(self, rng, dtype='F32', prefix='', own_head=False, layers=None, hidden=None):
+    def __init__(self, rng, dtype='F32', prefix='', own_head=False, layers=None, hidden=None, words=None):
         heads = rng.choice((1, 2, 3))
         hidden = hidden or heads * rng.choice((4, 8, 12))
         while hidden % heads:
             heads -= 1
         config = {'model_type': 'gpt2', 'n_embd': hidden, 'n_head': heads, 'n_layer': layers or rng.randint(1, 3),
-                  'n_positions': rng.randint(24, 40), 'vocab_size': rng.randint(40, 150), 'n_inner': None,
+                  'n_positions': rng.randint(24, 40), 'vocab_size': words or rng.randint(40, 150), 'n_inner': None,
                   'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5, 'eos_token_id': None}
         if own_head:
             config['tie_word_embeddings'] = False

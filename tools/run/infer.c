@@ -41,6 +41,8 @@ struct infer {
 	struct pass first;
 	uint64_t asked_ns;       /* by clock_ns(), when the model was asked for */
 	json_t *layers;          /* of the first pass; NULL: not wanted, or not yet */
+	json_t *texts;           /* what the generated tokens say, each input's; NULL: the input was no text */
+	struct fault no_text;    /* why not, where it was one */
 };
 
 /* ---- running ---- */
@@ -149,6 +151,23 @@ static int run_all(struct infer *f, struct fault *why)
 	return 0;
 }
 
+/* A model may have more tokens than its vocabulary: those have no text, which is no reason to keep the tokens back. */
+static void read_back(struct infer *f)
+{
+	if (f->s.net->output != NET_NEXT_TOKEN || !f->in.tokenizer)
+		return;
+	f->texts = json_array();
+	for (uint32_t i = 0; f->texts && i < f->in.n; i++) {
+		OWN_MEM char *text = NULL;
+		size_t bytes;
+		if (tokenizer_decode(f->in.tokenizer, f->tokens + (size_t)i * f->r->generate, f->generated, &text, &bytes, &f->no_text)) {
+			json_decref(STEAL(f->texts));
+			return;
+		}
+		json_array_append_new(f->texts, json_stringn(text, bytes));
+	}
+}
+
 /* ---- preparing ---- */
 
 static int check_options(const struct infer *f, struct fault *why)
@@ -215,6 +234,7 @@ static void finish(struct infer *f)
 	free(f->tokens);
 	free(f->repeats);
 	json_decref(f->layers);
+	json_decref(f->texts);
 	XXH3_freeState(f->hash);
 }
 
@@ -235,6 +255,8 @@ static json_t *tell_notes(const struct infer *f)
 	if (f->not_finite)
 		json_array_append_new(notes, json_sprintf("not-finite: %" PRIu64 " values that the model computed are no finite numbers",
 			f->not_finite));
+	if (f->no_text.text[0])
+		json_array_append_new(notes, json_sprintf("no-text: %s", f->no_text.text));
 	return notes;
 }
 
@@ -264,6 +286,8 @@ static json_t *tell_one(const struct infer *f, uint32_t i)
 		for (uint32_t k = 0; k < f->generated; k++)
 			json_array_append_new(tokens, json_integer(f->tokens[(size_t)i * f->r->generate + k]));
 		json_object_set_new(j, "tokens", tokens);
+		if (f->texts)
+			json_object_set(j, "text", json_array_get(f->texts, i));
 		return j;
 	}
 	if (net->output == NET_CLASSES) {
@@ -357,6 +381,11 @@ static void print_result(const struct infer *f, const json_t *one)
 		char *tokens = json_dumps(json_object_get(one, "tokens"), JSON_COMPACT);
 		printf("tokens %s\n", tokens ? tokens : "?");
 		free(tokens);
+		if (json_object_get(one, "text")) {
+			fputs("text ", stdout);
+			text_put_clean(stdout, json_string_value(json_object_get(one, "text")));
+			putchar('\n');
+		}
 	} else if (f->s.net->output == NET_CLASSES) {
 		printf("class %d, score %.4f  ", (int)json_integer_value(json_object_get(one, "class")),
 			real_or_nan(json_object_get(one, "score")));
@@ -395,9 +424,12 @@ int run_infer(struct run *r)
 	if (!e)
 		e = run_all(&f, &why);
 	if (!e) {
+		read_back(&f);
 		json_t *j = tell(&f);
 		if (f.not_finite)
 			fprintf(stderr, "trims-run: not-finite: %" PRIu64 " values that the model computed are no finite numbers\n", f.not_finite);
+		if (f.no_text.text[0])
+			fprintf(stderr, "trims-run: no-text: %s\n", f.no_text.text);
 		if (r->given & OPT_json)
 			run_print_json(j);
 		else

@@ -6,7 +6,6 @@
 #include "shared/own.h"
 #include "tools/random.h"
 #include "tools/run/npy.h"
-#include "tools/run/wordpiece.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@ void input_fini(struct input *in)
 	free(in->tokens);
 	free(in->lengths);
 	free(in->image);
+	tokenizer_free(&in->tokenizer);
 	*in = (struct input){0};
 }
 
@@ -112,7 +112,9 @@ static int make_text(const struct net *net, const struct catalog *catalog, const
 	uint32_t t;
 	if (!tokens)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the input");
-	int r = wordpiece_encode(catalog, o->text, MIN(net->max_tokens, MAX_TEXT_TOKENS), tokens, &t, why);
+	int r = tokenizer_open(catalog, net->family, &out->tokenizer, why);
+	if (!r)
+		r = tokenizer_encode(out->tokenizer, o->text, MIN(net->max_tokens, MAX_TEXT_TOKENS), tokens, &t, why);
 	for (uint32_t i = 0; !r && i < t; i++)
 		if ((uint32_t)tokens[i] >= net->vocabulary)
 			r = fault_set(why, TRIMS_E_BAD_MODEL, "the vocabulary has more words than the model");

@@ -1,15 +1,16 @@
 /* input.h - what is put into a model: numbers, files, random ones, text.
- * Thread: any.  Owns its arrays; input_fini() frees them. */
+ * Thread: any.  Owns its arrays and its tokenizer, which wants the catalog; input_fini() frees them. */
 #ifndef TOOLS_RUN_INPUT_H
 #define TOOLS_RUN_INPUT_H
 
-#include "tools/run/net.h"
+#include "tools/run/tokenizer.h"
 
 struct input {
 	uint32_t n, t;     /* inputs, and tokens of the longest (images: 1) */
 	int32_t *tokens;   /* [n][t], padded with zeros */
 	int32_t *lengths;  /* [n] */
 	float *image;      /* [n][channels][pixels][pixels] */
+	struct tokenizer *tokenizer; /* what made tokens of a text; NULL: it was no text */
 };
 
 struct input_options {

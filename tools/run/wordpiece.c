@@ -4,6 +4,7 @@
 #include "tools/run/wordpiece.h"
 
 #include "shared/own.h"
+#include "tools/run/vocab.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -11,100 +12,45 @@
 #include <utf8proc.h>
 
 #define MAX_WORD_CHARS 100 /* a longer one is unknown */
-#define MAX_WORDS (1u << 24)
 
-struct entry {
-	const char *text; /* in `words` or the JSON, not NUL-terminated; NULL: free */
-	uint32_t bytes;
-	int32_t token;
-};
-
-struct vocabulary {
-	json_t *json; /* of tokenizer.json; NULL: words are vocab.txt's */
-	struct entry *entries;
-	uint32_t mask, n;
+struct wordpiece {
+	struct vocab vocab;
 	bool keeps_case;
 	int32_t unknown, begin, end;
 };
 
 /* ---- the vocabulary ---- */
 
-/* FNV-1a (Fowler, Noll, Vo), over prefix and text as if they were one. */
-static uint32_t hash(const char *prefix, const char *text, size_t bytes)
-{
-	uint32_t h = 2166136261u;
-	for (; *prefix; prefix++)
-		h = (h ^ (uint8_t)*prefix) * 16777619u;
-	for (size_t i = 0; i < bytes; i++)
-		h = (h ^ (uint8_t)text[i]) * 16777619u;
-	return h;
-}
-
-static int32_t find(const struct vocabulary *v, const char *prefix, const char *text, size_t bytes)
-{
-	size_t before = strlen(prefix);
-	for (uint32_t i = hash(prefix, text, bytes) & v->mask;; i = (i + 1) & v->mask) {
-		const struct entry *e = &v->entries[i];
-		if (!e->text)
-			return -1;
-		if (e->bytes == before + bytes && memcmp(e->text, prefix, before) == 0 &&
-			memcmp(e->text + before, text, bytes) == 0)
-			return e->token;
-	}
-}
-
-/* The last one of equal words counts, as in a Python dictionary. */
-static void add(struct vocabulary *v, const char *text, size_t bytes, int32_t token)
-{
-	uint32_t i = hash("", text, bytes) & v->mask;
-	while (v->entries[i].text && (v->entries[i].bytes != bytes || memcmp(v->entries[i].text, text, bytes) != 0))
-		i = (i + 1) & v->mask;
-	v->entries[i] = (struct entry){text, (uint32_t)bytes, token};
-}
-
-static int make_room(struct vocabulary *v, size_t words, struct fault *why)
-{
-	size_t size = 64;
-	while (size < 2 * words)
-		size *= 2;
-	v->entries = words <= MAX_WORDS ? calloc(size, sizeof *v->entries) : NULL;
-	v->mask = (uint32_t)size - 1;
-	return v->entries ? 0 : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a vocabulary of %zu words", words);
-}
-
-static int read_lines(struct vocabulary *v, const char *text, size_t bytes, struct fault *why)
+static int read_lines(struct wordpiece *v, const char *text, size_t bytes, struct fault *why)
 {
 	size_t lines = 1;
 	for (size_t i = 0; i < bytes; i++)
 		lines += text[i] == '\n';
-	if (make_room(v, lines, why))
+	if (vocab_init(&v->vocab, lines, why))
 		return -EPROTO;
 	int32_t token = 0;
 	for (const char *at = text, *end = text + bytes; at < end; token++) {
 		const char *stop = memchr(at, '\n', (size_t)(end - at));
 		stop = stop ? stop : end;
 		size_t n = (size_t)(stop - at);
-		add(v, at, n && at[n - 1] == '\r' ? n - 1 : n, token);
+		vocab_add(&v->vocab, at, n && at[n - 1] == '\r' ? n - 1 : n, token);
 		at = stop + 1;
 	}
 	return 0;
 }
 
-static int read_json(struct vocabulary *v, struct fault *why)
+static int read_json(struct wordpiece *v, const json_t *json, struct fault *why)
 {
-	json_t *model = json_object_get(v->json, "model"), *words = json_object_get(model, "vocab"), *value;
-	const char *type = json_string_value(json_object_get(model, "type")), *key;
-	if (!json_is_object(words) || (type && strcmp(type, "WordPiece") != 0))
-		return fault_set(why, TRIMS_E_UNSUPPORTED, "tokenizer.json is not of the kind WordPiece: give token numbers instead");
-	if (make_room(v, json_object_size(words), why))
+	const json_t *words = json_object_get(json_object_get(json, "model"), "vocab");
+	if (!json_is_object(words))
+		return fault_set(why, TRIMS_E_BAD_MODEL, "tokenizer.json has no vocabulary");
+	v->keeps_case = json_is_false(json_object_get(json_object_get(json, "normalizer"), "lowercase"));
+	if (vocab_init(&v->vocab, json_object_size(words), why))
 		return -EPROTO;
-	json_object_foreach(words, key, value)
-		add(v, key, strlen(key), (int32_t)json_integer_value(value));
-	v->keeps_case = json_is_false(json_object_get(json_object_get(v->json, "normalizer"), "lowercase"));
-	return 0;
+	return vocab_add_json(&v->vocab, words, "tokenizer.json", why);
 }
 
-static void read_case(struct vocabulary *v, const struct catalog *catalog)
+static void read_case(struct wordpiece *v, const struct catalog *catalog)
 {
 	const void *text;
 	size_t bytes;
@@ -117,29 +63,44 @@ static void read_case(struct vocabulary *v, const struct catalog *catalog)
 	json_decref(config);
 }
 
-static int read_vocabulary(struct vocabulary *v, const struct catalog *catalog, struct fault *why)
+static int read_vocabulary(struct wordpiece *v, const struct catalog *catalog, const json_t *json, struct fault *why)
 {
 	const void *text;
 	size_t bytes;
 	int r;
-	if (catalog->file(catalog, "vocab.txt", &text, &bytes) == 0) {
+	if (json)
+		r = read_json(v, json, why);
+	else if (catalog->file(catalog, "vocab.txt", &text, &bytes) == 0)
 		r = read_lines(v, text, bytes, why);
-	} else if (catalog->file(catalog, "tokenizer.json", &text, &bytes) == 0) {
-		v->json = json_loadb(text, bytes, 0, NULL);
-		r = read_json(v, why);
-	} else {
-		return fault_set(why, TRIMS_E_UNSUPPORTED, "neither vocab.txt nor tokenizer.json travels with the model: give token "
-			"numbers instead of text");
-	}
+	else
+		r = fault_set(why, TRIMS_E_BAD_MODEL, "vocab.txt cannot be read");
 	if (r)
 		return r;
 	read_case(v, catalog);
-	v->unknown = find(v, "", "[UNK]", 5);
-	v->begin = find(v, "", "[CLS]", 5);
-	v->end = find(v, "", "[SEP]", 5);
+	v->unknown = vocab_find(&v->vocab, "[UNK]", 5);
+	v->begin = vocab_find(&v->vocab, "[CLS]", 5);
+	v->end = vocab_find(&v->vocab, "[SEP]", 5);
 	if (v->unknown < 0 || v->begin < 0 || v->end < 0)
 		return fault_set(why, TRIMS_E_BAD_MODEL, "the vocabulary lacks [UNK], [CLS] or [SEP]");
 	return 0;
+}
+
+int wordpiece_open(const struct catalog *catalog, const json_t *json, struct wordpiece **out, struct fault *why)
+{
+	struct wordpiece *v = calloc(1, sizeof *v);
+	int r = v ? read_vocabulary(v, catalog, json, why) : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a vocabulary");
+	if (r)
+		wordpiece_free(&v);
+	*out = v;
+	return r;
+}
+
+void wordpiece_free(struct wordpiece **wordpiece)
+{
+	if (*wordpiece)
+		vocab_fini(&(*wordpiece)->vocab);
+	free(*wordpiece);
+	*wordpiece = NULL;
 }
 
 /* ---- characters ---- */
@@ -178,7 +139,7 @@ static bool is_ideograph(int32_t c)
 /* ---- words to pieces ---- */
 
 struct encoder {
-	const struct vocabulary *v;
+	const struct wordpiece *v;
 	int32_t *tokens;
 	uint32_t n, most; /* most: without [SEP] */
 	char *word;       /* the one that is being collected */
@@ -212,7 +173,7 @@ static void end_word(struct encoder *e)
 	for (size_t at = 0; at < bytes; prefix = "##") {
 		size_t n = bytes - at;
 		int32_t token = -1;
-		while (n > 0 && (token = find(e->v, prefix, e->word + at, n)) < 0)
+		while (n > 0 && (token = vocab_find_pair(&e->v->vocab, prefix, strlen(prefix), e->word + at, n)) < 0)
 			n = shorter(e->word + at, n);
 		if (n == 0) { /* one piece unknown: all of the word is */
 			e->n = before;
@@ -268,7 +229,7 @@ static size_t take_special(struct encoder *e, const char *text)
 	static const char *const specials[] = {"[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]"};
 	for (size_t i = 0; *text == '[' && i < ARRAY_LEN(specials); i++) {
 		size_t n = strlen(specials[i]);
-		int32_t token = strncmp(text, specials[i], n) == 0 ? find(e->v, "", text, n) : -1;
+		int32_t token = strncmp(text, specials[i], n) == 0 ? vocab_find(&e->v->vocab, text, n) : -1;
 		if (token >= 0) {
 			end_word(e);
 			emit(e, token);
@@ -300,18 +261,13 @@ static int encode(struct encoder *e, const char *text, struct fault *why)
 	return 0;
 }
 
-int wordpiece_encode(const struct catalog *catalog, const char *text, uint32_t most, int32_t *tokens, uint32_t *t,
+int wordpiece_encode(const struct wordpiece *wordpiece, const char *text, uint32_t most, int32_t *tokens, uint32_t *t,
 	struct fault *why)
 {
-	struct vocabulary v = {0};
 	/* A decomposition has at most 18 characters (Unicode's own bound) of at most 4 bytes for each of the text. */
 	OWN_MEM char *word = malloc(72 * strlen(text) + 8);
-	struct encoder e = {.v = &v, .tokens = tokens, .most = MAX(most, 3u) - 1, .word = word};
-	int r = word ? read_vocabulary(&v, catalog, why) : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the text");
-	if (!r)
-		r = encode(&e, text, why);
+	struct encoder e = {.v = wordpiece, .tokens = tokens, .most = MAX(most, 3u) - 1, .word = word};
+	int r = word ? encode(&e, text, why) : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the text");
 	*t = e.n;
-	free(v.entries);
-	json_decref(v.json);
 	return r;
 }
