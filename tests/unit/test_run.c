@@ -4,8 +4,11 @@
 #include "tools/run/cpu.h"
 #include "tools/run/npy.h"
 
+#include <cblas.h>
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -23,6 +26,35 @@ START_TEST(shares_are_all_of_it_once_and_in_order)
 				}
 				ck_assert_uint_eq(next, n);
 			}
+}
+END_TEST
+
+static int tasks(void)
+{
+	int n = 0;
+	DIR *d = opendir("/proc/self/task");
+	ck_assert_ptr_nonnull(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n - 2; /* . and .. */
+}
+
+START_TEST(the_librarys_own_threads_end)
+{
+	const struct backend_options one = {.threads = 1};
+	struct backend *b;
+	struct fault why;
+	if (openblas_get_parallel() != OPENBLAS_THREAD)
+		return;
+	int before = tasks();
+	openblas_set_num_threads(before + 2); /* those that it has had since it was loaded, did fork() not end them */
+	ck_assert_int_gt(tasks(), before);
+	ck_assert_int_eq(backend_cpu.open(&one, &b, &why), 0);
+	for (int looks = 0; tasks() > before && looks < 2000; looks++)
+		poll(NULL, 0, 1); /* a thread that was waited for may be listed for a moment */
+	ck_assert_int_le(tasks(), before);
+	backend_cpu.close(b);
 }
 END_TEST
 
@@ -120,7 +152,7 @@ END_TEST
 
 static void parts(Suite *s)
 {
-	UNIT_CASE(s, "threads", shares_are_all_of_it_once_and_in_order, each_part_is_done_once_a_loop);
+	UNIT_CASE(s, "threads", shares_are_all_of_it_once_and_in_order, each_part_is_done_once_a_loop, the_librarys_own_threads_end);
 	UNIT_CASE(s, "numbers", every_half_becomes_its_float, arrays_are_what_their_header_says);
 }
 
