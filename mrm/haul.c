@@ -68,8 +68,6 @@ static struct trace_load *trace_of(struct haul *t)
 
 /* ---- chunks ---- */
 
-#define UPLOAD_WINDOW 8 /* chunks that a submitter has to choose its next piece from */
-
 static size_t window_of(const struct haul *t)
 {
 	const struct daemon *d = t->daemon;
@@ -79,8 +77,6 @@ static size_t window_of(const struct haul *t)
 		return pool_threads(d->read) * d->config->read_depth + 2;
 	case WAY_HOST_DISK:
 		return pool_threads(d->write) + 1;
-	case WAY_HOST_GPU:
-		return UPLOAD_WINDOW;
 	default:
 		return pool_threads(d->net) + 2;
 	}
@@ -160,11 +156,11 @@ static const struct haul *leader_of(const struct haul *t)
 /* Whether the chunk has to be moved at all, and may be now. */
 enum readiness { CHUNK_SKIP, CHUNK_WAIT, CHUNK_GO };
 
-/* Not on record: the load it came with has failed, and this one is about to be cancelled. */
-static bool is_on_host(const struct holding *img, uint32_t chunk)
+bool haul_finds_on_host(const struct haul *t, uint32_t chunk)
 {
 	struct hash128 ignored;
-	return holding_host(img)->readable[chunk] && holding_chunk_hash(img, chunk, &ignored);
+	/* Not on record: the load it came with has failed, and this one is about to be cancelled. */
+	return holding_host(t->image)->readable[chunk] && holding_chunk_hash(t->image, chunk, &ignored);
 }
 
 static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
@@ -181,47 +177,33 @@ static enum readiness chunk_readiness(const struct haul *t, uint32_t chunk)
 	}
 	if (fills_host(t))
 		return CHUNK_GO;
-	if (t->way == WAY_HOST_GPU) {
-		if (img->copies[t->to]->landed[chunk])
-			return CHUNK_SKIP;
-		return is_on_host(img, chunk) && upload_may_go(t, chunk) ? CHUNK_GO : CHUNK_WAIT;
-	}
 	bool anew = t->gaps && holding_layout(img)->gap_bytes;
 	if (disk_image_has(img->stored, chunk) && !anew)
 		return CHUNK_SKIP;
-	if (t->way == WAY_HOST_DISK && !is_on_host(img, chunk))
+	if (t->way == WAY_HOST_DISK && !haul_finds_on_host(t, chunk))
 		return CHUNK_WAIT;
 	return CHUNK_GO;
 }
 
-/* The chunk that is the i-th to be moved. */
-static uint32_t chunk_at(const struct haul *t, uint32_t i)
+void haul_chunk_was_there(struct haul *t, uint32_t chunk)
 {
-	return t->order ? t->order[i] : i;
+	struct trace_load *l = trace_of(t);
+	if (l)
+		l->chunks_resumed++;
+	t->done_bytes += layout_chunk(holding_layout(t->image), chunk).bytes;
 }
 
 static void submit_window(struct haul *t)
 {
 	uint32_t n = holding_layout(t->image)->n_chunks;
 	while (t->next < n && t->outstanding < window_of(t)) {
-		uint32_t chunk = chunk_at(t, t->next);
-		if (t->way == WAY_HOST_GPU && !segment_wants(t->image->copies[t->to], chunk)) {
-			t->next++;
-			continue;
-		}
+		uint32_t chunk = haul_chunk_at(t, t->next);
 		enum readiness r = chunk_readiness(t, chunk);
 		if (r == CHUNK_WAIT)
 			return;
 		t->next++;
 		if (r == CHUNK_SKIP) {
-			struct trace_load *l = trace_of(t);
-			if (l)
-				l->chunks_resumed++;
-			t->done_bytes += layout_chunk(holding_layout(t->image), chunk).bytes;
-			continue;
-		}
-		if (t->way == WAY_HOST_GPU) {
-			upload_submit(t, chunk);
+			haul_chunk_was_there(t, chunk);
 			continue;
 		}
 		enum chunk_how how = how_for(t, chunk);
@@ -426,7 +408,8 @@ static void chunk_done(struct job *job)
 static bool all_chunks_in(const struct haul *t)
 {
 	uint32_t n = holding_layout(t->image)->n_chunks;
-	if (t->next < n || t->outstanding)
+	bool begun = t->way == WAY_HOST_GPU ? upload_has_begun_all(t) : t->next == n;
+	if (!begun || t->outstanding)
 		return false;
 	return !t->sha || sha_check_complete(t->sha);
 }
@@ -439,6 +422,8 @@ void haul_advance(struct haul *t)
 	if (!haul_is_over(t)) {
 		if (needs_stream(t))
 			submit_stream(t);
+		else if (t->way == WAY_HOST_GPU)
+			upload_advance(t);
 		else
 			submit_window(t);
 	}

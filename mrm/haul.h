@@ -33,7 +33,7 @@ struct haul {
 	uint64_t deadline;
 	uint32_t user;             /* who is charged with its bytes on a device's link; CACHE_NOBODY */
 	uint32_t *order;           /* [n_chunks] by a plan; NULL: in image order */
-	uint32_t next;             /* in that order, the first chunk not yet given to a job */
+	uint32_t next;             /* in that order, the first chunk not yet given to a job; not of WAY_HOST_GPU */
 	uint32_t outstanding;      /* jobs */
 	uint32_t done;             /* chunks finished */
 	uint64_t done_bytes;
@@ -64,6 +64,15 @@ void haul_kick_readers(const struct holding *img, uint8_t tier);
 /* First failure wins; later ones are consequences. */
 void haul_fail(struct haul *t, const struct fault *why);
 bool haul_is_over(const struct haul *t); /* cancelled or failed */
+/* The chunk that is the i-th to be moved. */
+static inline uint32_t haul_chunk_at(const struct haul *t, uint32_t i)
+{
+	return t->order ? t->order[i] : i;
+}
+/* Whether the host copy has the chunk, for one that goes from there. */
+bool haul_finds_on_host(const struct haul *t, uint32_t chunk);
+/* The chunk need not be moved: it landed in an earlier haul that was broken off. */
+void haul_chunk_was_there(struct haul *t, uint32_t chunk);
 /* Submits what the window allows, or moves to the next stage. */
 void haul_advance(struct haul *t);
 /* A landed chunk that nothing else has to check. */

@@ -12,9 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define WINDOW 8 /* chunks that a submitter has to choose its next piece from */
+
 struct upload {
 	uint32_t device;
 	struct gpu_flow *flow; /* NULL: nothing was left to move */
+	uint32_t *chunk;       /* [n] to be moved, in the order of the haul */
+	uint32_t next, n;
 	bool joined;           /* reads the host copy's pins */
 	bool filled;           /* nothing brings the host copy any more */
 };
@@ -25,13 +29,26 @@ struct up_chunk {
 	uint32_t number;
 };
 
-static uint64_t bytes_left(const struct haul *t)
+/* Which chunks there are to move is settled: nobody else fills the copy meanwhile, and it wants no others.  Returns their bytes. */
+static uint64_t gather(struct haul *t)
 {
 	const struct layout *l = holding_layout(t->image);
 	const struct segment *to = t->image->copies[t->to];
+	struct upload *u = t->upload;
 	uint64_t sum = 0;
-	for (uint32_t c = 0; c < l->n_chunks; c++)
-		sum += to->landed[c] || !segment_wants(to, c) ? 0 : layout_chunk(l, c).bytes;
+	u->chunk = calloc(MAX(l->n_chunks, 1u), sizeof *u->chunk);
+	ASSERT(u->chunk);
+	for (uint32_t i = 0; i < l->n_chunks; i++) {
+		uint32_t c = haul_chunk_at(t, i);
+		if (!segment_wants(to, c))
+			continue;
+		if (to->landed[c]) {
+			haul_chunk_was_there(t, c);
+			continue;
+		}
+		u->chunk[u->n++] = c;
+		sum += layout_chunk(l, c).bytes;
+	}
 	return sum;
 }
 
@@ -58,7 +75,7 @@ void upload_begin(struct haul *t)
 		return;
 	}
 	struct gpu_flow_options o = {.device = u->device, .direction = GPU_H2D, .class = t->class, .deadline = t->deadline,
-		.user = t->user, .source = source_of(t), .bytes = bytes_left(t), .label = holding_label(t->image)};
+		.user = t->user, .source = source_of(t), .bytes = gather(t), .label = holding_label(t->image)};
 	if (o.bytes && gpu_flow_new(&u->flow, d->links, &o, &why)) {
 		haul_fail(t, &why);
 		return;
@@ -67,9 +84,12 @@ void upload_begin(struct haul *t)
 	u->joined = true;
 }
 
-bool upload_may_go(const struct haul *t, uint32_t chunk)
+/* Its bytes are there, in memory that a device reads from, or that never will be such. */
+static bool may_go(const struct haul *t, uint32_t chunk)
 {
 	const struct segment *host = holding_host(t->image);
+	if (!haul_finds_on_host(t, chunk))
+		return false;
 	if (gpu_pins_look(host, chunk) != GPU_PIN_WAIT)
 		return true;
 	gpu_pins_want(host, chunk);
@@ -89,7 +109,7 @@ static void up_done(struct job *job)
 	engine_pump(d);
 }
 
-void upload_submit(struct haul *t, uint32_t chunk)
+static void submit(struct haul *t, uint32_t chunk)
 {
 	const struct layout *l = holding_layout(t->image);
 	struct segment *host = holding_host(t->image);
@@ -109,6 +129,18 @@ void upload_submit(struct haul *t, uint32_t chunk)
 	}
 	t->outstanding++;
 	gpu_flow_submit(t->upload->flow, &c->chunk);
+}
+
+void upload_advance(struct haul *t)
+{
+	struct upload *u = t->upload;
+	while (u->next < u->n && t->outstanding < WINDOW && may_go(t, u->chunk[u->next]))
+		submit(t, u->chunk[u->next++]);
+}
+
+bool upload_has_begun_all(const struct haul *t)
+{
+	return t->upload->next == t->upload->n;
 }
 
 void upload_reclass(struct haul *t)
@@ -134,5 +166,6 @@ void upload_end(struct haul *t)
 	if (u->joined)
 		gpu_pins_leave(t->image, u->device);
 	gpu_flow_free(&u->flow);
+	free(u->chunk);
 	free(u);
 }

@@ -9,10 +9,10 @@ struct upload;
 
 /* Fails the haul when the device is lost or its link has too many transfers. */
 void upload_begin(struct haul *t);
-/* Whether the chunk's memory is where a device reads from, or never will be. */
-bool upload_may_go(const struct haul *t, uint32_t chunk);
-/* Comes home through haul_chunk_up(). */
-void upload_submit(struct haul *t, uint32_t chunk);
+/* Begins what can be begun; chunks come home through haul_chunk_up(). */
+void upload_advance(struct haul *t);
+/* No chunk is left that was not begun. */
+bool upload_has_begun_all(const struct haul *t);
 void upload_reclass(struct haul *t);
 /* What has not been begun comes home at once. */
 void upload_cancel(struct haul *t);
