@@ -416,6 +416,37 @@ int linksched_ready(struct linksched *s, uint64_t now, uint64_t id, uint64_t byt
 	return 0;
 }
 
+void flow_uncap(struct linksched *s, struct flow *f)
+{
+	f->capped_ns += f->capped_since ? s->now - f->capped_since : 0;
+	f->capped_since = 0;
+}
+
+int linksched_resize(struct linksched *s, uint64_t now, uint64_t id, uint64_t bytes, struct linksched_flow_view *last)
+{
+	sched_at(s, now);
+	struct flow *f = flow_get(s, id);
+	*last = (struct linksched_flow_view){0};
+	if (!f)
+		return -ENOENT;
+	if (!bytes || bytes > LINKSCHED_MAX_BYTES || bytes < f->picked + f->ready ||
+		(f->class == LINK_TINY && bytes > LINKSCHED_TINY_BYTES))
+		return -EINVAL;
+	struct link *l = &s->links[f->link];
+	wait_clock(s, l);
+	guards_accrue(s, l);
+	f->bytes = bytes;
+	f->late = false; /* to be judged anew */
+	flow_settle(s, f); /* a tiny one goes when all of it is ready */
+	s->kicks |= (uint64_t)1 << f->link;
+	if (f->done < bytes)
+		return 0;
+	flow_uncap(s, f);
+	flow_fill_view(s, f, last);
+	flow_free(s, f);
+	return 0;
+}
+
 int linksched_reclass(struct linksched *s, uint64_t now, uint64_t id, enum link_class class, uint64_t deadline)
 {
 	sched_at(s, now);
@@ -441,12 +472,6 @@ int linksched_reclass(struct linksched *s, uint64_t now, uint64_t id, enum link_
 	flow_settle(s, f);
 	s->kicks |= (uint64_t)1 << f->link;
 	return 0;
-}
-
-void flow_uncap(struct linksched *s, struct flow *f)
-{
-	f->capped_ns += f->capped_since ? s->now - f->capped_since : 0;
-	f->capped_since = 0;
 }
 
 int linksched_charge(struct linksched *s, uint64_t now, uint64_t id, uint32_t user)

@@ -62,6 +62,20 @@ static void cancel(struct state *st, uint64_t id)
 		st->expected -= last.bytes - last.done - last.in_flight;
 }
 
+/* Also to what it cannot be, and to what it has done. */
+static void resize(struct state *st, uint64_t id, uint8_t arg)
+{
+	struct linksched_flow_view v, last;
+	if (linksched_flow_view(st->s, id - 1, &v) || v.id != id)
+		return;
+	uint64_t bytes = arg & 1 ? v.done + v.in_flight + v.ready : (uint64_t)arg * 30000;
+	if (linksched_resize(st->s, st->now, id, bytes, &last) == 0)
+		st->expected += bytes - v.bytes;
+	else
+		ASSERT(last.id == 0);
+	ASSERT(!last.id || (last.done == bytes && !last.in_flight));
+}
+
 static bool next(struct state *st, uint32_t link, uint8_t arg, uint64_t *until)
 {
 	struct linksched_pick p;
@@ -128,7 +142,7 @@ static void call(struct state *st, uint8_t kind, uint8_t arg)
 	case 7: linksched_reserve(st->s, st->now, arg & 7, (uint64_t)arg * 100000000); break;
 	case 8: calibrate(st, arg); break;
 	case 9: users(st, id, arg); break;
-	case 10: st->now += (uint64_t)arg * NS_PER_MS; break;
+	case 10: if (arg & 128) resize(st, id, arg); else st->now += (uint64_t)arg * NS_PER_MS; break;
 	case 11: st->now += (uint64_t)arg * NS_PER_US; break;
 	case 12: case 13: done(st, arg & 3); break;
 	default: next(st, arg & 3, arg >> 2, &until); break;

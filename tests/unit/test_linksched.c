@@ -335,10 +335,36 @@ START_TEST(a_cancelled_flow_ends_with_its_last_piece)
 }
 END_TEST
 
+START_TEST(a_flow_can_become_more_or_less)
+{
+	struct bed b;
+	struct linksched_flow_view last;
+	bed_init(&b, &(struct linksched_config){0});
+	uint64_t id = add(&b, LINK_DEMAND, 2 * MIB);
+	ck_assert_uint_eq(next_flow(&b), id);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 5 * MIB, &last), 0);
+	ck_assert_uint_eq(last.id, 0);
+	ck_assert(!done(&b, &last));
+	ck_assert_int_eq(next(&b), LINKSCHED_NOTHING);
+	ck_assert_int_eq(linksched_ready(b.s, b.now, id, 2 * MIB), 0);
+	ck_assert_uint_eq(next_flow(&b), id);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 4 * MIB - 1, &last), -EINVAL);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 0, &last), -EINVAL);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id + 1, MIB, &last), -ENOENT);
+	ck_assert(!done(&b, &last));
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 4 * MIB, &last), 0);
+	ck_assert_uint_eq(last.id, id);
+	ck_assert_uint_eq(last.done, 4 * MIB);
+	ck_assert(!last.cancelled);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 8 * MIB, &last), -ENOENT);
+	bed_fini(&b);
+}
+END_TEST
+
 static void pieces(Suite *s)
 {
 	UNIT_CASE(s, "pieces", two_chunks_are_in_flight_and_no_more, pieces_end_at_edges_and_at_what_is_ready,
-		a_trimmed_piece_gives_the_rest_back, a_cancelled_flow_ends_with_its_last_piece);
+		a_trimmed_piece_gives_the_rest_back, a_cancelled_flow_ends_with_its_last_piece, a_flow_can_become_more_or_less);
 }
 
 /* ---- order ---- */
