@@ -177,6 +177,7 @@ bool gpu_links_flow(const struct gpu_links *links, uint64_t after, struct gpu_fl
 		CHECK_OBJ(f, FLOW_MAGIC);
 		out->device = f->link->device;
 		out->direction = f->link->direction;
+		out->helps = f->helps;
 		snprintf(out->label, sizeof out->label, "%s", f->label);
 	}
 	links_unlock(l);

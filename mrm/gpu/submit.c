@@ -38,18 +38,19 @@ void links_unlock(struct gpu_links *l)
 				pool_kick(l->link[d][i].pool);
 }
 
-static void take_waits(struct gpu_waits *out, const struct linksched_flow_view *v)
+static void add_waits(struct gpu_waits *out, const struct linksched_flow_view *v)
 {
-	out->waits = v->waits;
-	out->longest_ns = v->wait_max_ns;
-	out->capped_ns = v->capped_ns;
-	memcpy(out->waited_ns, v->waited_ns, sizeof out->waited_ns);
+	out->waits += v->waits;
+	out->longest_ns = MAX(out->longest_ns, v->wait_max_ns);
+	out->capped_ns += v->capped_ns;
+	for (unsigned i = 0; i < LINK_WAITS; i++)
+		out->waited_ns[i] += v->waited_ns[i];
 }
 
 /* The scheduler has forgotten the flow. */
 static void flow_ended(struct gpu_flow *f, const struct linksched_flow_view *last)
 {
-	take_waits(&f->waits, last);
+	add_waits(&f->waits, last);
 	f->id = 0;
 }
 
@@ -524,34 +525,82 @@ static enum link_class link_class_of(enum load_class class)
 	return class == CLASS_DEMAND ? LINK_DEMAND : class == CLASS_PREFETCH ? LINK_PREFETCH : LINK_DEMOTION;
 }
 
+/* Under the lock. */
+static int schedule(struct gpu_flow *f, uint64_t bytes)
+{
+	struct linksched_flow o = {.class = link_class_of(f->class), .link = f->link->index, .user = f->user, .bytes = bytes,
+		.deadline = f->deadline, .tag = (uint64_t)(uintptr_t)f};
+	if (f->source != GPU_TREE_NONE)
+		o.hops[o.n_hops++] = (struct linksched_hop){.node = f->source, .charge = 1000};
+	f->bytes = bytes;
+	return linksched_add(f->link->all->sched, clock_now(), &o, &f->id);
+}
+
+static int too_many(const struct link *k, int e, struct fault *why)
+{
+	fault_set(why, TRIMS_E_LIMIT, "the link of %s has too many transfers", gpu_facts(k->all->gpu, k->device)->uuid);
+	return e;
+}
+
 int gpu_flow_new(struct gpu_flow **out, struct gpu_links *l, const struct gpu_flow_options *options, struct fault *why)
 {
 	struct link *k = &l->link[options->device][options->direction];
 	struct gpu_flow *f = calloc(1, sizeof *f);
 	if (!f)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a flow"), -ENOMEM;
-	f->magic = FLOW_MAGIC;
-	f->link = k;
+	*f = (struct gpu_flow){.magic = FLOW_MAGIC, .link = k, .class = options->class, .deadline = options->deadline,
+		.user = options->user, .helps = options->helps};
 	list_init(&f->chunks);
 	snprintf(f->label, sizeof f->label, "%s", options->label ? options->label : "");
-	struct linksched_flow o = {.class = link_class_of(options->class), .link = k->index, .user = options->user,
-		.bytes = options->bytes, .deadline = options->deadline, .tag = (uint64_t)(uintptr_t)f};
 	f->source = options->source == GPU_SOURCE_HOST ? GPU_TREE_NONE
 		: gpu_tree_find(&l->tree, options->source == GPU_SOURCE_DISK ? GPU_NODE_DISK : GPU_NODE_NET);
-	if (f->source != GPU_TREE_NONE)
-		o.hops[o.n_hops++] = (struct linksched_hop){.node = f->source, .charge = 1000};
 	links_lock(l);
-	int e = linksched_add(l->sched, clock_now(), &o, &f->id);
+	int e = schedule(f, options->bytes);
 	if (!e)
 		list_add_tail(&f->node, &k->flows);
 	links_unlock(l);
 	if (e) {
 		free(f);
-		fault_set(why, TRIMS_E_LIMIT, "the link of %s has too many transfers", gpu_facts(l->gpu, k->device)->uuid);
-		return e;
+		return too_many(k, e, why);
 	}
 	*out = f;
 	return 0;
+}
+
+/* Under the lock; of a flow that the scheduler still knows. */
+static void resize(struct gpu_flow *f, uint64_t bytes)
+{
+	struct linksched_flow_view last;
+	f->bytes = bytes;
+	int e = linksched_resize(f->link->all->sched, clock_now(), f->id, bytes, &last);
+	ASSERT(!e || f->cancelled);
+	if (last.id)
+		flow_ended(f, &last);
+}
+
+int gpu_flow_more(struct gpu_flow *f, uint64_t bytes, struct fault *why)
+{
+	int e = 0;
+	CHECK_OBJ(f, FLOW_MAGIC);
+	links_lock(f->link->all);
+	if (f->id)
+		resize(f, f->bytes + bytes);
+	else if (!f->cancelled)
+		e = schedule(f, bytes);
+	links_unlock(f->link->all);
+	return e ? too_many(f->link, e, why) : 0;
+}
+
+void gpu_flow_less(struct gpu_flow *f, uint64_t bytes)
+{
+	struct linksched_flow_view last;
+	CHECK_OBJ(f, FLOW_MAGIC);
+	links_lock(f->link->all);
+	if (f->id && bytes < f->bytes)
+		resize(f, f->bytes - bytes);
+	else if (f->id && !f->cancelled && linksched_cancel(f->link->all->sched, clock_now(), f->id, &last))
+		flow_ended(f, &last); /* it has had nothing, and will not */
+	links_unlock(f->link->all);
 }
 
 void gpu_flow_cancel(struct gpu_flow *f)
@@ -597,6 +646,9 @@ void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadli
 {
 	struct gpu_links *l = f->link->all;
 	links_lock(l);
+	f->class = class;
+	f->deadline = deadline;
+	f->user = user;
 	if (f->id) {
 		linksched_reclass(l->sched, clock_now(), f->id, link_class_of(class), deadline);
 		linksched_charge(l->sched, clock_now(), f->id, user);
@@ -679,6 +731,6 @@ void gpu_flow_waits(const struct gpu_flow *f, struct gpu_waits *out)
 	links_lock(l);
 	*out = f->waits;
 	if (f->id && !linksched_flow_view(l->sched, f->id - 1, &v) && v.id == f->id)
-		take_waits(out, &v);
+		add_waits(out, &v);
 	links_unlock(l);
 }

@@ -68,6 +68,7 @@ struct gpu_flow_options {
 	uint32_t user;         /* who is charged; CACHE_NOBODY: the daemon itself, without caps */
 	enum gpu_source source; /* counts until gpu_flow_filled() */
 	uint64_t bytes;        /* of all the chunks it will be given */
+	uint32_t helps;        /* 1 + the device that they go on to from this one; 0: they stay */
 	const char *label;     /* whose it is, for reports; copied, cut at 63 bytes */
 };
 
@@ -75,6 +76,10 @@ struct gpu_flow_options {
 int gpu_flow_new(struct gpu_flow **out, struct gpu_links *l, const struct gpu_flow_options *options, struct fault *why);
 void gpu_flow_free(struct gpu_flow **f);
 void gpu_flow_submit(struct gpu_flow *f, struct gpu_chunk *chunk);
+/* It will be given so many bytes more, or less, than was said when it was made; also when all that was said is done.  LIMIT as
+ * above, of more. */
+int gpu_flow_more(struct gpu_flow *f, uint64_t bytes, struct fault *why);
+void gpu_flow_less(struct gpu_flow *f, uint64_t bytes);
 /* From the next piece on. */
 void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadline, uint32_t user);
 /* All it will copy is on the host. */
@@ -149,6 +154,7 @@ struct gpu_flow_facts {
 	struct linksched_flow_view view;
 	uint32_t device;
 	enum gpu_direction direction;
+	uint32_t helps;
 	char label[64];
 };
 /* The flow with the lowest id above `after`; false past the last. */

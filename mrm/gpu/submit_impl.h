@@ -23,6 +23,11 @@ struct gpu_flow {
 	struct list node;             /* of the link's flows */
 	uint64_t id;                  /* the scheduler's; 0: it is done with it */
 	bool cancelled;
+	enum load_class class;        /* with which it is made again when it gets more than it had; */
+	uint64_t deadline;
+	uint32_t user;
+	uint64_t bytes;               /* it will have had, the scheduler's word while id is not 0 */
+	uint32_t helps;
 	uint32_t source;              /* the node that its host copy is filled from; GPU_TREE_NONE */
 	struct gpu_waits waits;       /* the last word, once id is 0 */
 	char label[64];
