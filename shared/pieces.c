@@ -73,8 +73,11 @@ static void place_rest(struct cutter *k)
 	for (uint32_t x = 0; x < k->l->n_extents; x++)
 		for (uint32_t c = k->l->extent_chunk[x]; c < k->l->extent_chunk[x + 1]; c++) {
 			struct chunk *this = &k->chunk[c];
-			if (this->first == NEVER_LOADED && !this->host)
-				this->first = c > k->l->extent_chunk[x] ? k->chunk[c - 1].first : NEVER_LOADED - 1;
+			if (this->first == NEVER_LOADED && !this->host) {
+				const struct chunk *before = c > k->l->extent_chunk[x] ? this - 1 : NULL;
+				this->first = before ? before->first : NEVER_LOADED - 1;
+				this->link = before ? before->link : 0;
+			}
 			any += this->first != NEVER_LOADED;
 		}
 	if (!any)
@@ -199,7 +202,7 @@ static void collect(void *ctx, uint32_t extent, uint32_t first, uint32_t n)
 	}
 	o->rank[at] = rank;
 	o->p->v[at] = (struct image_piece){.extent = extent, .first = first, .n = n, .offset = from.offset,
-		.bytes = to.offset + to.bytes - from.offset, .link = k->chunk[first].link};
+		.bytes = to.offset + to.bytes - from.offset};
 }
 
 static bool is_kept(const struct cutter *k, const struct image_piece *v)
@@ -222,6 +225,19 @@ static void collect_all(const struct cutter *k, struct pieces *p)
 		p->n_head = 0;
 }
 
+static int collect_links(const struct cutter *k, struct pieces *p)
+{
+	bool any = false;
+	for (uint32_t c = 0; c < k->l->n_chunks; c++)
+		any |= k->chunk[c].link > 0;
+	if (!any)
+		return 0;
+	p->link = calloc(k->l->n_chunks, sizeof *p->link);
+	for (uint32_t c = 0; p->link && c < k->l->n_chunks; c++)
+		p->link[c] = k->chunk[c].link;
+	return p->link ? 0 : -ENOMEM;
+}
+
 static int by_plan(const struct layout *l, const struct plan_head *plan, bool whole_runs, struct pieces *p)
 {
 	OWN_MEM struct chunk *chunk = calloc(l->n_chunks, sizeof *chunk);
@@ -238,7 +254,7 @@ static int by_plan(const struct layout *l, const struct plan_head *plan, bool wh
 	rank(&k);
 	settle(&k);
 	collect_all(&k, p);
-	return 0;
+	return collect_links(&k, p);
 }
 
 static void by_extent(const struct layout *l, struct pieces *p)
@@ -291,6 +307,7 @@ void pieces_free(struct pieces **pp)
 		return;
 	free(p->of_chunk);
 	free(p->order);
+	free(p->link);
 	free(p);
 	*pp = NULL;
 }

@@ -19,7 +19,6 @@
 struct image_piece {
 	uint32_t extent, first, n; /* chunks */
 	uint64_t offset, bytes;    /* in the extent */
-	uint8_t link;              /* 0: the device's own; k: helper k - 1 of the plan */
 };
 
 struct pieces {
@@ -27,6 +26,7 @@ struct pieces {
 	struct image_piece v[PIECES_MAX];
 	uint8_t *of_chunk;          /* [n_chunks] its piece */
 	uint32_t *order;            /* [n_chunks] as they are filled; NULL: in image order */
+	uint8_t *link;              /* [n_chunks] that of the first tensor in it that is loaded; NULL: all come over the device's own */
 };
 
 /* plan: of a file that passed plan_check() and plan_check_model(); NULL: none.  whole_runs: neighbours on the device are never cut,
@@ -39,6 +39,11 @@ void pieces_free(struct pieces **p);
 uint64_t pieces_bytes(const struct pieces *p, uint32_t n, uint64_t granularity);
 /* Chunks in the first n pieces. */
 uint32_t pieces_chunks(const struct pieces *p, uint32_t n);
+/* Over which link the chunk comes.  0: the device's own; k: helper k - 1 of the plan. */
+static inline uint32_t pieces_link(const struct pieces *p, uint32_t chunk)
+{
+	return p->link ? p->link[chunk] : 0;
+}
 /* The chunk to be filled as the i-th. */
 static inline uint32_t pieces_chunk(const struct pieces *p, uint32_t i)
 {
