@@ -160,6 +160,9 @@ int gpu_read(trims_model *m, const struct trims_tensor *t, uint64_t offset, void
 void gpu_info(trims_model *m, struct trims_info *info)
 {
 	struct model_gpu *g = m->gpu;
+	struct progress_page *page;
+	if (mapping_progress(m->mapping, &page) == 0)
+		info->helper_bytes = atomic_load_explicit(&page->helper_bytes, memory_order_relaxed);
 	info->export_kind = g->kind;
 	info->stream_wait = g->stream_wait;
 	info->simulated = gpu_session_driver(g->session)->cu->simulated;

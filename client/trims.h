@@ -180,6 +180,7 @@ struct trims_info {
 	uint32_t direct_tensors, staged_tensors; /* that are not: by enum trims_place */
 	uint64_t direct_bytes, staged_bytes;
 	char place_note[128]; /* why tensors are TRIMS_PLACE_STAGED */
+	uint64_t helper_bytes; /* what of device_bytes came over other devices' links, as a plan said; grows while bytes arrive */
 };
 TRIMS_API int trims_info(trims_model *model, struct trims_info *out);
 

@@ -152,19 +152,6 @@ static void submit(struct copy_job *j, void (*run)(struct job *, void *), void (
 	pool_submit(j->daemon->misc, &j->job);
 }
 
-/* Bytes over helpers' links are not implemented: they come over the device's own. */
-static void look_at_links(struct copy_job *j)
-{
-	for (uint32_t i = 0; j->plan && i < j->plan->head->n_entries; i++) {
-		if (!plan_entries(j->plan->head)[i].link)
-			continue;
-		daemon_degraded(j->daemon, "pt-not-used", "%s: its plan wants links of other devices; all of it comes over one",
-			j->label);
-		metrics_add(M_fallback_no_pt, 1);
-		return;
-	}
-}
-
 static bool plan_fits(struct copy_job *j)
 {
 	struct fault why;
@@ -248,7 +235,6 @@ void copies_alloc(struct daemon *d, const struct cache_effect *fx)
 	struct copy_job *j = copy_job_new(d, fx);
 	if (j->device < 0 || !plan_fits(j))
 		plan_put(&j->plan);
-	look_at_links(j);
 	submit(j, run_alloc, allocated);
 }
 

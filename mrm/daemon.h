@@ -26,6 +26,8 @@ struct plans;
 struct profiles;
 struct profiler;
 struct gpu;
+struct gpu_peers;
+struct gpu_relays;
 struct devices;
 
 /* Degraded paths in use, each with its name, reason and counter (metrics.def: trims_fallback_total). */
@@ -34,7 +36,7 @@ struct degraded {
 	char reason[FAULT_TEXT_MAX];
 	uint64_t count;
 };
-#define DAEMON_MAX_DEGRADED 32
+#define DAEMON_MAX_DEGRADED 48
 
 struct daemon {
 	struct config *config;
@@ -61,6 +63,8 @@ struct daemon {
 	struct direct *direct;   /* shares of links that running models read host memory over */
 	struct sessions *sessions; /* of clients that use a GPU */
 	struct gpu_links *links; /* what copies to and from devices; NULL without one */
+	struct gpu_peers *peers; /* which devices take from each other, and what passes through where */
+	struct gpu_relays *relays; /* what copies between devices; NULL without one */
 	struct server *server;
 	struct httpd *httpd;
 	struct idmap images;    /* brain's model id -> struct holding */

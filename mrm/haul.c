@@ -320,13 +320,16 @@ static void chunk_landed(struct haul *t, uint32_t chunk, struct hash128 hash)
 		sha_check_landed(t->sha, chunk);
 }
 
-void haul_chunk_up(struct haul *t, uint32_t chunk, bool withdrawn, const struct fault *failure)
+void haul_chunk_back(struct haul *t)
+{
+	t->outstanding--;
+}
+
+void haul_chunk_up(struct haul *t, uint32_t chunk, const struct fault *failure)
 {
 	const struct layout *l = holding_layout(t->image);
 	struct segment *to = t->image->copies[t->to];
 	t->outstanding--;
-	if (withdrawn)
-		return;
 	if (failure) {
 		haul_fail(t, failure);
 		return;

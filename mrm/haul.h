@@ -77,8 +77,10 @@ void haul_chunk_was_there(struct haul *t, uint32_t chunk);
 void haul_advance(struct haul *t);
 /* A landed chunk that nothing else has to check. */
 void haul_chunk_readable(struct haul *t, uint32_t chunk);
-/* A chunk of WAY_HOST_GPU has come home: on the device, called back, or failed. */
-void haul_chunk_up(struct haul *t, uint32_t chunk, bool withdrawn, const struct fault *failure);
+/* A chunk of WAY_HOST_GPU has come home: on the device, or failed; */
+void haul_chunk_up(struct haul *t, uint32_t chunk, const struct fault *failure);
+/* or neither: it was called back, or goes another way. */
+void haul_chunk_back(struct haul *t);
 /* All are cancelled; returns how many there are. */
 size_t haul_cancel_all(struct daemon *d);
 

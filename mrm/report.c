@@ -109,6 +109,7 @@ static json_t *model_row(struct daemon *d, uint64_t model)
 			json_object_set_new(row, "device", json_string(gpu_facts(d->gpu, tv.device)->uuid));
 			json_object_set_new(row, "simulated", json_boolean(gpu_is_simulated(d->gpu)));
 			add_part(row, &v.copies[t]);
+			json_object_set_new(row, "helper_bytes", number(img->copies[t] ? img->copies[t]->helper_bytes : 0));
 		}
 		json_object_set_new(tiers, tier_key(d, &tv, key), row);
 	}
@@ -231,6 +232,8 @@ static json_t *load_row(const struct daemon *d, const struct trace_load *l)
 	if (l->to == TIER_GPU) {
 		json_object_set_new(row, "simulated", json_boolean(gpu_is_simulated(d->gpu)));
 		json_object_set_new(row, "link", gpu_report_waits(&l->link));
+		json_object_set_new(row, "helper_bytes", number(l->helper_bytes));
+		json_object_set_new(row, "taken_back", json_integer(l->taken_back));
 	}
 	return row;
 }

@@ -50,7 +50,8 @@ static int new_chunks(struct segment *c, const struct layout *l, struct pieces *
 	c->edge = calloc(pieces->n, sizeof *c->edge);
 	c->landed = calloc(MAX(l->n_chunks, 1u), sizeof *c->landed);
 	c->readable = calloc(MAX(l->n_chunks, 1u), sizeof *c->readable);
-	if (!c->edge || !c->landed || !c->readable)
+	c->helped = calloc(MAX(l->n_chunks, 1u), sizeof *c->helped);
+	if (!c->edge || !c->landed || !c->readable || !c->helped)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %u chunks", l->n_chunks), -ENOMEM;
 	begin_edges(c);
 	return 0;
@@ -122,10 +123,11 @@ int segment_begin_anew(struct segment *c, const struct layout *l, const char *la
 	shm_fini(&old);
 	memset(c->landed, 0, c->n_chunks * sizeof *c->landed);
 	memset(c->readable, 0, c->n_chunks * sizeof *c->readable);
+	memset(c->helped, 0, c->n_chunks * sizeof *c->helped);
 	begin_edges(c);
 	c->regrowing = false;
 	c->n_landed = c->n_readable = 0;
-	c->landed_bytes = 0;
+	c->landed_bytes = c->helper_bytes = 0;
 	return 0;
 }
 
@@ -149,6 +151,7 @@ void segment_free(struct segment **cp)
 	free(c->edge);
 	free(c->landed);
 	free(c->readable);
+	free(c->helped);
 	free(c->gaps);
 	free(c);
 	*cp = NULL;
@@ -227,6 +230,7 @@ int segment_edition_new(struct segment_edition *out, const struct segment *c, co
 	for (uint32_t i = 0; i < n; i++)
 		atomic_store_explicit(&p->watermark[i], watermark_of(c, l, i), memory_order_relaxed);
 	atomic_store_explicit(&p->landed, c->landed_bytes, memory_order_relaxed);
+	atomic_store_explicit(&p->helper_bytes, c->helper_bytes, memory_order_relaxed);
 	return 0;
 }
 
@@ -266,7 +270,8 @@ void segment_cut(struct segment *c, const struct layout *l, uint32_t n)
 			c->n_landed -= c->landed[k];
 			c->n_readable -= c->readable[k];
 			c->landed_bytes -= c->readable[k] ? layout_chunk(l, k).bytes : 0;
-			c->landed[k] = c->readable[k] = false;
+			c->helper_bytes -= c->helped[k] ? layout_chunk(l, k).bytes : 0;
+			c->landed[k] = c->readable[k] = c->helped[k] = false;
 		}
 		c->edge[i] = v->first;
 	}
@@ -333,6 +338,14 @@ void segment_set_readable(struct segment *c, const struct layout *l, uint32_t ch
 		return;
 	atomic_store_explicit(&p->watermark[i], watermark_of(c, l, i), memory_order_release);
 	wake_all(p);
+}
+
+void segment_set_helped(struct segment *c, const struct layout *l, uint32_t chunk)
+{
+	ASSERT(!c->readable[chunk] && !c->helped[chunk]);
+	c->helped[chunk] = true;
+	c->helper_bytes += layout_chunk(l, chunk).bytes;
+	atomic_store_explicit(&filling(c)->helper_bytes, c->helper_bytes, memory_order_relaxed);
 }
 
 const _Atomic uint64_t *segment_watermarks(const struct segment *c)

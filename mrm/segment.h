@@ -61,8 +61,10 @@ struct segment {
 	uint32_t n_chunks;
 	bool *landed;                /* [n_chunks] bytes are there and matched what was known of them */
 	bool *readable;              /* [n_chunks] landed, and nothing further has to be checked */
+	bool *helped;                /* [n_chunks] landed, over another device's link */
 	uint32_t n_landed, n_readable;
 	uint64_t landed_bytes;       /* of readable chunks */
+	uint64_t helper_bytes;       /* of helped ones */
 	uint32_t *edge;              /* [pieces->n] first chunk of the piece that is not readable */
 	uint32_t users;              /* jobs that read it without a lease or a haul; see copies_hold() */
 	struct job *when_unused;     /* frees it */
@@ -126,6 +128,8 @@ uint8_t *segment_chunk(const struct segment *c, const struct layout *l, uint32_t
 bool segment_populate(struct segment *c, const struct layout *l, uint32_t chunk, bool huge);
 /* The chunk may be read by clients from now on: moves the watermark and wakes whoever waits. */
 void segment_set_readable(struct segment *c, const struct layout *l, uint32_t chunk);
+/* The chunk came over another device's link; before it can be read. */
+void segment_set_helped(struct segment *c, const struct layout *l, uint32_t chunk);
 /* What clients and their streams wait for, of the edition that is being filled: readable bytes from each piece's start. */
 const _Atomic uint64_t *segment_watermarks(const struct segment *c);
 /* A complete copy: all watermarks at their ends.  One that was growing has the next edition from now on. */

@@ -18,6 +18,8 @@ struct trace_load {
 	uint64_t bytes;
 	uint32_t chunks_bad, chunks_resumed;
 	uint64_t plan;          /* whose order it follows; 0: the image's */
+	uint64_t helper_bytes;  /* of `bytes`, over other devices' links */
+	uint32_t taken_back;    /* chunks that were to come that way, and came over the device's own */
 	struct gpu_waits link;  /* how long it waited on a device's link, and for whom */
 	struct fault error; /* code NONE: it went well */
 };

@@ -30,6 +30,7 @@ struct progress_page {
 	_Atomic uint64_t digest_hi, digest_lo; /* set before READY */
 	_Atomic uint64_t watermark[PROGRESS_MAX_EXTENTS]; /* checked bytes from its start, without a hole */
 	char error_text[512]; /* set before POISONED */
+	_Atomic uint64_t helper_bytes; /* of those that landed, on a device: over other devices' links */
 };
 
 _Static_assert(sizeof(struct progress_page) <= PROGRESS_BYTES, "the progress page is one page");

@@ -38,6 +38,8 @@ bool gpu_enter_again(struct gpu *g, uint32_t device);
 /* Of a call that failed on the device: makes the sentence and returns -errno.  A result that says that the device or the
  * context is gone for good makes the device lost. */
 int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *call, struct fault *why);
+/* Of a call in which another device had part: it may be that one's word.  Who does not answer any more is lost. */
+int gpu_failed_between(struct gpu *g, uint32_t device, uint32_t other, cu_result result, const char *call, struct fault *why);
 /* Waits for what was put on the stream although something went wrong: what it touches must not be freed before.  True: all of
  * it is done, and well.  When that cannot be had at all, the device is lost. */
 bool gpu_drain(struct gpu *g, uint32_t device, cu_stream stream);

@@ -4,7 +4,9 @@
 #include "mrm/engine.h"
 #include "mrm/gpu/gpu.h"
 #include "mrm/gpu/hash.h"
+#include "mrm/gpu/peer.h"
 #include "mrm/gpu/probe.h"
+#include "mrm/gpu/relay.h"
 #include "mrm/gpu/submit.h"
 #include "mrm/clock.h"
 #include "mrm/tiers.h"
@@ -146,6 +148,8 @@ int devices_start(struct daemon *d, struct fault *why)
 		daemon_degraded(d, "gpu-left-out", "%s%s", gpu_is_simulated(d->gpu) ? "simulated: " : "", gpu_left_out(d->gpu, i));
 		metrics_add(M_fallback_gpu_left_out, 1);
 	}
+	/* Staging first: what it takes is gone from what copies may take. */
+	e = e ? e : gpu_peers_new(&d->peers, d->gpu, c->pt_staging, c->gpu_bytes, why);
 	for (uint32_t i = 0; !e && i < gpu_count(d->gpu); i++) {
 		e = gpu_hasher_new(&d->devices->hasher[i], d->gpu, i, why);
 		if (e)
@@ -175,6 +179,7 @@ int devices_run(struct daemon *d, struct fault *why)
 		return fault_errno(why, TRIMS_E_NO_SYSTEM, -e, "cannot start the devices' workers"), e;
 	e = gpu_node_rates_parse(&o.rates, &c->node_rate, why);
 	e = e ? e : gpu_links_new(&d->links, d->gpu, d->jobs, &o, why);
+	e = e ? e : gpu_relays_new(&d->relays, d->gpu, d->peers, d->jobs, why);
 	if (e)
 		return e;
 	name_no_rings(d);
@@ -199,6 +204,7 @@ void devices_stop_links(struct daemon *d)
 	if (d->links)
 		ev_timer_stop(d->loop, &d->devices->timer);
 	gpu_links_free(&d->links);
+	gpu_relays_free(&d->relays);
 	pool_free(&d->pin);
 }
 
@@ -209,6 +215,7 @@ void devices_stop(struct daemon *d)
 	for (uint32_t i = 0; i < GPU_MAX_DEVICES; i++)
 		gpu_hasher_free(&d->devices->hasher[i]);
 	gpu_probes_free(&d->devices->probes);
+	gpu_peers_free(&d->peers);
 	gpu_free(&d->gpu);
 	free(d->devices);
 	d->devices = NULL;
@@ -216,7 +223,11 @@ void devices_stop(struct daemon *d)
 
 uint64_t devices_capacity(const struct daemon *d, const struct config *c, uint32_t device)
 {
-	return c->gpu_bytes ? c->gpu_bytes : d->devices->room[device];
+	struct gpu_staging_facts s;
+	if (!c->gpu_bytes)
+		return d->devices->room[device];
+	gpu_peers_staging_view(d->peers, device, &s);
+	return c->gpu_bytes - MIN(s.bytes, c->gpu_bytes);
 }
 
 struct gpu_hasher *devices_hasher(const struct daemon *d, uint32_t device)

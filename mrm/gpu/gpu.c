@@ -61,6 +61,18 @@ int gpu_failed(struct gpu *g, uint32_t device, cu_result result, const char *cal
 	return result == CU_E_OUT_OF_MEMORY ? -ENOMEM : e;
 }
 
+int gpu_failed_between(struct gpu *g, uint32_t device, uint32_t other, cu_result result, const char *call, struct fault *why)
+{
+	const uint32_t both[] = {other, device};
+	int e = cuda_fault(g->cu, result, call, why);
+	for (size_t i = 0; (cuda_lost(result) || result == CU_E_UNKNOWN) && i < ARRAY_LEN(both); i++)
+		if (!gpu_lost(g, both[i]) && !answers(g, both[i]))
+			gpu_give_up(g, both[i], why);
+	if (gpu_lost(g, device))
+		why->code = TRIMS_E_NO_TIER;
+	return e;
+}
+
 int gpu_enter(struct gpu *g, uint32_t device, struct fault *why)
 {
 	struct gpu_device *dev = &g->device[device];

@@ -3,6 +3,8 @@
 
 #include "mrm/clock.h"
 #include "mrm/gpu/gpu.h"
+#include "mrm/gpu/peer.h"
+#include "mrm/gpu/relay.h"
 
 #define FLOWS_MAX 256 /* in one report */
 #define USERS_MAX 256
@@ -77,8 +79,9 @@ static json_t *flow_row(const struct daemon *d, const struct gpu_flow_facts *f)
 	const struct linksched_flow_view *v = &f->view;
 	uint64_t now = clock_now();
 	json_t *due = v->deadline == LINKSCHED_NEVER ? json_null() : number(v->deadline > now ? v->deadline - now : 0);
-	return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o}", "model", f->label, "device",
-		gpu_facts(d->gpu, f->device)->uuid, "direction", gpu_direction_name(f->direction), "class",
+	json_t *helps = f->helps ? json_string(gpu_facts(d->gpu, f->helps - 1)->uuid) : json_null();
+	return json_pack("{s:s, s:s, s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o}", "model", f->label,
+		"device", gpu_facts(d->gpu, f->device)->uuid, "helps", helps, "direction", gpu_direction_name(f->direction), "class",
 		link_class_name(v->class), "user", user_of(v->user), "bytes", number(v->bytes), "done", number(v->done), "in_flight",
 		number(v->in_flight), "ready", number(v->ready), "due_ns", due, "late", v->late, "waits", number(v->waits),
 		"wait_max_ns", number(v->wait_max_ns), "waited_ns", waited(v->waited_ns), "capped_ns", number(v->capped_ns), "age_ns",
@@ -104,6 +107,44 @@ static json_t *user_row(const struct gpu_user_facts *f)
 	return json_pack("{s:o, s:o, s:o, s:o, s:i, s:i}", "user", user_of(f->view.user), "bytes", number(f->view.bytes),
 		"burst_max", number((uint64_t)f->view.burst_max), "age_ns", number(f->age_ns), "flows", (int)f->view.flows,
 		"in_flight", (int)f->view.in_flight);
+}
+
+/* What bytes pass through on their way to another device, and what each device has taken from there. */
+static json_t *staging_row(const struct daemon *d, uint32_t device)
+{
+	struct gpu_staging_facts s;
+	struct gpu_relay_facts r;
+	struct fault why;
+	int e = gpu_peers_staging(d->peers, device, &why);
+	gpu_peers_staging_view(d->peers, device, &s);
+	gpu_relays_view(d->relays, device, &r);
+	return json_pack("{s:s, s:b, s:o, s:i, s:i, s:i, s:o, s:o, s:o, s:o}", "device", gpu_facts(d->gpu, device)->uuid, "simulated",
+		gpu_is_simulated(d->gpu), "bytes", number(s.bytes), "slots", (int)s.slots, "in_use", (int)s.in_use, "most_in_use",
+		(int)s.most_in_use, "why_none", e && why.code ? json_string(why.text) : json_null(), "taken", number(r.copies),
+		"taken_failed", number(r.failed), "taken_bytes", number(r.bytes));
+}
+
+static json_t *peer_row(const struct daemon *d, uint32_t to, uint32_t from)
+{
+	struct fault why;
+	int e = gpu_peers_reach(d->peers, to, from, &why);
+	return json_pack("{s:s, s:s, s:b, s:o, s:b, s:o}", "device", gpu_facts(d->gpu, to)->uuid, "helper",
+		gpu_facts(d->gpu, from)->uuid, "reaches", !e, "bytes_per_s", number(gpu_peers_bytes_per_s(d->peers, to, from)),
+		"apart", gpu_peers_apart(d->peers, to, from), "why_not", e ? json_string(why.text) : json_null());
+}
+
+static void add_peers(const struct daemon *d, json_t *report)
+{
+	json_t *staging = json_array(), *peers = json_array();
+	uint32_t n = gpu_count(d->gpu);
+	for (uint32_t i = 0; n > 1 && i < n; i++)
+		json_array_append_new(staging, staging_row(d, i));
+	for (uint32_t to = 0; to < n; to++)
+		for (uint32_t from = 0; from < n; from++)
+			if (to != from)
+				json_array_append_new(peers, peer_row(d, to, from));
+	json_object_set_new(report, "staging", staging);
+	json_object_set_new(report, "peers", peers);
 }
 
 /* What links share, who has had how much, and what is set aside. */
@@ -141,6 +182,7 @@ json_t *gpu_report_links(const struct daemon *d)
 		json_array_append_new(flows, flow_row(d, &f));
 	json_t *report = json_pack("{s:b, s:o, s:o}", "simulated", gpu_is_simulated(d->gpu), "links", links, "transfers", flows);
 	add_shares(d, report);
+	add_peers(d, report);
 	return report;
 }
 

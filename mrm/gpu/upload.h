@@ -1,5 +1,19 @@
-/* upload.h - what a haul from the host copy to a device has of its own: its flow on the device's link, and the chunks on
- * their way.  It follows the host copy: a chunk goes up as soon as it is readable there.  Thread: loop. */
+/* upload.h - what a haul from the host copy to a device has of its own: which chunks go over which link, and those on their
+ * way.  It follows the host copy: a chunk goes up as soon as it is readable there.
+ *
+ * Each link that the plan names has a part of the chunks, and goes through it in the plan's order without regard to the
+ * others.  Over another device's link, the helper's, a chunk goes to a slot of that device's staging (peer.h) and is taken from
+ * there (relay.h); on that link it ranks a class lower than the load, since those it was made for go first.  When the
+ * device's own link has nothing left of its part, it takes chunks that were not begun yet from the ends of the others: a busy
+ * helper costs time, never the load.
+ *
+ * Where a helper cannot be used, what it was to bring comes over the own link; the haul does not fail by it:
+ *   pt-no-such-device  the plan names a device that is not here, or lost
+ *   pt-no-peer         the device cannot take from its memory
+ *   pt-no-staging      it has no memory for what is on its way
+ *   pt-helper-lost     it failed in the middle, or its link has too many transfers
+ *
+ * Thread: loop. */
 #ifndef MRM_GPU_UPLOAD_H
 #define MRM_GPU_UPLOAD_H
 

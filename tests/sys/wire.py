@@ -297,6 +297,10 @@ class Lease:
         _, _, wake, state, error, _, _, _, landed = struct.unpack_from('<6I3Q', head)
         return wake, state, ERRORS[error], landed, head[1088:1600].split(b'\0')[0].decode()
 
+    def helper_bytes(self):
+        """How many came over other devices' links."""
+        return struct.unpack('<Q', ctypes.string_at(self.page + 1600, 8))[0]
+
     def wait(self):
         """Until all bytes are there; raises Fault or Gone when they never will be."""
         began = time.monotonic()

@@ -137,6 +137,7 @@ static void add_device(json_t *j, const struct trims_info *info)
 	if (*info->note)
 		json_object_set_new(j, "note", json_string(info->note));
 	json_object_set_new(j, "device_bytes", json_integer((json_int_t)info->device_bytes));
+	json_object_set_new(j, "helper_bytes", json_integer((json_int_t)info->helper_bytes));
 	if (!info->direct_tensors && !info->staged_tensors)
 		return;
 	json_object_set_new(j, "on_host", json_pack("{s:{s:I,s:I},s:{s:I,s:I}}", "dha-registered", "tensors",
@@ -149,6 +150,8 @@ static void add_device(json_t *j, const struct trims_info *info)
 static void say_places(const struct trims_info *info)
 {
 	char device[TEXT_NUMBER], direct[TEXT_NUMBER], staged[TEXT_NUMBER];
+	if (info->helper_bytes)
+		printf("  %s came over other devices' links\n", text_bytes(device, info->helper_bytes));
 	if (!info->direct_tensors && !info->staged_tensors)
 		return;
 	printf("  %s in device memory; on the host: %" PRIu32 " tensors (%s) read there, %" PRIu32 " (%s) staged%s%s\n",

@@ -93,6 +93,9 @@ static void describe_copy(const json_t *copy, char *out, size_t size)
 	uint64_t all = number_of(part, "all_bytes");
 	if (part && all && bytes < all && (size_t)n < size)
 		n += snprintf(out + n, size - (size_t)n, " part=%.0f%%", 100.0 * (double)bytes / (double)all);
+	if (number_of(copy, "helper_bytes") && bytes && (size_t)n < size)
+		n += snprintf(out + n, size - (size_t)n, " helped=%.0f%%",
+			100.0 * (double)number_of(copy, "helper_bytes") / (double)bytes);
 	if (leases && (size_t)n < size)
 		n += snprintf(out + n, size - (size_t)n, " leases=%" PRIu64, leases);
 	if (pins && (size_t)n < size)
@@ -344,6 +347,31 @@ static void show_link_waits(const json_t *loads, FILE *out)
 		end_section(&g, out);
 }
 
+/* What came over other devices' links, as a plan said. */
+static void show_helped(const json_t *loads, FILE *out)
+{
+	struct grid *g = grid_new("lllrr");
+	const json_t *load;
+	size_t i, n = 0;
+	json_array_foreach(loads, i, load) {
+		char text[TEXT_NUMBER];
+		if (!number_of(load, "helper_bytes") && !number_of(load, "taken_back"))
+			continue;
+		if (n++ == 0)
+			GRID_HEADER(g, "STARTED", "LOAD", "PLAN", "OVER HELPERS", "CHUNKS TAKEN BACK");
+		grid_add(g, "%s", has_number(load, "started_unix_ns") ?
+			text_time(text, number_of(load, "started_unix_ns")) : "-");
+		grid_add(g, "%s > %s%s", text_of(load, "from"), text_of(load, "to"), simulated_mark(load));
+		grid_add(g, "%" PRIu64, number_of(load, "plan"));
+		grid_add(g, "%s", bytes_of(text, load, "helper_bytes"));
+		grid_add(g, "%" PRIu64, number_of(load, "taken_back"));
+	}
+	if (n)
+		fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
 void render_trace(const json_t *report, FILE *out)
 {
 	struct grid *g = grid_new("lllrrrrrrrrrrrl");
@@ -369,6 +397,7 @@ void render_trace(const json_t *report, FILE *out)
 	}
 	end_grid(&g, out);
 	show_link_waits(json_object_get(report, "loads"), out);
+	show_helped(json_object_get(report, "loads"), out);
 }
 
 /* ---- doctor ---- */
@@ -604,6 +633,27 @@ static void show_reserved(const json_t *report, FILE *out)
 	end_section(&g, out);
 }
 
+/* Devices that hold what is on its way to others, and what each has taken there. */
+static void show_staging(const json_t *staging, FILE *out)
+{
+	struct grid *g = grid_new("lrrrrr");
+	const json_t *row;
+	size_t i;
+	GRID_HEADER(g, "STAGING", "HAS", "MOST USED", "TOOK", "BYTES", "FAILED");
+	json_array_foreach(staging, i, row) {
+		char text[TEXT_NUMBER];
+		grid_add(g, "%s%s", text_of(row, "device"), simulated_mark(row));
+		grid_add(g, "%s", bytes_of(text, row, "bytes"));
+		grid_add(g, "%" PRIu64 " of %" PRIu64, number_of(row, "most_in_use"), number_of(row, "slots"));
+		grid_add(g, "%" PRIu64, number_of(row, "taken"));
+		grid_add(g, "%s", bytes_of(text, row, "taken_bytes"));
+		grid_add(g, "%" PRIu64, number_of(row, "taken_failed"));
+	}
+	fputc('\n', out);
+	grid_print(g, out);
+	grid_free(&g);
+}
+
 static void show_transfers(const json_t *report, FILE *out)
 {
 	struct grid *g = grid_new("llllrrrl");
@@ -614,7 +664,8 @@ static void show_transfers(const json_t *report, FILE *out)
 		char text[TEXT_NUMBER], waited[256];
 		format_waited(t, waited, sizeof waited);
 		grid_add(g, "%s", text_of(t, "model"));
-		grid_add(g, "%s %s%s", text_of(t, "device"), text_of(t, "direction"), simulated_mark(report));
+		grid_add(g, "%s %s%s%s", text_of(t, "device"), text_of(t, "direction"), simulated_mark(report),
+			json_is_string(json_object_get(t, "helps")) ? " (helps)" : "");
 		grid_add(g, "%s%s", text_of(t, "class"), json_is_true(json_object_get(t, "late")) ? " (late)" : "");
 		grid_add(g, "%s", user_of(text, t));
 		grid_add(g, "%s", bytes_of(text, t, "done"));
@@ -650,6 +701,8 @@ void render_links(const json_t *report, const json_t *before, double seconds, FI
 		show_users(report, out);
 	if (json_array_size(json_object_get(report, "reserved")))
 		show_reserved(report, out);
+	if (json_array_size(json_object_get(report, "staging")))
+		show_staging(json_object_get(report, "staging"), out);
 	if (json_array_size(json_object_get(report, "transfers")))
 		show_transfers(report, out);
 }

@@ -1,0 +1,217 @@
+"""Parallel transmission on simulated devices: part of a model comes over other devices' links and their memory; what becomes of it
+when such a helper is busy, slow, out of reach, or lost."""
+import json
+
+import models
+import wire
+from simgpu import UUIDS, attached, gpu_daemon
+from trimstest import main, test
+
+MIB = 1 << 20
+PAIR = 'device bytes=256M\n' * 2 + 'nvlink 0 1\n'
+FAST, SLOW = 'set speed=unlimited\n', 'set speed=1\n'
+STAGING = 16 * MIB
+
+
+def machine(t, topology=FAST + PAIR, **options):
+    return gpu_daemon(t, topology=topology, pt_staging=options.pop('pt_staging', '64M'), **options)
+
+
+def halves(*helpers, n=8, more=()):
+    """Of a model of models.py (an empty tensor, then eight): the first half comes over the own link, the rest over the helpers'."""
+    entries = [(i, 0, 0 if i <= n // 2 or not helpers else 1 + (i - n // 2 - 1) * len(helpers) // (n - n // 2))
+               for i in range(1, n + 1)]
+    return wire.plan(*entries, *more, helpers=helpers)
+
+
+def same(t, lease, tensors):
+    t.equal(models.digests(lease.tensors()), models.digests(tensors))
+
+
+def helped(daemon):
+    return daemon.metric('trims_helper_bytes_total')
+
+
+def chunks(daemon, what):
+    return daemon.metric('trims_helper_chunks_total', what=what)
+
+
+def fell_back(daemon):
+    """{reason: how often} of what parallel transmission knows."""
+    found = {reason: daemon.metric('trims_fallback_total', reason=f'pt-{reason}')
+             for reason in ('no-peer', 'no-staging', 'no-such-device', 'helper-lost')}
+    return {reason: n for reason, n in found.items() if n}
+
+
+def device_uuids(daemon):
+    return [row['device'] for row in daemon.json('links')['links'] if row['direction'] == 'h2d']
+
+
+def link_bytes(daemon):
+    """What each device's link has brought."""
+    return [sum(c['bytes'] for c in row['classes']) for row in daemon.json('links')['links'] if row['direction'] == 'h2d']
+
+
+@test
+def half_of_a_model_comes_over_a_helper(t):
+    tensors = t.model('a', 64 * MIB)
+    daemon = machine(t)
+    lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+    same(t, lease, tensors)
+    t.equal(fell_back(daemon), {})
+    assert 0 < lease.helper_bytes() == helped(daemon) <= 36 * MIB, (lease.helper_bytes(), helped(daemon))
+
+@test
+def several_helpers_have_a_part_each(t):
+    tensors = t.model('a', 64 * MIB)
+    daemon = machine(t, FAST + 'device bytes=256M\n' * 4 + ''.join(f'nvlink 0 {i}\n' for i in (1, 2, 3)))
+    uuids = device_uuids(daemon)
+    lease = attached(daemon, *uuids).open('a', 'gpu', device=uuids[0], plan=halves(*uuids[1:]))
+    same(t, lease, tensors)
+    t.equal(fell_back(daemon), {})
+    moved = link_bytes(daemon)
+    t.equal(sum(moved), sum(r[5] for r in lease.records))
+    t.equal(sum(moved[1:]), lease.helper_bytes())
+
+
+@test
+def two_devices_help_each_other(t):
+    tensors = {name: t.model(name, 64 * MIB) for name in 'ab'}
+    daemon = machine(t)
+    for _ in range(3):
+        clients = [attached(daemon, *UUIDS) for _ in range(2)]
+        leases = [client.open(name, 'gpu', wait=False, device=UUIDS[i], plan=halves(UUIDS[1 - i]))
+                  for i, (client, name) in enumerate(zip(clients, 'ab'))]
+        for lease, name in zip(leases, 'ab'):
+            same(t, lease.wait(), tensors[name])
+            lease.close()
+            daemon.ctl('evict', name)
+    t.equal(fell_back(daemon), {})
+    assert helped(daemon) > 0
+
+
+@test
+def plans_at_random_bring_the_same_bytes(t):
+    """Of each tensor where it is and how it comes; the same helper twice, the device itself for one, one that does not exist."""
+    tensors = t.model('a', 24 * MIB)
+    daemon = machine(t, FAST + 'device bytes=256M\n' * 3 + 'nvlink 0 1\nnvlink 2 0\nnvlink 1 2\n', pt_staging='8M')
+    uuids = device_uuids(daemon)
+    client = attached(daemon, *uuids)
+    for _ in range(12):
+        helpers = [t.random.choice([*uuids, 'GPU-nowhere']) for _ in range(t.random.randint(0, 8))]
+        order = t.random.sample(range(9), 9)
+        entries = [(i, 1) if t.random.random() < 0.2 else (i, 0, t.random.randint(0, len(helpers))) for i in order]
+        lease = client.open('a', 'gpu', device=t.random.choice(uuids), plan=wire.plan(*entries, helpers=helpers))
+        found = lease.tensors(partial=True)
+        t.equal(models.digests(found), models.digests({name: tensors[name] for name in found}), f'{entries} {helpers}')
+        host = {list(tensors)[e[0]] for e in entries if e[1:2] == (1,)}
+        assert set(tensors) - set(found) <= host, (entries, helpers)
+        lease.close()
+        t.equal(daemon.ctl('evict', 'a', '--tier', 'gpu').rc, 0)
+        t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='gpu') == 0, 'it is gone')
+    assert helped(daemon) > 0 and set(fell_back(daemon)) <= {'no-such-device'}, fell_back(daemon)
+
+
+@test
+def a_busy_helper_does_not_hold_the_load_up(t):
+    """Its link is a thousand times slower: the own link takes back what is not begun, from the end."""
+    tensors = t.model('a', 64 * MIB)
+    daemon = machine(t, SLOW + 'device bytes=256M gbps=50\ndevice bytes=256M gbps=0.1\nnvlink 0 1 gbps=100\n')
+    lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+    same(t, lease, tensors)
+    assert chunks(daemon, 'taken-back') > 0
+    t.equal(fell_back(daemon), {})
+    (load,) = [row for row in daemon.json('trace', 'a')['loads'] if row['to'] == 'gpu']
+    t.equal((load['helper_bytes'], load['taken_back']), (lease.helper_bytes(), chunks(daemon, 'taken-back')))
+
+
+def stalls(t, daemon, symbol):
+    t.eventually(lambda: list((t.dir / 'devices').glob(f'stalled.*.{symbol}')), f'{symbol} stands still')
+
+
+def release(t):
+    (t.dir / 'devices' / 'release').touch()
+
+
+@test
+def a_slot_is_used_again_only_after_the_copy_from_it(t):
+    """The copy from the first of two slots stands still on the device; whatever came into it meanwhile would arrive in its place."""
+    tensors = t.model('a', 64 * MIB)
+    daemon = machine(t, FAST + 'device bytes=128M\n' * 2 + 'nvlink 0 1\n', faults='~cuMemcpyPeerAsync:1=stall')
+    t.at_end(lambda: release(t))
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
+    stalls(t, daemon, 'cuMemcpyPeerAsync')
+    (staging,) = [row for row in daemon.json('links')['staging'] if row['device'] == UUIDS[1]]
+    t.eventually(lambda: link_bytes(daemon)[0] >= 64 * MIB - 3 * 4 * MIB, 'all else came over the own link')
+    t.equal((staging['slots'], lease.progress()[1]), (2, wire.LOADING))
+    assert link_bytes(daemon)[1] <= 2 * 4 * MIB, 'more than slots'
+    release(t)
+    same(t, lease.wait(), tensors)
+    assert lease.helper_bytes() > 0
+
+
+@test
+def a_cancelled_load_ends_after_its_last_copy(t):
+    """Its memory is nobody else's before."""
+    tensors, other = t.model('a', 64 * MIB), t.model('b', 64 * MIB)
+    daemon = machine(t, FAST + 'device bytes=128M\n' * 2 + 'nvlink 0 1\n', faults='~cuMemcpyPeerAsync:1=stall')
+    t.at_end(lambda: release(t))
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
+    stalls(t, daemon, 'cuMemcpyPeerAsync')
+    lease.close()
+    daemon.ctl('evict', 'a', '--tier', 'gpu')
+    request = client.send('open', model='b', tier=3)
+    assert daemon.metric('trims_tier_used_bytes', tier='gpu') > 0, 'it is still there'
+    release(t)
+    second = wire.Lease(client, client.answer(request)).wait()
+    t.equal(models.digests(second.tensors()), models.digests(other))
+    second.close()
+    same(t, client.open('a', 'gpu', plan=halves(UUIDS[1])), tensors)
+
+
+@test
+def who_cannot_help_is_named(t):
+    tensors = t.model('a', 32 * MIB)
+    alone = FAST + 'device bytes=256M\n' * 2
+    for topology, staging, helper, reason in ((alone, '64M', UUIDS[1], 'no-peer'), (FAST + PAIR, '0', UUIDS[1], 'no-staging'),
+                                              (FAST + PAIR, '64M', UUIDS[1][:-1] + '9', 'no-such-device')):
+        daemon = machine(t, topology, pt_staging=staging)
+        lease = attached(daemon).open('a', 'gpu', plan=halves(helper))
+        same(t, lease, tensors)
+        t.equal((fell_back(daemon), lease.helper_bytes()), ({reason: 1}, 0))
+        rows = [row for row in daemon.json('doctor')['checks'] if row['name'] == f'pt-{reason}']
+        assert len(rows) == 1 and 'own link' in rows[0]['detail'], rows
+        daemon.stop()
+
+
+@test
+def a_helper_that_fails_in_the_middle_costs_no_load(t):
+    tensors = t.model('a', 64 * MIB)
+    for fault in ('cuMemcpyPeerAsync:2=1', 'cuMemcpyPeerAsync:1+=1', 'cuMemcpyPeerAsync:3=lose:719@1'):
+        daemon = machine(t, faults=fault)
+        lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+        same(t, lease, tensors)
+        t.equal(fell_back(daemon), {'helper-lost': 1}, fault)
+        assert chunks(daemon, 'failed') > 0, fault
+        t.equal([row['state'] for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu'],
+                ['ok', 'degraded' if 'lose' in fault else 'ok'], fault)
+        daemon.stop()
+
+
+@test
+def a_target_that_is_lost_ends_the_load_with_words(t):
+    t.model('a', 64 * MIB)
+    for fault in ('~cuMemcpyPeerAsync:2=719', 'cuMemcpyPeerAsync:2=lose:719@0'):
+        daemon = machine(t, faults=fault)
+        try:
+            attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+            raise AssertionError('it was loaded')
+        except wire.Fault as e:
+            assert e.code in ('NO_TIER', 'GPU_ERROR') and UUIDS[0] in str(e), e
+        t.equal(attached(daemon, UUIDS[1]).open('a', 'gpu', device=UUIDS[1]).opened['device'], UUIDS[1])
+        daemon.stop()
+
+
+main()
