@@ -2,7 +2,9 @@
 import json
 import xml.etree.ElementTree
 
-from simgpu import UUIDS, gpu_daemon
+import models
+import wire
+from simgpu import UUIDS, attached, gpu_daemon
 from trimstest import BUILD, CTL, SOURCE, main, run, test
 
 PROFILES = BUILD / 'tools/profiles'
@@ -124,6 +126,38 @@ def without_a_machine_the_daemons_link_counts(t):
         t.equal(got['plan']['helpers'], [])
         assert 'simulated' in got['machine'], got['machine']
     t.equal(daemon.ctl('plan', 'gpt2', '--profile', PROFILES / 'gpt2.json', '--device', 'GPU-none').rc, 1)
+
+
+PAIRS = ('set speed=1\nswitch s gbps=8\nswitch u gbps=8\n' + 2 * 'device bytes=256M gbps=4 switch=s\n' +
+         2 * 'device bytes=256M gbps=4 switch=u\n' + 'nvlink 0 2 gbps=40\nnvlink 1 2 gbps=40\n')
+
+
+@test
+def helpers_are_who_the_daemon_says_can_help(t):
+    """Devices 0 and 1 share a switch, 2 reaches both over NVLink, 3 none but its neighbour."""
+    daemon = gpu_daemon(t, topology=PAIRS)
+    uuids = [row['device'] for row in daemon.json('links')['links'] if row['direction'] == 'h2d']
+    for target, helpers in ((0, [2]), (1, [2]), (2, [0, 1]), (3, [])):
+        got = daemon.json('plan', 'gpt2', '--profile', PROFILES / 'gpt2.json', '--device', uuids[target])
+        found = got['plan']['helpers']
+        assert len(found) == bool(helpers) and {uuids.index(uuid) for uuid in found} <= set(helpers), (target, found)
+        t.equal(set(got['link_bytes']) >= {uuids[target], *found}, True)
+        t.equal({row['link'] for row in got['plan']['tensors']}, set(range(1 + len(found))))
+
+
+@test
+def a_plan_with_helpers_is_carried_out(t):
+    tensors = t.model('a', 64 << 20, count=4)
+    daemon = gpu_daemon(t, topology='set speed=1\n' + 2 * 'device bytes=256M gbps=2\n' + 'nvlink 0 1 gbps=40\n')
+    layers = [{'name': name, 'bytes': len(data), 'tensors': [name], 'batches': [{'batch': 1, 'exec_ns': 1000}]}
+              for name, (_, _, data) in tensors.items()]
+    (t.dir / 'profile').write_text(json.dumps({'format': 'trims-profile-1', 'model': 'a', 'layers': layers}))
+    got = daemon.json('plan', 'a', '--profile', t.dir / 'profile', '--device', UUIDS[0])
+    t.equal(got['plan']['helpers'], [UUIDS[1]])
+    plan = wire.plan(*((i, 0, row['link']) for i, row in enumerate(got['plan']['tensors'])), helpers=got['plan']['helpers'])
+    lease = attached(daemon).open('a', 'gpu', plan=plan)
+    t.equal(models.digests(lease.tensors()), models.digests(tensors))
+    assert lease.helper_bytes() > 0
 
 
 main()

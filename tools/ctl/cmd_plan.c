@@ -29,7 +29,75 @@ static uint64_t number_of(const json_t *row, const char *key)
 	return v > 0 ? (uint64_t)v : 0;
 }
 
-/* What the daemon knows of the device's link.  It does not know which GPUs could help, so there is one link. */
+/* The last thousandths of a link are kept from what is not a demand of its own device: cache/linksched.h. */
+#define HELPERS_SHARE 900
+
+static void take_link(struct machine *m, const json_t *row, uint64_t share)
+{
+	struct plan_link *l = &m->plan.links[m->plan.n_links];
+	m->links[m->plan.n_links] = json_string_value(json_object_get(row, "device"));
+	*l = (struct plan_link){.bytes_per_s = number_of(row, "bytes_per_s") / 1000 * share, .group = m->plan.n_links,
+		.overhead_ns = number_of(row, "overhead_ns") + number_of(row, "submit_ns"),
+		.busy = strcmp(json_string_value(json_object_get(row, "state")), "idle") != 0 || number_of(row, "flows")};
+	m->plan.n_links++;
+}
+
+/* The row of a pair of devices. */
+static const json_t *find_peer(const json_t *report, const char *device, const char *helper)
+{
+	const json_t *row;
+	size_t i;
+	json_array_foreach(json_object_get(report, "peers"), i, row)
+		if (!strcmp(json_string_value(json_object_get(row, "device")), device) &&
+			!strcmp(json_string_value(json_object_get(row, "helper")), helper))
+			return row;
+	return NULL;
+}
+
+static bool has_staging(const json_t *report, const char *device)
+{
+	const json_t *row;
+	size_t i;
+	json_array_foreach(json_object_get(report, "staging"), i, row)
+		if (!strcmp(json_string_value(json_object_get(row, "device")), device))
+			return number_of(row, "slots") > 0;
+	return false;
+}
+
+/* Links that have a bridge of PCIe in common are of one group: that of the first of them. */
+static void group_link(struct machine *m, unsigned link)
+{
+	for (unsigned i = 0; i < link; i++) {
+		const json_t *pair = find_peer(m->json, m->links[i], m->links[link]);
+		if (pair && !json_is_true(json_object_get(pair, "apart"))) {
+			m->plan.links[link].group = m->plan.links[i].group;
+			return;
+		}
+	}
+}
+
+/* Devices from whose memory the target takes, at a speed that was measured. */
+static void take_helpers(struct machine *m)
+{
+	const json_t *row;
+	size_t i;
+	json_array_foreach(json_object_get(m->json, "links"), i, row) {
+		const char *uuid = json_string_value(json_object_get(row, "device"));
+		const char *direction = json_string_value(json_object_get(row, "direction"));
+		const char *state = json_string_value(json_object_get(row, "state"));
+		const json_t *pair = uuid ? find_peer(m->json, m->links[0], uuid) : NULL;
+		if (!pair || !direction || !state || strcmp(direction, "h2d") || !strcmp(state, "lost") ||
+			!json_is_true(json_object_get(pair, "reaches")) || !has_staging(m->json, uuid) ||
+			m->plan.n_links == PLAN_MAX_LINKS)
+			continue;
+		unsigned link = m->plan.n_links;
+		take_link(m, row, HELPERS_SHARE);
+		m->plan.links[link].hop_bytes_per_s = number_of(pair, "bytes_per_s");
+		group_link(m, link);
+	}
+}
+
+/* What the daemon knows of the device's link, and of those over which others could help it. */
 static int ask_machine(struct ctl *c, struct machine *out)
 {
 	struct fault f;
@@ -37,16 +105,15 @@ static int ask_machine(struct ctl *c, struct machine *out)
 	if (r != CTL_DONE)
 		return r;
 	const json_t *row = find_link(out->json, c->device);
-	if (!row) {
+	if (!row || !json_is_string(json_object_get(row, "state"))) {
 		fault_set(&f, TRIMS_E_NO_TIER, "the daemon has no link to %s", c->device ? c->device : "any device");
 		return ctl_fail(c, &f);
 	}
 	out->name = json_string_value(json_object_get(row, "name"));
 	out->name = out->name ? out->name : "";
-	out->links[0] = json_string_value(json_object_get(row, "device"));
-	out->plan = (struct plan_machine){.n_links = 1, .dha = true, .chunk_bytes = number_of(row, "chunk_bytes")};
-	out->plan.links[0] = (struct plan_link){.bytes_per_s = number_of(row, "bytes_per_s"),
-		.overhead_ns = number_of(row, "overhead_ns") + number_of(row, "submit_ns")};
+	out->plan = (struct plan_machine){.dha = true, .chunk_bytes = number_of(row, "chunk_bytes")};
+	take_link(out, row, 1000);
+	take_helpers(out);
 	return CTL_DONE;
 }
 
