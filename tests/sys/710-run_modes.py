@@ -5,6 +5,7 @@ import json
 import sys
 
 import remote
+from simgpu import UUIDS
 from trimstest import BUILD, GPU_DRIVER, SIMULATOR, SOURCE, main, program_environment, run, simulated_only, test
 
 sys.path[:0] = [str(SOURCE / 'tests/run')]
@@ -139,11 +140,11 @@ def a_dead_daemon_does_not_stop_a_run(t):
 # ---- simulated devices ----
 
 class Machine:
-    def __init__(self, t, **options):
+    def __init__(self, t, devices='', **options):
         simulated_only('the CPU cannot compute from the memory of a real one')
         topology = t.dir / 'topology'
-        topology.write_text('set speed=unlimited\ndevice bytes=64M context=1M attr.READ_ONLY_REGISTER=1\n'
-                            'device bytes=64M context=1M\n')
+        topology.write_text('set speed=unlimited\n' + (devices or 'device bytes=64M context=1M attr.READ_ONLY_REGISTER=1\n'
+                                                       'device bytes=64M context=1M\n'))
         self.t, self.environment = t, {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(t.dir / 'devices')}
         self.daemon = t.daemon(environment=self.environment, cuda_driver=SIMULATOR, gpu='auto', **options)
         self.client = {'TRIMS_CUDA_DRIVER': GPU_DRIVER, **self.environment}
@@ -215,6 +216,49 @@ def a_table_that_is_the_head_as_well_is_read_from_the_host_by_plan(t):
     leave_table(t, reference.Gpt2, 0)
 
 
+LINKED = 'device bytes=256M context=1M attr.READ_ONLY_REGISTER=1\n' * 2 + 'nvlink 0 1\n'
+
+
+@test
+def what_comes_over_another_device_s_link_is_the_same(t):
+    machine = Machine(t, LINKED)
+    model, table = large(t)
+    want = private(t, machine.daemon, 'a')['digest']
+    names = [table] + [name for name in model.stored if name != table]
+    total = sum(len(data) for _, _, data in model.stored.values())
+    for mode, host, links in (('pt', (), names[:1]), ('pt', (), names), ('pt+dha', names[:1], names[1:])):
+        for device in 0, 1:
+            plan = write_plan(t, names, host=host, links=links, helpers=[UUIDS[1 - device]])
+            how = ('--device', f'cuda:{device}', '--mode', mode, '--plan', plan)
+            for state in 'cold', 'evicted':
+                got = machine.infer('a', *how)
+                t.equal(got['digest'], want, f'{mode} {device} {state}')
+                assert 0 < got['plan']['helper_bytes'] <= total, (mode, state, got['plan'])
+                t.equal(got['plan']['direct_tensors'], len(host))
+                t.equal(machine.daemon.ctl('evict', 'a', *(('--tier', 'gpu') if state == 'cold' else ())).rc, 0)
+    t.equal(sum(machine.daemon.metric('trims_fallback_total', reason=f'pt-{reason}')
+                for reason in ('no-peer', 'no-staging', 'no-such-device', 'helper-lost')), 0)
+
+
+@test
+def two_processes_on_devices_that_help_each_other(t):
+    machine = Machine(t, LINKED)
+    model, table = large(t)
+    want = private(t, machine.daemon, 'a')['digest']
+    names = list(model.stored)
+    plans = []
+    for device in 0, 1:
+        path = write_plan(t, names, links=[table], helpers=[UUIDS[1 - device]])
+        plans.append(path.rename(t.dir / f'plan{device}.json'))
+    started = [t.spawn(*command(machine.daemon, 'a', '--device', f'cuda:{device}', '--mode', 'pt', '--plan', plans[device]),
+                       env=program_environment(**machine.client)) for device in (0, 1, 0)]
+    for p in started:
+        out, _ = p.communicate(timeout=60)
+        t.equal(p.returncode, 0, out.decode())
+        t.equal(json.loads(out)['digest'], want)
+        assert json.loads(out)['plan']['helper_bytes'] > 0, out
+
+
 @test
 def two_processes_on_a_device_at_once(t):
     machine = Machine(t)
@@ -277,8 +321,10 @@ def a_mode_that_cannot_be_had_is_refused(t):
             ('a', ('--plan', loads), 'no use for a plan'), ('a', ('--device', 'cuda:2'), 'sees 2 devices'),
             ('a', ('--device', 'cuda:0', '--mode', 'pipeline', '--plan', loads), 'no use for a plan'),
             ('b', ('--device', 'cuda:0', '--mode', 'dha'), 'this model has none'),
-            ('a', ('--device', 'cuda:0', '--mode', 'pt', '--plan', loads), 'several links'),
-            ('a', ('--device', 'cuda:0', '--mode', 'pt+dha', '--plan', hosts), 'several links'),
+            ('a', ('--device', 'cuda:0', '--mode', 'pt', '--plan', loads), 'nothing is loaded over another link'),
+            ('a', ('--device', 'cuda:0', '--mode', 'pt', '--plan', hosts), 'read from the host'),
+            ('a', ('--device', 'cuda:0', '--mode', 'pt'), 'name it with --plan'),
+            ('a', ('--device', 'cuda:0', '--mode', 'pt+dha', '--plan', hosts), 'nothing is loaded over another link'),
             ('a', ('--device', 'cuda:0', '--mode', 'dha', '--plan', loads), 'nothing is read from the host'),
             ('b', ('--device', 'cuda:0', '--mode', 'dha', '--plan', hosts), 'a')):
         result = run(*command(machine.daemon, model, *arguments), **machine.client)

@@ -343,7 +343,8 @@ static json_t *tell(const struct infer *f)
 		(int)f->in.t, "decoded", (int)f->first.decoded, "digest", digest, "notes", tell_notes(f), "times", tell_times(f),
 		"repeats_ns", repeats, "results", results);
 	if (f->r->mode == MODE_DHA || f->r->mode == MODE_PT || f->r->mode == MODE_PT_DHA)
-		json_object_set_new(j, "plan", json_pack("{s:I,s:i,s:I,s:i,s:I,s:s}", "device_bytes", (json_int_t)info.device_bytes,
+		json_object_set_new(j, "plan", json_pack("{s:I,s:I,s:i,s:I,s:i,s:I,s:s}", "device_bytes", (json_int_t)info.device_bytes,
+			"helper_bytes", (json_int_t)info.helper_bytes,
 			"direct_tensors", (int)info.direct_tensors, "direct_bytes", (json_int_t)info.direct_bytes, "staged_tensors",
 			(int)info.staged_tensors, "staged_bytes", (json_int_t)info.staged_bytes, "note", info.note));
 	if (f->layers)
@@ -357,11 +358,12 @@ static json_t *tell(const struct infer *f)
 /* What a plan's copy is, since that depends on who opened it before. */
 static void print_plan(const json_t *plan)
 {
-	char bytes[TEXT_NUMBER];
+	char bytes[TEXT_NUMBER], helped[TEXT_NUMBER];
 	if (!plan)
 		return;
-	printf("%s on the device; %d tensors read from the host by the device, %d from a copy of this process%s",
+	printf("%s on the device, %s of it over other devices' links; %d tensors read from the host by the device, %d from a copy of this process%s",
 		text_bytes(bytes, (uint64_t)json_integer_value(json_object_get(plan, "device_bytes"))),
+		text_bytes(helped, (uint64_t)json_integer_value(json_object_get(plan, "helper_bytes"))),
 		(int)json_integer_value(json_object_get(plan, "direct_tensors")),
 		(int)json_integer_value(json_object_get(plan, "staged_tensors")),
 		*json_string_value(json_object_get(plan, "note")) ? ": " : "");

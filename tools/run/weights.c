@@ -131,10 +131,6 @@ static int check_mode(const struct weights_options *o, struct fault *why)
 	if (plans && !o->device)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s wants a GPU: to the CPU all weights are in host memory",
 			mode_name(o->mode));
-	/* It would load over the device's own link alone and say nothing. */
-	if (o->mode == MODE_PT || o->mode == MODE_PT_DHA)
-		return fault_set(why, TRIMS_E_UNSUPPORTED, "mode %s: the daemon does not load over several links yet",
-			mode_name(o->mode));
 	if (o->mode == MODE_PRIVATE && !o->file)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode private wants --file: it reads the model itself");
 	if (o->plan && !plans)
@@ -381,6 +377,7 @@ struct weights_info weights_info(const struct weights *w)
 		.hit = info.hit,
 		.simulated = info.simulated,
 		.device_bytes = info.device_bytes,
+		.helper_bytes = info.helper_bytes,
 		.direct_bytes = info.direct_bytes,
 		.staged_bytes = info.staged_bytes,
 		.direct_tensors = info.direct_tensors,

@@ -74,6 +74,7 @@ struct weights_info {
 	bool hit, simulated;
 	/* of modes that follow a plan */
 	uint64_t device_bytes, direct_bytes, staged_bytes;
+	uint64_t helper_bytes;                   /* of device_bytes, what came over other devices' links */
 	uint32_t direct_tensors, staged_tensors; /* read from the host by the device, or from a copy of this process for want of it */
 	char note[128];                          /* why some are staged */
 };
