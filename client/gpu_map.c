@@ -217,6 +217,16 @@ static int let_read(struct gpu_memory *m)
 	return 0;
 }
 
+/* Drivers map memory at multiples of its granularity and do not say how they align reservations.  All that is mapped here is made
+ * of whole granules, so what its sizes and places are multiples of is enough. */
+static uint64_t alignment(const struct gpu_memory *m)
+{
+	uint64_t all = GIB;
+	for (uint32_t i = 0; i < m->n; i++)
+		all |= m->piece[i].bytes | m->piece[i].offset;
+	return all & -all;
+}
+
 static int map_pieces(struct gpu_memory *m, const int *fds)
 {
 	uint64_t bytes = lay_out(m);
@@ -224,7 +234,7 @@ static int map_pieces(struct gpu_memory *m, const int *fds)
 		return bad_records();
 	if (bytes == 0)
 		return 0;
-	cu_result r = m->driver->cu->mem_address_reserve(&m->range, bytes, 0, 0, 0);
+	cu_result r = m->driver->cu->mem_address_reserve(&m->range, bytes, alignment(m), 0, 0);
 	if (r)
 		return gpu_failed(m->driver, r, "cuMemAddressReserve");
 	m->range_bytes = bytes;

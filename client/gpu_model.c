@@ -207,6 +207,17 @@ static int wait_on_page(trims_model *m, const struct tensor_place *place, cu_str
 	return r;
 }
 
+/* A wait that is captured is waited for at each launch of the graph, when its slot may long be another model's. */
+static int check_capture(const struct gpu_driver *d, cu_stream stream)
+{
+	cu_capture_status status = CU_CAPTURE_NONE;
+	cu_result e = d->cu->stream_is_capturing(stream, &status);
+	if (e)
+		return gpu_failed(d, e, "cuStreamIsCapturing");
+	return status == CU_CAPTURE_NONE ? 0 : fail(TRIMS_E_BAD_REQUEST, "the stream is being captured, and a graph would wait for "
+		"these bytes at every launch: wait before the capture begins");
+}
+
 /* 1: the stream waits; 0: it cannot. */
 static int stream_waits(trims_model *m, const struct tensor_place *place, cu_stream stream)
 {
@@ -216,6 +227,8 @@ static int stream_waits(trims_model *m, const struct tensor_place *place, cu_str
 	if (g->stream_wait != TRIMS_STREAM_WAIT_GPU)
 		return 0;
 	int r = gpu_enter_stream(gpu_session_driver(g->session), g->device, stream, &scope);
+	if (r == 0)
+		r = check_capture(gpu_session_driver(g->session), stream);
 	if (r == 0)
 		r = gpu_session_can_wait(g->session, &scope, &why);
 	if (r == 1) {

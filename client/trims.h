@@ -285,12 +285,13 @@ TRIMS_API int trims_read(trims_model *model, uint32_t index, uint64_t offset, vo
 
 /* Makes a CUDA stream (a CUstream or cudaStream_t; NULL: the null stream) wait until that tensor's bytes, or all, are there.
  * Returns at once where info.stream_wait is TRIMS_STREAM_WAIT_GPU; where it is TRIMS_STREAM_WAIT_CPU the call itself waits,
- * so that what is put on the stream afterwards is right either way.  The stream's context must be current or be found by
+ * so that what is put on the stream afterwards is right either way.  BAD_REQUEST: the stream is being captured, and bytes are
+ * still to come: a graph would wait for them at every launch.  The stream's context must be current or be found by
  * the rule above.
  * A load that fails, or a daemon that dies, lets the stream go as well: when the stream has passed this point,
  * trims_wait_tensor() (or trims_wait()) with a timeout of 0 says whether the bytes are there; results computed without asking
- * are worth nothing.  A stream that waits may hold up others that share its hardware queue (CUDA_DEVICE_MAX_CONNECTIONS), and
- * the wait must not be captured into a graph.  Errors as of trims_wait(); GPU_ERROR: the driver refused. */
+ * are worth nothing.  A stream that waits may hold up others that share its hardware queue (CUDA_DEVICE_MAX_CONNECTIONS).
+ * Errors as of trims_wait(); GPU_ERROR: the driver refused. */
 TRIMS_API int trims_wait_stream(trims_model *model, uint32_t index, void *cu_stream);
 
 /* A copy of that tensor that belongs to this model handle alone and may be written, for engines that change weights in

@@ -44,7 +44,7 @@ typedef uint64_t cu_word;
 typedef uint64_t cu_mem_handle; /* a VMM allocation, valid in this process alone */
 typedef unsigned long long cu_flags64;
 typedef uint32_t cu_device_attr, cu_p2p_attr, cu_pointer_attr, cu_handle_type, cu_granularity, cu_query_status;
-typedef uint32_t cu_capture_mode;
+typedef uint32_t cu_capture_mode, cu_capture_status;
 typedef struct cu_context_object *cu_context;
 typedef struct cu_stream_object *cu_stream; /* NULL: the null stream of the current context */
 typedef struct cu_event_object *cu_event;

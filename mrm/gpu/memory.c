@@ -8,6 +8,7 @@
 #include "shared/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,7 +80,8 @@ static int piece_map(struct gpu_memory *m, struct allocation *x, struct fault *w
 	const struct cuda *cu = m->gpu->cu;
 	struct cu_mem_access access = {.location = {CU_AT_DEVICE, m->gpu->device[m->device].ordinal},
 		.flags = CU_PROT_READWRITE};
-	cu_result r = cu->mem_address_reserve(&x->at, x->bytes, 0, 0, 0);
+	/* Memory is mapped at multiples of its granularity, and what a reservation's own alignment is drivers do not say. */
+	cu_result r = cu->mem_address_reserve(&x->at, x->bytes, m->gpu->device[m->device].facts.granularity_bytes, 0, 0);
 	if (r) {
 		x->at = 0;
 		return failed(m, x, r, "cuMemAddressReserve", why);
@@ -118,6 +120,9 @@ static int make_vmm(struct gpu_memory *m, struct allocation *x, struct fault *wh
 		x->fd = -1;
 		return failed(m, x, r, "cuMemExportToShareableHandle", why);
 	}
+	/* A program that the daemon runs would keep the memory. */
+	if (fcntl(x->fd, F_SETFD, FD_CLOEXEC) < 0)
+		return fault_errno(why, TRIMS_E_NO_SYSTEM, errno, "a descriptor of device memory"), -errno;
 	return drop_handle(m, x, why);
 }
 

@@ -167,7 +167,7 @@ static void work(uint8_t kind, uint8_t i, uint8_t arg)
 		cu->mem_host_unregister(host + (arg & 15) * 4096);
 		break;
 	default:
-		cu->mem_host_register(&word, sizeof word, 0);
+		cu->mem_host_register(&word, sizeof word, CU_REGISTER_MAPPED);
 	}
 }
 

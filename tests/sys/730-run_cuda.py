@@ -84,6 +84,22 @@ def listed(tokens):
 
 
 @test
+def what_is_put_on_the_device_may_be_taken_later(t):
+    """As a driver may do whose device reads pageable memory itself; the reference runs have taken it at once."""
+    simulated_only('a real driver says neither when it does')
+    machine = Machine(t)
+    bert, gpt2 = make(t, 'bert', reference.Bert, 'F32', kind='roberta'), make(t, 'gpt2', reference.Gpt2, 'F32', own_head=True)
+    topology = t.dir / 'pageable'
+    topology.write_text('set speed=unlimited\ndevice bytes=256M attr.PAGEABLE_ACCESS=1\n')
+    late = {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(t.dir / 'late'), 'SIMCUDA_FAULTS': '~cuMemcpyHtoDAsync:*=stall:4'}
+    for name, arguments in (('bert', ['--input', listed(some_tokens(t, bert, bert.most))]),
+                            ('gpt2', ['--input', listed(some_tokens(t, gpt2, gpt2.most - 3)), '--generate', '3'])):
+        _, want = machine.private(name, *arguments)
+        _, got = machine.private(name, *arguments, **late)
+        t.equal(got.tobytes(), want.tobytes(), name)
+
+
+@test
 def every_architecture_and_type_is_as_the_reference_has_it(t):
     machine = Machine(t)
     for dtype in reference.DTYPES:

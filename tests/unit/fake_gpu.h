@@ -214,7 +214,7 @@ static inline void fake_gpu_add(const struct cuda *cu, struct fake_gpu_memory *m
 		.offset = p->offset, .used = p->bytes};
 	if (kind == GPU_HANDLE_VMM_FD) {
 		FAKE_CU(cu->mem_create(&handle, bytes, &prop, 0));
-		FAKE_CU(cu->mem_address_reserve(&m->at[i], bytes, 0, 0, 0));
+		FAKE_CU(cu->mem_address_reserve(&m->at[i], bytes, 2 * MIB, 0, 0));
 		FAKE_CU(cu->mem_map(m->at[i], bytes, 0, handle, 0));
 		FAKE_CU(cu->mem_set_access(m->at[i], bytes, &access, 1));
 		FAKE_CU(cu->mem_export(&m->fd[i], handle, CU_HANDLE_FD, 0));

@@ -146,6 +146,10 @@ START_TEST(a_result_becomes_a_sentence)
 	cuda_fault(NULL, CU_E_INVALID_VALUE, "x", &why);
 	ck_assert_int_eq(why.code, TRIMS_E_GPU_ERROR);
 	ck_assert(cuda_lost(CU_E_ILLEGAL_ADDRESS));
+	ck_assert(cuda_lost((cu_result)710)); /* after these cuda.h, too, wants a new process or a new context */
+	ck_assert(cuda_lost((cu_result)721));
+	ck_assert(cuda_lost((cu_result)810));
+	ck_assert(cuda_lost((cu_result)911));
 	ck_assert(!cuda_lost(CU_E_NOT_READY));
 	ck_assert(!cuda_lost(CU_OK));
 	ck_assert_str_eq(cuda_name(NULL, CU_OK), "CUDA_SUCCESS");

@@ -68,6 +68,7 @@ static const struct pair layouts[] = {
 	INTEGER(cu_handle_type, CUmemAllocationHandleType)
 	INTEGER(cu_granularity, CUmemAllocationGranularity_flags)
 	INTEGER(cu_capture_mode, CUstreamCaptureMode)
+	INTEGER(cu_capture_status, CUstreamCaptureStatus)
 	INTEGER(cu_query_status, CUdriverProcAddressQueryResult)
 	HANDLE(cu_context, CUcontext)
 	HANDLE(cu_stream, CUstream)
@@ -124,6 +125,7 @@ static const struct pair layouts[] = {
 #define cu_graph CUgraph
 #define cu_graph_exec CUgraphExec
 #define cu_capture_mode CUstreamCaptureMode
+#define cu_capture_status CUstreamCaptureStatus
 #define cu_host_fn CUhostFn
 #define cu_uuid CUuuid_st
 #define cu_ipc_mem_handle CUipcMemHandle_st

@@ -242,8 +242,11 @@ START_TEST(host_memory_is_registered_once)
 	fails(cu->mem_host_register(m, 8192, 0), CU_E_HOST_MEMORY_ALREADY_REGISTERED);
 	fails(cu->mem_host_register(m + 4096, 8192, 0), CU_E_HOST_MEMORY_ALREADY_REGISTERED);
 	ok(cu->mem_host_register(m + 8192, 4096, 0));
-	ok(cu->mem_host_get_device_pointer(&seen, m + 100, 0));
-	ck_assert_uint_eq(seen, (cu_ptr)(uintptr_t)m + 100);
+	fails(cu->mem_host_get_device_pointer(&seen, m + 100, 0), CU_E_INVALID_VALUE); /* nobody asked for one */
+	ok(cu->mem_host_unregister(m + 8192));
+	ok(cu->mem_host_register(m + 8192, 4096, CU_REGISTER_MAPPED));
+	ok(cu->mem_host_get_device_pointer(&seen, m + 8192 + 100, 0));
+	ck_assert_uint_eq(seen, (cu_ptr)(uintptr_t)m + 8192 + 100);
 	fails(cu->mem_host_unregister(m + 4096), CU_E_HOST_MEMORY_NOT_REGISTERED);
 	ok(cu->mem_host_unregister(m));
 	fails(cu->mem_host_unregister(m), CU_E_HOST_MEMORY_NOT_REGISTERED);
@@ -304,7 +307,7 @@ START_TEST(devices_may_see_host_memory_elsewhere)
 
 	sim_topology("device bytes=64M attr.SAME_HOST_POINTER=0\n");
 	cu = sim_start();
-	ok(cu->mem_host_register(&word, 8, 0));
+	ok(cu->mem_host_register(&word, 8, CU_REGISTER_MAPPED));
 	ok(cu->mem_host_get_device_pointer(&seen, &word, 0));
 	ck_assert_uint_ne(seen, (cu_ptr)(uintptr_t)&word);
 	ok(cu->stream_create(&s, 0));

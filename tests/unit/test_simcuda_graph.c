@@ -71,6 +71,33 @@ START_TEST(a_graph_does_what_was_captured_each_time)
 }
 END_TEST
 
+START_TEST(a_wait_that_was_captured_is_waited_for_each_time)
+{
+	cu_graph graph;
+	cu_graph_exec exec;
+
+	bench_new();
+	ok(cu->memset_d8(to, 0, 8));
+	ok(cu->stream_begin_capture(stream, CU_CAPTURE_THREAD));
+	ok(cu->stream_wait_value_64(stream, to, 0, CU_WAIT_GEQ));
+	ok(cu->stream_write_value_64(stream, to, 0xffffffffffffffff, 0));
+	ok(cu->stream_end_capture(stream, &graph));
+	ok(cu->graph_instantiate(&exec, graph, 0));
+	ok(cu->graph_launch(exec, stream));
+	ok(cu->stream_synchronize(stream));
+	ok(cu->graph_launch(exec, stream)); /* it was there when it was captured, and is not now */
+	sim_await_waiting(cu, 1);
+	cu_stream other;
+	ok(cu->stream_create(&other, CU_STREAM_NO_NULL_SYNC));
+	ok(cu->stream_write_value_64(other, to, 0, 0));
+	ok(cu->stream_synchronize(stream));
+	ok(cu->stream_destroy(other));
+	ok(cu->graph_exec_destroy(exec));
+	ok(cu->graph_destroy(graph));
+	cuda_free(&cu);
+}
+END_TEST
+
 START_TEST(what_cannot_be_captured_spoils_the_capture)
 {
 	cu_graph graph;
@@ -78,17 +105,26 @@ START_TEST(what_cannot_be_captured_spoils_the_capture)
 
 	bench_new();
 	ok(cu->event_create(&event, 0));
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 5; i++) {
+		cu_capture_status status;
+		cu_ptr other;
+		void *pinned;
 		ok(cu->stream_begin_capture(stream, CU_CAPTURE_THREAD));
 		ok(cu->memset_d8_async(to, 0, 8, stream));
+		ok(cu->stream_is_capturing(stream, &status));
+		ck_assert_uint_eq(status, CU_CAPTURE_ACTIVE);
 		if (i == 0)
 			fails(cu->stream_synchronize(stream), CU_E_STREAM_CAPTURE_UNSUPPORTED);
 		else if (i == 1)
-			fails(cu->stream_wait_value_64(stream, to, 0, CU_WAIT_GEQ), CU_E_STREAM_CAPTURE_UNSUPPORTED);
-		else if (i == 2)
 			fails(cu->event_record(event, stream), CU_E_STREAM_CAPTURE_UNSUPPORTED);
+		else if (i == 2) /* a thread that captures may not call what may wait for other work */
+			fails(cu->mem_alloc(&other, 4096), CU_E_STREAM_CAPTURE_UNSUPPORTED);
+		else if (i == 3)
+			fails(cu->mem_free(to), CU_E_STREAM_CAPTURE_UNSUPPORTED);
 		else
-			fails(cu->stream_write_value_64(stream, to, 0, 0), CU_E_STREAM_CAPTURE_UNSUPPORTED);
+			fails(cu->mem_host_alloc(&pinned, 4096, 0), CU_E_STREAM_CAPTURE_UNSUPPORTED);
+		ok(cu->stream_is_capturing(stream, &status));
+		ck_assert_uint_eq(status, CU_CAPTURE_BROKEN);
 		fails(cu->memset_d8_async(to, 0, 8, stream), CU_E_STREAM_CAPTURE_UNSUPPORTED);
 		fails(cu->stream_end_capture(stream, &graph), CU_E_STREAM_CAPTURE_INVALIDATED);
 	}
@@ -167,7 +203,8 @@ END_TEST
 
 static void graphs(Suite *s)
 {
-	UNIT_CASE(s, "graphs", a_graph_does_what_was_captured_each_time, what_cannot_be_captured_spoils_the_capture);
+	UNIT_CASE(s, "graphs", a_graph_does_what_was_captured_each_time, a_wait_that_was_captured_is_waited_for_each_time,
+		what_cannot_be_captured_spoils_the_capture);
 	UNIT_CASE(s, "kernels", a_kernel_works_on_all_rows, a_kernel_of_another_shape_is_refused,
 		a_kernel_that_reaches_too_far_is_the_end_of_its_context);
 }

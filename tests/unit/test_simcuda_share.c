@@ -24,7 +24,7 @@ static cu_ptr map_block(struct cuda *cu, cu_mem_handle h, size_t bytes, uint32_t
 {
 	cu_ptr p;
 
-	ok(cu->mem_address_reserve(&p, bytes, 0, 0, 0));
+	ok(cu->mem_address_reserve(&p, bytes, 2 * MIB, 0, 0));
 	ok(cu->mem_map(p, bytes, 0, h, 0));
 	set_access(cu, p, bytes, flags);
 	return p;
@@ -109,6 +109,9 @@ START_TEST(a_mapping_has_rules)
 	ok(cu->mem_create(&h, BLOCK, &device_fd, 0));
 	fails(cu->mem_address_reserve(&p, BLOCK + 1, 0, 0, 0), CU_E_INVALID_VALUE);
 	fails(cu->mem_address_reserve(&p, BLOCK, 3, 0, 0), CU_E_INVALID_VALUE);
+	ok(cu->mem_address_reserve(&p, BLOCK, 0, 0, 0)); /* the default alignment promises nothing */
+	fails(cu->mem_map(p, BLOCK, 0, h, 0), CU_E_INVALID_VALUE);
+	ok(cu->mem_address_free(p, BLOCK));
 	ok(cu->mem_address_reserve(&p, 3 * BLOCK, 16 * MIB, 0, 0));
 	ck_assert_uint_eq(p % (16 * MIB), 0);
 	fails(cu->mem_map(p, BLOCK, 2 * MIB, h, 0), CU_E_INVALID_VALUE);
@@ -322,7 +325,7 @@ START_TEST(host_memory_is_shared_by_numa_node_alone)
 	prop.location.type = CU_AT_HOST_NUMA;
 	ok(cu->mem_create(&h, BLOCK, &prop, 0));
 	ck_assert_uint_eq(sim_free_bytes(cu), GIB); /* not the device's */
-	ok(cu->mem_address_reserve(&p, BLOCK, 0, 0, 0));
+	ok(cu->mem_address_reserve(&p, BLOCK, BLOCK, 0, 0));
 	ok(cu->mem_map(p, BLOCK, 0, h, 0));
 	ok(cu->mem_set_access(p, BLOCK, access, 2));
 	ok(cu->pointer_get_attribute(&kind, CU_POINTER_MEMORY, p));

@@ -18,7 +18,7 @@ static struct gate *gate_new(struct cuda *cu)
 	struct gate *g = mmap(NULL, sizeof *g, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	ck_assert(g != MAP_FAILED);
-	ok(cu->mem_host_register(g, sizeof *g, 0));
+	ok(cu->mem_host_register(g, sizeof *g, CU_REGISTER_MAPPED));
 	return g;
 }
 
@@ -373,7 +373,7 @@ START_TEST(freeing_waits_for_queued_work_and_unmapped_work_is_an_error)
 		ok(cu->mem_free(p));
 	}
 	ok(cu->mem_create(&h, 2 * MIB, &prop, 0));
-	ok(cu->mem_address_reserve(&p, 2 * MIB, 0, 0, 0));
+	ok(cu->mem_address_reserve(&p, 2 * MIB, 2 * MIB, 0, 0));
 	ok(cu->mem_map(p, 2 * MIB, 0, h, 0));
 	ok(cu->mem_set_access(p, 2 * MIB, &access, 1));
 	gate_close(cu, g, s);

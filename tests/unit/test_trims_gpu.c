@@ -337,6 +337,28 @@ START_TEST(a_stream_waits_for_a_tensor_and_for_all)
 }
 END_TEST
 
+START_TEST(a_stream_that_is_captured_does_not_wait_and_its_capture_goes_on)
+{
+	cu_graph graph;
+	cu_stream s;
+	trims_model *m = loading();
+	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
+	FAKE_CU(gpu.cu->stream_create(&s, CU_STREAM_NO_NULL_SYNC));
+	FAKE_CU(gpu.cu->stream_begin_capture(s, CU_CAPTURE_THREAD));
+	ck_assert_int_eq(trims_wait_stream(m, 0, s), -TRIMS_E_BAD_REQUEST);
+	ck_assert_ptr_nonnull(strstr(trims_last_error()->text, "before the capture"));
+	fake_gpu_land(&copies[1], 0, 0, 2 * FAKE_TENSOR_STRIDE);
+	fake_gpu_land(&copies[1], 0, 1, 2 * FAKE_TENSOR_STRIDE);
+	fake_ready(&copies[1]);
+	ck_assert_int_eq(trims_wait_stream(m, 0, s), 0); /* nothing is left to wait for */
+	FAKE_CU(gpu.cu->stream_end_capture(s, &graph));
+	FAKE_CU(gpu.cu->graph_destroy(graph));
+	FAKE_CU(gpu.cu->stream_destroy(s));
+	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
+	trims_close(&m);
+}
+END_TEST
+
 START_TEST(a_stream_of_another_device_can_wait_as_well)
 {
 	cu_context other;
@@ -640,6 +662,7 @@ static void trims_gpu(Suite *s)
 	const TTest *const vmm[] = {a_model_on_a_gpu_has_device_addresses, a_connection_attaches_once_and_a_copy_is_mapped_once,
 		what_is_shared_cannot_be_written, a_device_is_found_by_its_uuid, without_a_driver_only_gpus_are_missing,
 		the_callers_context_is_used_and_stays_current, a_stream_waits_for_a_tensor_and_for_all,
+		a_stream_that_is_captured_does_not_wait_and_its_capture_goes_on,
 		a_stream_of_another_device_can_wait_as_well, a_failed_load_lets_the_stream_go_and_the_wait_says_why,
 		a_dead_daemon_lets_every_stream_go, disconnecting_lets_every_stream_go, without_a_slot_the_call_waits,
 		the_watchdog_comes_with_the_first_gpu_and_goes_with_the_connection, a_private_copy_may_be_written,

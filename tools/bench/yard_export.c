@@ -74,7 +74,7 @@ static void open_descriptors(struct yard_export *y)
 	for (uint32_t i = 0; i < y->order.n; i++) {
 		uint64_t bytes = y->order.bytes[i];
 		GPU_MUST(g, mem_import, &y->handle[i], (void *)(uintptr_t)y->fds[i], CU_HANDLE_FD);
-		GPU_MUST(g, mem_address_reserve, &y->at[i], bytes, 0, 0, 0);
+		GPU_MUST(g, mem_address_reserve, &y->at[i], bytes, YARD_EXPORT_ALIGN, 0, 0);
 		GPU_MUST(g, mem_map, y->at[i], bytes, 0, y->handle[i], 0);
 		GPU_MUST(g, mem_set_access, y->at[i], bytes, &access, 1);
 	}

@@ -61,7 +61,8 @@ struct backend_ops {
 	/* Memory of 256-byte alignment; its bytes are undefined. */
 	int (*alloc)(struct backend *b, size_t bytes, void **out, struct fault *why);
 	void (*free)(struct backend *b, void *p);
-	/* Copies from and to the process's memory.  put() may return before it is done and has taken the bytes then; get() waits. */
+	/* Copies from and to the process's memory.  put() may return before it is done, and the bytes stay as they are until finish():
+	 * drivers do not say when they read pageable memory.  get() waits. */
 	int (*put)(struct backend *b, void *to, const void *from, size_t bytes, struct fault *why);
 	int (*get)(struct backend *b, void *to, const void *from, size_t bytes, struct fault *why);
 

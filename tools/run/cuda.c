@@ -111,7 +111,7 @@ static void cuda_free_memory(struct backend *b, void *p)
 		cuda_of(b)->cu->mem_free((cu_ptr)(uintptr_t)p); /* waits for what uses it */
 }
 
-/* From pageable memory the driver has taken the bytes when it returns; from staged memory it takes them in its turn. */
+/* Staged memory is read when its turn has come, pageable memory whenever the driver likes. */
 static int cuda_put(struct backend *b, void *to, const void *from, size_t bytes, struct fault *why)
 {
 	struct cuda_backend *c = cuda_of(b);

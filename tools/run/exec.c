@@ -24,7 +24,7 @@ struct exec {
 	size_t slot_floats[NET_SLOTS];
 	int32_t *index[INDEX_KINDS], *lengths; /* in the backend's memory */
 	float **caches;                        /* [2 * n_caches]: k and v in turn */
-	int32_t *longest;                      /* [n * room], here: what index arrays are filled from */
+	int32_t *positions, *types, *ones;     /* [n * room], here; as they are from put() to the end of the pass */
 	bool timed;
 	uint64_t *layer_ns, *began_ns;
 };
@@ -120,8 +120,13 @@ int exec_new(struct backend *b, const struct net *net, struct weights *w, uint32
 	*e = (struct exec){.backend = b, .net = net, .weights = w, .n = n, .t = t, .room = t + more};
 	e->layer_ns = calloc(net->n_layers, sizeof *e->layer_ns);
 	e->began_ns = calloc(net->n_layers, sizeof *e->began_ns);
-	e->longest = calloc((size_t)n * e->room, sizeof *e->longest);
-	int r = e->layer_ns && e->began_ns && e->longest ? 0 : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a pass");
+	e->positions = calloc((size_t)n * e->room, sizeof *e->positions);
+	e->types = calloc((size_t)n * e->room, sizeof *e->types);
+	e->ones = calloc(n, sizeof *e->ones);
+	bool all = e->layer_ns && e->began_ns && e->positions && e->types && e->ones;
+	int r = all ? 0 : fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a pass");
+	for (uint32_t i = 0; !r && i < n; i++)
+		e->ones[i] = 1;
 	if (!r)
 		r = make_program(e, t, &e->prompt, e->slot_floats, why);
 	if (!r)
@@ -153,7 +158,9 @@ void exec_free(struct exec **out)
 	free(e->step.calls);
 	free(e->layer_ns);
 	free(e->began_ns);
-	free(e->longest);
+	free(e->positions);
+	free(e->types);
+	free(e->ones);
 	free(e);
 	*out = NULL;
 }
@@ -168,12 +175,11 @@ static int put(struct exec *e, void *to, const void *from, size_t bytes, struct 
 /* Positions go up by one a token; all tokens are of type 0. */
 static int put_positions(struct exec *e, uint32_t t, uint32_t first, struct fault *why)
 {
-	size_t bytes = (size_t)e->n * t * sizeof *e->longest;
+	size_t bytes = (size_t)e->n * t * sizeof *e->positions;
 	for (uint32_t i = 0; i < e->n * t; i++)
-		e->longest[i] = (int32_t)(e->net->first_position + first + i % t);
-	int r = put(e, e->index[INDEX_POSITION], e->longest, bytes, why);
-	memset(e->longest, 0, bytes);
-	return r ? r : put(e, e->index[INDEX_TYPE], e->longest, bytes, why);
+		e->positions[i] = (int32_t)(e->net->first_position + first + i % t);
+	int r = put(e, e->index[INDEX_POSITION], e->positions, bytes, why);
+	return r ? r : put(e, e->index[INDEX_TYPE], e->types, bytes, why);
 }
 
 int exec_put_tokens(struct exec *e, const int32_t *tokens, const int32_t *lengths, struct fault *why)
@@ -243,10 +249,8 @@ int exec_step(struct exec *e, const int32_t *tokens, struct fault *why)
 		return fault_set(why, TRIMS_E_LIMIT, "no room for another token");
 	if (!e->step.calls)
 		r = make_program(e, 1, &e->step, NULL, why) || prepare(e, &e->step, why) ? -EPROTO : 0;
-	for (uint32_t i = 0; i < e->n; i++)
-		e->longest[i] = 1;
 	if (!r)
-		r = put(e, e->lengths, e->longest, e->n * sizeof *e->longest, why);
+		r = put(e, e->lengths, e->ones, e->n * sizeof *e->ones, why);
 	if (!r)
 		r = put(e, e->index[INDEX_TOKEN], tokens, e->n * sizeof *tokens, why);
 	if (!r)

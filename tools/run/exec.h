@@ -20,7 +20,8 @@ int exec_new(struct backend *b, const struct net *net, struct weights *w, uint32
 	struct exec **out, struct fault *why);
 void exec_free(struct exec **e);
 
-/* tokens: [n][t], lengths: [n], 1 .. t each; what is behind a sequence's length is padding and must be a valid token. */
+/* tokens: [n][t], lengths: [n], 1 .. t each; what is behind a sequence's length is padding and must be a valid token.
+ * Here and below: what is put stays as it is until the pass is over. */
 int exec_put_tokens(struct exec *e, const int32_t *tokens, const int32_t *lengths, struct fault *why);
 /* [n][channels][pixels][pixels] */
 int exec_put_image(struct exec *e, const float *image, struct fault *why);

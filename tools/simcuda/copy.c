@@ -1,5 +1,6 @@
 /* copy.c - the entries that copy and fill.  Keeps: every range is checked against what is known before anything is queued;
- * a copy of memory that is not registered returns when it is done. */
+ * a copy of memory that is not registered returns when it is done, unless the device reads such memory itself: then nobody promises
+ * that, and it does not. */
 #include "tools/simcuda/sim.h"
 
 struct copy {
@@ -32,7 +33,7 @@ static cu_result submit(struct cu_context_object *ctx, const struct copy *c)
 {
 	struct cu_stream_object *s;
 	struct op *op;
-	bool pageable;
+	bool pageable, waits;
 	cu_result r = stream_of(ctx, c->stream, &s);
 
 	if (r || !c->bytes)
@@ -48,7 +49,8 @@ static cu_result submit(struct cu_context_object *ctx, const struct copy *c)
 		op->pageable = pageable;
 	}
 	r = stream_push(s, op);
-	return r || !(pageable || c->waits) ? r : stream_wait_for(s, s->last);
+	waits = c->waits || (pageable && (c->to_host || !device_attr(s->ctx->device, CU_ATTR_PAGEABLE_ACCESS)));
+	return r || !waits ? r : stream_wait_for(s, s->last);
 }
 
 static cu_ptr host(const void *p)

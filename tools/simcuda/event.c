@@ -47,7 +47,7 @@ EXPORT cu_result cuEventDestroy_v2(cu_event handle)
 {
 	struct cu_event_object *e;
 
-	ENTER(event_destroy, NEEDS_INIT);
+	ENTER(event_destroy, NEEDS_CONTEXT);
 	e = event_of(handle);
 	if (!e)
 		return CU_E_INVALID_HANDLE;
@@ -127,7 +127,7 @@ EXPORT cu_result cuEventSynchronize(cu_event handle)
 	uint64_t record;
 	cu_result r;
 
-	ENTER(event_synchronize, NEEDS_INIT);
+	ENTER(event_synchronize, NEEDS_CONTEXT);
 	e = event_of(handle);
 	if (!e)
 		return CU_E_INVALID_HANDLE;
@@ -143,7 +143,7 @@ EXPORT cu_result cuEventElapsedTime(float *ms, cu_event start, cu_event end)
 {
 	struct cu_event_object *a, *b;
 
-	ENTER(event_elapsed_time, NEEDS_INIT);
+	ENTER(event_elapsed_time, NEEDS_CONTEXT);
 	a = event_of(start);
 	b = event_of(end);
 	if (!ms)

@@ -8,6 +8,10 @@ struct graph {
 	bool broken;
 };
 
+#define CAPTURE_RELAXED 2 /* CU_STREAM_CAPTURE_MODE_RELAXED */
+
+static _Thread_local cu_stream capturing; /* by this thread, in a mode that minds what else it calls */
+
 static struct graph *graph_new(void)
 {
 	struct graph *g = calloc(1, sizeof *g);
@@ -28,10 +32,10 @@ void graph_free(struct graph *g)
 	free(g);
 }
 
-/* Waits for memory and events are about what others do, at the time; a graph has no such thing here. */
+/* Events would make forks and joins, which no graph has here; waits for memory and writes to it are nodes as others are. */
 static bool can_be_kept(const struct op *op)
 {
-	return op->kind == OP_COPY || op->kind == OP_SET || op->kind == OP_HOST || op->kind == OP_HASH || op->kind == OP_WORK;
+	return op->kind != OP_RECORD && op->kind != OP_WAIT_EVENT;
 }
 
 cu_result graph_keep(struct graph *g, struct op *op)
@@ -49,6 +53,13 @@ cu_result graph_refuse(struct graph *g)
 {
 	g->broken = true;
 	return CU_E_STREAM_CAPTURE_UNSUPPORTED;
+}
+
+cu_result graph_unsafe(void)
+{
+	struct cu_stream_object *s = capturing ? handle_get(HANDLE_STREAM, (uint64_t)(uintptr_t)capturing) : NULL;
+
+	return s && s->capture ? graph_refuse(s->capture) : CU_OK;
 }
 
 static struct op *op_copy(const struct op *op)
@@ -80,7 +91,25 @@ EXPORT cu_result cuStreamBeginCapture_v2(cu_stream handle, cu_capture_mode mode)
 	if (s->capture)
 		return CU_E_ILLEGAL_STATE;
 	s->capture = graph_new();
-	return s->capture ? CU_OK : CU_E_OUT_OF_MEMORY;
+	if (!s->capture)
+		return CU_E_OUT_OF_MEMORY;
+	if (mode != CAPTURE_RELAXED)
+		capturing = handle;
+	return CU_OK;
+}
+
+EXPORT cu_result cuStreamIsCapturing(cu_stream handle, cu_capture_status *status)
+{
+	struct cu_stream_object *s;
+	cu_result r;
+
+	ENTER(stream_is_capturing, NEEDS_CONTEXT);
+	if (!status)
+		return CU_E_INVALID_VALUE;
+	r = stream_of(call.ctx, handle, &s);
+	if (!r)
+		*status = !s->capture ? CU_CAPTURE_NONE : s->capture->broken ? CU_CAPTURE_BROKEN : CU_CAPTURE_ACTIVE;
+	return r;
 }
 
 EXPORT cu_result cuStreamEndCapture(cu_stream handle, cu_graph *graph)
@@ -100,6 +129,7 @@ EXPORT cu_result cuStreamEndCapture(cu_stream handle, cu_graph *graph)
 	if (!g)
 		return CU_E_ILLEGAL_STATE;
 	s->capture = NULL;
+	capturing = capturing == handle ? NULL : capturing;
 	r = g->broken ? CU_E_STREAM_CAPTURE_INVALIDATED : CU_OK;
 	g->handle = r ? 0 : handle_new(HANDLE_GRAPH, g);
 	if (!g->handle) {

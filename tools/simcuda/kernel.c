@@ -162,6 +162,8 @@ EXPORT cu_result cuLaunchKernel(cu_function function, unsigned grid_x, unsigned 
 		return r;
 	if (s->ctx != f->module->ctx)
 		return CU_E_INVALID_CONTEXT;
+	if (s->ctx->device != call.ctx->device) /* copies may be given to streams of other devices, kernels not */
+		return CU_E_INVALID_HANDLE;
 	if (extra || shared_bytes)
 		return CU_E_NOT_SUPPORTED;
 	if (!arguments)

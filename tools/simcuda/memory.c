@@ -104,6 +104,9 @@ static cu_result release(struct cu_context_object *current, cu_ptr base, enum ra
 
 	if (!r)
 		return CU_E_INVALID_VALUE;
+	result = graph_unsafe();
+	if (result)
+		return result;
 	owner = r->ctx;
 	context_ref(current); /* the lock is free meanwhile, and anything may end */
 	result = context_sync(owner);
@@ -129,8 +132,11 @@ EXPORT cu_result cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
 
 EXPORT cu_result cuMemAlloc_v2(cu_ptr *ptr, size_t bytes)
 {
+	cu_result r;
+
 	ENTER(mem_alloc, NEEDS_CONTEXT);
-	return ptr && bytes ? allocate(call.ctx, bytes, ptr) : CU_E_INVALID_VALUE;
+	r = ptr && bytes ? graph_unsafe() : CU_E_INVALID_VALUE;
+	return r ? r : allocate(call.ctx, bytes, ptr);
 }
 
 EXPORT cu_result cuMemFree_v2(cu_ptr ptr)
@@ -164,8 +170,12 @@ EXPORT cu_result cuMemHostAlloc(void **ptr, size_t bytes, unsigned flags)
 	if (!ptr || !bytes || bytes > (size_t)1 << 46 ||
 		flags & ~(unsigned)(CU_HOST_PORTABLE | CU_HOST_MAPPED | CU_HOST_WRITE_COMBINED))
 		return CU_E_INVALID_VALUE;
+	result = graph_unsafe();
+	if (result)
+		return result;
 	r.mapped = align_up(bytes, SIM_PAGE);
 	r.ctx = call.ctx;
+	r.has_device_pointer = flags & CU_HOST_MAPPED;
 	at = mmap(NULL, r.mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (at == MAP_FAILED)
 		return CU_E_OUT_OF_MEMORY;
@@ -256,6 +266,7 @@ EXPORT cu_result cuMemHostRegister_v2(void *ptr, size_t bytes, unsigned flags)
 	if (!result && range_first_in(low, high - low))
 		result = CU_E_HOST_MEMORY_ALREADY_REGISTERED;
 	r.cpu_read_only = flags & CU_REGISTER_READ_ONLY;
+	r.has_device_pointer = flags & CU_REGISTER_MAPPED;
 	r.mapped = bytes;
 	return result ? result : range_add(&r, NULL);
 }
@@ -279,7 +290,7 @@ EXPORT cu_result cuMemHostGetDevicePointer_v2(cu_ptr *device_ptr, void *ptr, uns
 
 	ENTER(mem_host_get_device_pointer, NEEDS_CONTEXT);
 	r = range_at(addr);
-	if (!device_ptr || flags || !r || (r->kind != RANGE_REGISTERED && r->kind != RANGE_HOST))
+	if (!device_ptr || flags || !r || !r->has_device_pointer)
 		return CU_E_INVALID_VALUE;
 	*device_ptr = device_attr(call.ctx->device, CU_ATTR_SAME_HOST_POINTER) ? addr : addr | HOST_ALIAS;
 	return CU_OK;

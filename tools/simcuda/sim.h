@@ -86,6 +86,7 @@ struct range {
 	struct cu_context_object *ctx;   /* who asked for it; NULL for VMM mappings */
 	uint32_t readers, writers;       /* by ordinal: which devices may */
 	bool cpu_read_only;              /* registered with READ_ONLY */
+	bool has_device_pointer;         /* host memory, asked for with the flag */
 	unsigned busy;                   /* operations that touch it now */
 	bool leaving;                    /* no operation may start on it */
 	size_t mapped;                   /* bytes rounded to pages */
@@ -263,6 +264,8 @@ cu_result graph_keep(struct graph *g, struct op *op);
 /* A capture meets something that it cannot have. */
 cu_result graph_refuse(struct graph *g);
 void graph_free(struct graph *g);
+/* Calls that may not be made while this thread captures: CU_OK, or the refusal, which ends the capture. */
+cu_result graph_unsafe(void);
 
 /* --- the kernels of trims-run (kernel_run.c) --- */
 #define KERNEL_RUN_COUNT 12

@@ -246,7 +246,7 @@ EXPORT cu_result cuStreamDestroy_v2(cu_stream handle)
 {
 	struct cu_stream_object *s;
 
-	ENTER(stream_destroy, NEEDS_INIT);
+	ENTER(stream_destroy, NEEDS_CONTEXT);
 	s = handle_get(HANDLE_STREAM, (uint64_t)(uintptr_t)handle);
 	if (!s || s == s->ctx->null_stream)
 		return CU_E_INVALID_HANDLE;
@@ -273,7 +273,7 @@ EXPORT cu_result cuStreamQuery(cu_stream handle)
 	struct cu_stream_object *s;
 	cu_result r;
 
-	ENTER(stream_query, NEEDS_INIT);
+	ENTER(stream_query, NEEDS_CONTEXT);
 	r = stream_of(context_current(), handle, &s);
 	if (r)
 		return r;
@@ -285,7 +285,7 @@ EXPORT cu_result cuStreamSynchronize(cu_stream handle)
 	struct cu_stream_object *s;
 	cu_result r;
 
-	ENTER(stream_synchronize, NEEDS_INIT);
+	ENTER(stream_synchronize, NEEDS_CONTEXT);
 	r = stream_of(context_current(), handle, &s);
 	if (r)
 		return r;

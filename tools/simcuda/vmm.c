@@ -181,7 +181,7 @@ EXPORT cu_result cuMemExportToShareableHandle(void *shareable, cu_mem_handle han
 		return CU_E_NOT_SUPPORTED;
 	if (b->device && store_lost(b->device))
 		return store_lost(b->device);
-	fd = fcntl(b->fd, F_DUPFD_CLOEXEC, 0);
+	fd = dup(b->fd); /* nobody promises that programs which are executed do not get it */
 	if (fd < 0)
 		return CU_E_OPERATING_SYSTEM;
 	*(int *)shareable = fd;
@@ -235,12 +235,14 @@ static struct reservation *reservation_with(cu_ptr base, size_t bytes)
 	return NULL;
 }
 
-/* An aligned piece of a larger mapping; the rest goes back. */
+/* An aligned piece of a larger mapping; the rest goes back.  What the alignment is when nobody asks for one is nowhere written, so
+ * memory cannot be mapped there: it is a page off. */
 static cu_ptr reserve(size_t bytes, size_t alignment, cu_ptr wanted)
 {
-	size_t whole = bytes + alignment;
+	size_t whole = bytes + MAX(alignment, SIM_GRANULE) + SIM_PAGE;
 	void *at = mmap(range_cpu(wanted), whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	cu_ptr start = (cu_ptr)(uintptr_t)at, base = align_up(start, alignment);
+	cu_ptr start = (cu_ptr)(uintptr_t)at;
+	cu_ptr base = alignment || wanted ? align_up(start, MAX(alignment, SIM_PAGE)) : align_up(start, SIM_GRANULE) + SIM_PAGE;
 
 	if (at == MAP_FAILED)
 		return 0;
@@ -256,14 +258,14 @@ EXPORT cu_result cuMemAddressReserve(cu_ptr *ptr, size_t bytes, size_t alignment
 	struct reservation *r;
 
 	ENTER(mem_address_reserve, NEEDS_INIT);
-	if (!ptr || !bytes || bytes % SIM_GRANULE || bytes > (size_t)1 << 46 || alignment & (alignment - 1) || flags ||
-		alignment > (size_t)1 << 40 || wanted % SIM_GRANULE)
+	if (!ptr || !bytes || bytes % SIM_PAGE || bytes > (size_t)1 << 46 || alignment & (alignment - 1) || flags ||
+		alignment > (size_t)1 << 40 || wanted % SIM_PAGE)
 		return CU_E_INVALID_VALUE;
 	r = calloc(1, sizeof *r);
 	if (!r)
 		return CU_E_OUT_OF_MEMORY;
 	r->bytes = bytes;
-	r->base = reserve(bytes, MAX(alignment, SIM_GRANULE), wanted);
+	r->base = reserve(bytes, alignment, wanted);
 	if (!r->base) {
 		free(r);
 		return CU_E_OUT_OF_MEMORY;
