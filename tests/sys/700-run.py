@@ -283,6 +283,17 @@ def models_that_are_not_what_they_say_are_refused(t):
 
 
 @test
+def a_file_that_ends_before_its_size_is_told_so(t):
+    """As one does that shrinks while it is read.  The kernel says 4096 bytes of each file of this kind, whatever it has."""
+    found = '/sys/kernel/mm/transparent_hugepage/enabled'
+    if not os.path.exists(found) or os.stat(found).st_size <= len(pathlib.Path(found).read_bytes()):
+        raise Skip('no file here says that it is longer than it is')
+    result = run(RUN, 'infer', '--mode', 'private', '--file', found, '--json')
+    t.equal((result.rc, result.json['error']['code']), (1, 'DISK_ERROR'), result)
+    assert 'enabled: it ends before its size' in result.err, result
+
+
+@test
 def a_command_line_that_makes_no_sense_is_told_so(t):
     for arguments in (['infer'], ['infer', 'a', '--mode', 'fast'], ['infer', 'a', '--device', 'tpu:0'],
                       ['infer', 'a', '--batch', '0'], ['infer', 'a', '--batch', '-1'], ['infer', 'a', 'b'], ['layers'],

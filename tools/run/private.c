@@ -70,6 +70,12 @@ static int fail_file(struct fault *why, const char *what, const char *name)
 	return fault_set(why, errno == ENOENT ? TRIMS_E_NOT_FOUND : TRIMS_E_DISK_ERROR, "%s %s: %s", what, name, strerror(errno));
 }
 
+/* It was cut while it was read. */
+static int fail_short(struct fault *why, const char *name)
+{
+	return fault_set(why, TRIMS_E_DISK_ERROR, "reading %s: it ends before its size when it was opened", name);
+}
+
 static char *join(const char *folder, const char *name)
 {
 	char *path;
@@ -103,9 +109,11 @@ static int read_head(struct private *p, uint32_t i, struct fault *why)
 		head = grown;
 		while (have < need) {
 			ssize_t n = pread(part->buffered, head + have, need - have, (off_t)have);
-			if (n <= 0)
+			if (n == 0)
+				return fail_short(why, part->name);
+			if (n < 0 && errno != EINTR)
 				return fail_file(why, "reading", part->name);
-			have += (size_t)n;
+			have += n > 0 ? (size_t)n : 0;
 		}
 		r = header_parse(FORMAT_SAFETENSORS, part->name, i, head, have, part->bytes, &need, &part->data_start, &p->tensors,
 			why);
@@ -332,7 +340,7 @@ static int read_block(const struct part *part, uint64_t offset, uint8_t *to)
 		if (n < 0 && errno != EINTR)
 			return -errno;
 		if (n == 0)
-			return -EIO; /* shorter than it was */
+			return -ENODATA;
 		have += n > 0 ? (uint64_t)n : 0;
 	}
 	return 0;
@@ -410,7 +418,9 @@ static int read_all(struct private *p, struct fault *why)
 		r = fault_set(why, TRIMS_E_NO_SYSTEM, "threads that read cannot be started");
 	for (uint64_t seen = 0; !r && seen < p->blocks;) {
 		int64_t now = wait_blocks(p, seen);
-		if (now < 0)
+		if (now == -ENODATA)
+			r = fail_short(why, "the model");
+		else if (now < 0)
 			r = fault_set(why, TRIMS_E_DISK_ERROR, "reading the model: %s", strerror((int)-now));
 		else
 			r = copy_blocks(p, seen, (uint64_t)now, why);
