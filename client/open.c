@@ -246,7 +246,7 @@ int trims_info(trims_model *m, struct trims_info *out)
 {
 	size_t size = out->size;
 	struct trims_info info = {.size = size, .tier = m->tier, .hit = m->hit, .image_bytes = m->image_bytes,
-		.copy = m->copy, .digest_hi = m->digest_hi, .digest_lo = m->digest_lo};
+		.copy = m->copy, .digest_hi = m->digest_hi, .digest_lo = m->digest_lo, .version = m->version};
 	if (size < offsetof(struct trims_info, leased) || size > 4096)
 		return fail(TRIMS_E_BAD_REQUEST, "struct trims_info: its size is not set");
 	int r = !m->hit && !(info.digest_hi | info.digest_lo) ? late_digest(m, &info) : 0;

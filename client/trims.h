@@ -181,6 +181,7 @@ struct trims_info {
 	uint64_t direct_bytes, staged_bytes;
 	char place_note[128]; /* why tensors are TRIMS_PLACE_STAGED */
 	uint64_t helper_bytes; /* what of device_bytes came over other devices' links, as a plan said; grows while bytes arrive */
+	uint64_t version;     /* of every tier: equal numbers from one daemon run are the same bytes, wherever the copies are */
 };
 TRIMS_API int trims_info(trims_model *model, struct trims_info *out);
 

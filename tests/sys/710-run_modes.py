@@ -2,6 +2,8 @@
 once, on the host and on simulated devices."""
 import contextlib
 import json
+import os
+import shutil
 import sys
 
 import remote
@@ -209,6 +211,27 @@ def what_a_plan_leaves_on_the_host_is_read_there(t):
 @test
 def where_a_device_cannot_read_it_there_is_a_copy(t):
     leave_table(t, reference.Bert, 1)
+
+
+@test
+def a_plan_is_not_followed_with_the_weights_of_another_version(t):
+    """The model is replaced between its two opens, by one of the same shapes: layers of one and weights of the other are neither."""
+    machine = Machine(t, revalidate=0)
+    model = make(t, 'a', reference.Bert)
+    make_plan = write_plan(t, list(model.stored), host=[next(iter(model.stored))])
+    t.equal(machine.daemon.ctl('pull', 'a').rc, 0)
+    fifo = t.dir / 'fifo'
+    os.mkfifo(fifo)
+    p = t.spawn(*command(machine.daemon, 'a', '--device', 'cuda:0', '--mode', 'dha', '--plan', fifo),
+                env=program_environment(**machine.client))
+    t.eventually(lambda: machine.daemon.metric('trims_leases') >= 1 or p.poll() is not None, 'it has the names and shapes')
+    shutil.rmtree(t.models_dir / 'a')
+    for name in model.stored:
+        model.add(name, *model.stored[name][1])
+    model.write(t.models_dir / 'a')
+    fifo.write_text(make_plan.read_text())
+    out, _ = p.communicate(timeout=60)
+    t.equal((p.returncode, json.loads(out[out.index(b'{'):]).get('error', {}).get('code')), (1, 'CHANGED'), out.decode())
 
 
 @test

@@ -200,6 +200,7 @@ START_TEST(info_says_where_the_copy_is)
 	ck_assert_uint_eq(info.tier, TRIMS_TIER_HOST);
 	ck_assert_uint_eq(info.hit, 1);
 	ck_assert_uint_eq(info.copy, 100);
+	ck_assert_uint_eq(info.version, copies[0].version);
 	ck_assert_uint_eq(info.image_bytes, copies[0].image_bytes);
 	ck_assert_int_eq(trims_info(loading, &info), 0);
 	ck_assert_uint_eq(info.hit, 0);

@@ -107,6 +107,16 @@ static int open_tier(struct weights *w, uint32_t tier, const struct trims_plan *
 	return trims_open(w->conn, w->options.model, &options, out) ? fail_trims(why) : 0;
 }
 
+/* Names, shapes and configuration are the host's copy's: weights of another version are not those. */
+static int check_version(const struct weights *w, struct fault *why)
+{
+	struct trims_info host = {.size = sizeof host}, model = {.size = sizeof model};
+	if (trims_info(w->host, &host) || trims_info(w->model, &model))
+		return fail_trims(why);
+	return host.version == model.version ? 0 :
+		fault_set(why, TRIMS_E_CHANGED, "the model changed at its source while it was opened");
+}
+
 static int open_shared(struct weights *w, struct fault *why)
 {
 	struct trims_connect_options options = {.size = sizeof options, .program = "trims-run"};
@@ -121,6 +131,8 @@ static int open_shared(struct weights *w, struct fault *why)
 		r = open_tier(w, TRIMS_TIER_HOST, NULL, &w->host, why);
 	if (!r && !follows_plan(w))
 		r = open_tier(w, w->options.device ? TRIMS_TIER_GPU : TRIMS_TIER_HOST, NULL, &w->model, why);
+	if (!r && w->host && w->model)
+		r = check_version(w, why);
 	w->times.open_ns = clock_ns() - connected;
 	return r;
 }
@@ -154,6 +166,8 @@ static int open_planned(struct weights *w, struct fault *why)
 		return r;
 	uint64_t began = clock_ns();
 	r = open_tier(w, TRIMS_TIER_GPU, &plan.plan, &w->model, why);
+	if (!r)
+		r = check_version(w, why);
 	w->times.open_ns += clock_ns() - began;
 	plan_file_fini(&plan);
 	trims_close(&w->host);
@@ -213,8 +227,6 @@ static int find_data(struct weights *w, const struct weight *weight, enum place 
 	bool here = place == PLACE_HOST && w->host;
 	if (trims_tensor(here ? w->host : w->model, weight->tensor, &t))
 		return fail_trims(why);
-	if (t.bytes != weight->bytes)
-		return fault_set(why, TRIMS_E_CHANGED, "the model changed at its source while it was opened");
 	*out = t.data;
 	return here ? w->backend->ops->host(w->backend, t.data, t.bytes, out, why) : 0;
 }
