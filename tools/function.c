@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -136,6 +137,16 @@ int function_finish(struct function *f, struct function_run *out, struct fault *
 	int r = explain(out->report, status, why);
 	json_decref(STEAL(out->report));
 	return r;
+}
+
+int function_warm_memory(uint64_t model_bytes, struct fault *why)
+{
+	size_t bytes = (size_t)(model_bytes + model_bytes / 4 + 64 * MIB);
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (p == MAP_FAILED)
+		return fault_errno(why, TRIMS_E_NO_MEMORY, errno, "touching free memory");
+	munmap(p, bytes);
+	return 0;
 }
 
 /* ---- many of them ---- */

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import remote
+import wire
 from simgpu import UUIDS
 from trimstest import BUILD, GPU_DRIVER, SIMULATOR, SOURCE, main, program_environment, run, simulated_only, test
 
@@ -328,6 +329,119 @@ def a_profile_on_a_device_has_both_ways(t):
     machine = Machine(t)
     model = make(t, 'a', reference.Gpt2)
     check_profile(t, machine.daemon, model, 'cuda:0', **machine.client)
+
+
+# ---- bench: mode against mode ----
+
+def bench(t, daemon, *arguments, rc=0, **environment):
+    result = run(RUN, 'bench', 'a', '--socket', daemon.socket, '--json', *INPUT, '--warmups', '1', '--rounds', '2', *arguments,
+                 **environment)
+    t.equal(result.rc, rc, str(result))
+    return result.json, {row['mode']: row for row in result.json['modes']}
+
+
+def check_figures(t, row, runs=2):
+    t.equal((row['runs'], row['failed'], row['given_up'], 'why' in row), (runs, 0, False, False), str(row))
+    spread = row['total_ms']
+    assert 0 < spread['p10'] <= spread['median'] <= spread['p90'] <= spread['p95'], row
+    assert row['parts_ms']['execute']['median'] > 0 and row['parts_ms']['process']['median'] > 0, row
+    assert 0 < row['from_open_ms']['median'] < spread['median'], row
+
+
+@test
+def a_bench_has_modes_take_turns(t):
+    make(t, 'a', reference.Bert)
+    daemon = t.daemon()
+    report, rows = bench(t, daemon, '--state', 'hit', '--file', t.models_dir / 'a', '--modes', 'private,pipeline,dha,resident')
+    t.equal((report['state'], report['page_cache'], report['simulated']), ('hit', {'state': 'warm', 'files': 1}, False))
+    t.equal((report['warmups'], report['rounds'], report['out_of_time']), (1, 2, False))
+    t.equal(list(rows), ['private', 'pipeline', 'dha', 'resident'])
+    for mode in 'private', 'pipeline', 'resident':
+        check_figures(t, rows[mode])
+        t.equal(round(rows[mode]['over_private'] * rows[mode]['total_ms']['median'], 3),
+                round(rows['private']['total_ms']['median'], 3))
+        t.equal(rows[mode]['predicted'], None)
+    t.equal((rows['dha']['runs'], rows['dha']['failed'], rows['dha']['given_up']), (0, 3, True))
+    assert 'wants a GPU' in rows['dha']['why'], rows['dha']
+    t.equal(rows['dha']['total_ms'], None)
+    t.equal(report['digest'], private(t, daemon, 'a')['digest'])
+
+
+@test
+def a_bench_begins_each_run_as_it_says(t):
+    """A miss is one by the daemon's own word; what no run can begin with is a failed run."""
+    make(t, 'a', reference.Bert)
+    daemon = t.daemon()
+    before = daemon.metric('trims_requests_total', tier='host', result='miss')
+    report, rows = bench(t, daemon, '--modes', 'resident,private,pipeline', '--warmups', '3', '--budget', '1ms')
+    t.equal((report['rounds'], report['out_of_time']), (1, True))
+    assert report['warmups'] <= 1, report
+    for mode in 'resident', 'pipeline':
+        check_figures(t, rows[mode], 1)
+    assert daemon.metric('trims_requests_total', tier='host', result='miss') - before >= 2
+    assert report['page_cache']['state'].startswith('not looked after'), report
+    t.equal((rows['private']['failed'], rows['private']['given_up']), (1 + report['warmups'], False))
+    assert '--file' in rows['private']['why'], rows
+    holder = t.spawn(RUN, 'infer', 'a', '--socket', daemon.socket, '--repeat', '1000000')
+    t.eventually(lambda: daemon.metric('trims_leases') >= 1, 'somebody has it open')
+    report, rows = bench(t, daemon, '--modes', 'resident', '--warmups', '0', '--rounds', '1', rc=1)
+    t.equal((rows['resident']['runs'], rows['resident']['failed']), (0, 1))
+    assert 'somebody else has the model open' in rows['resident']['why'], rows
+    holder.kill()
+    holder.wait()
+    for arguments, words in ((('--modes', 'resident,resident'), 'each once'), (('--modes', ''), 'each once'), (('--rounds', '0'), 'no number'),
+                             (('--state', 'warm'), 'neither'), (('--budget', 'x'), 'no time'), (('--repeat', '2'), 'knows no')):
+        refused = run(RUN, 'bench', 'a', *arguments)
+        t.equal(refused.rc, 2, str(refused))
+        assert words in refused.err, refused
+
+
+def store_profile(t, machine):
+    """One by which the table is read from the host and the rest is loaded; whatever a simulated device takes."""
+    told = machine.daemon.ctl('profile', 'a', '--device', 'cuda:0', '--json', **machine.client)
+    t.equal(told.rc, 0, str(told))
+    profile = told.json
+    for layer in profile['layers']:
+        if layer['bytes']:
+            layer['copy_ns'] = 1000 + layer['bytes']
+        for batch in layer['batches']:
+            batch['exec_ns'] = 10000
+            if 'dha_ns' in batch:
+                batch['dha_ns'] = 20000 if layer['op'] == 'embed' else 10**9
+    client = machine.daemon.client()
+    fd = wire.sealed(json.dumps(profile).encode())
+    t.equal(client.answer(client.send('profile', fds=[fd], model='a', profile=1))['text'], 'stored')
+    os.close(fd)
+
+
+@test
+def a_bench_on_a_device_has_the_prediction_beside_it(t):
+    machine = Machine(t)
+    large(t)
+    arguments = ('--device', 'cuda:0', '--file', t.models_dir / 'a', '--modes', 'resident,pipeline,dha,private', '--warmups', '0',
+                 '--rounds', '1')
+    report, rows = bench(t, machine.daemon, *arguments, **machine.client)
+    assert 'no profile' in report['prediction_note'], report
+    for row in rows.values():
+        check_figures(t, row, 1)
+        t.equal(row['predicted'], None)
+    t.equal((rows['dha']['planned'], rows['dha']['device_bytes'] < report['bytes']), (False, True))
+    store_profile(t, machine)
+    report, rows = bench(t, machine.daemon, *arguments, **machine.client)
+    t.equal((report['prediction_note'], report['simulated'], report['state']), ('', True, 'miss'))
+    for mode, row in rows.items():
+        check_figures(t, row, 1)
+        t.equal(row['predicted'] is None, mode == 'private', mode)
+    t.equal((rows['dha']['planned'], rows['dha']['device_bytes'] < report['bytes']), (True, True))
+    over = rows['dha']['over_pipeline']
+    assert over['predicted'] > 1 and over['measured'] > 0, over
+    text = run(RUN, 'bench', 'a', '--socket', machine.daemon.socket, *arguments, '--state', 'hit', **machine.client)
+    t.equal(text.rc, 0, str(text))
+    for line in text.out.splitlines():
+        if line.startswith(('resident', 'pipeline', 'dha', 'private')):
+            assert line.split()[1] == '(simulated)' and line.split()[2] == '1', text
+    t.equal(text.out.count('simulated'), 6, text.out)
+    assert 'predictions are of misses' in text.out, text
 
 
 @test

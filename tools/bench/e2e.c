@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,15 +63,11 @@ struct course {
 	char file[LAB_PATH], copy[LAB_PATH], tokens[16];
 };
 
-/* Virtual machines lose free pages to their host after a while, and a first touch then costs a hundred times as much: as with the
- * page cache, either side finds the state that it would on a machine that is used. */
 static void warm_memory(const struct course *c)
 {
-	size_t bytes = (size_t)(c->row->bytes + c->row->bytes / 4 + 64 * MIB);
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (p == MAP_FAILED)
-		die_errno(errno, "touching free memory");
-	munmap(p, bytes);
+	struct fault why;
+	if (function_warm_memory(c->row->bytes, &why))
+		die("e2e: %s", why.text);
 }
 
 static bool run(const struct course *c, const char *device, const char *const how[], uint64_t asked_ns, struct function_run *out)

@@ -2,7 +2,7 @@
  * daemon keeps.  And what plan takes of that. */
 #include "client/trims.h"
 #include "tools/ctl/ctl.h"
-#include "tools/ctl/program.h"
+#include "tools/program.h"
 #include "tools/text.h"
 
 #include <inttypes.h>

@@ -321,6 +321,7 @@ static json_t *tell_times(const struct infer *f)
 		{"build_ns", f->s.build_ns}, {"library_ns", f->s.backend->library_ns}, {"context_ns", f->s.backend->context_ns},
 		{"prepare_ns", f->prepare_ns}, {"wait_ns", t->wait_ns}, {"execute_ns", f->first.prefill_ns + f->first.decode_ns},
 		{"prefill_ns", f->first.prefill_ns}, {"decode_ns", f->first.decode_ns}, {"total_ns", f->first_ns},
+		{"from_open_ns", f->r->started_ns + f->first_ns - t->asked_ns},
 	};
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		json_object_set_new(j, rows[i].name, json_integer((json_int_t)rows[i].ns));

@@ -2,6 +2,7 @@
 #include "tools/run/run.h"
 
 #include "tools/clock.h"
+#include "tools/text.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -103,6 +104,66 @@ static int parse_mode(struct run *r, const char *text)
 	return 0;
 }
 
+static int parse_modes(struct run *r, const char *text)
+{
+	unsigned seen = 0;
+	for (r->n_modes = 0;; text++) {
+		char name[16];
+		size_t n = strcspn(text, ",");
+		snprintf(name, sizeof name, "%.*s", (int)MIN(n, sizeof name - 1), text);
+		enum mode mode = n < sizeof name ? mode_find(name) : MODE_COUNT;
+		if (mode == MODE_COUNT || seen & 1u << mode)
+			return run_usage(r, "--modes: not a list, each once, of resident, pipeline, dha, pt, pt+dha, private");
+		seen |= 1u << mode;
+		r->modes[r->n_modes++] = mode;
+		text += n;
+		if (!*text)
+			return 0;
+	}
+}
+
+static int parse_state(struct run *r, const char *text)
+{
+	if (strcmp(text, "hit") != 0 && strcmp(text, "miss") != 0)
+		return run_usage(r, "--state: %s is neither hit nor miss", text);
+	r->state = strcmp(text, "hit") == 0 ? BENCH_HIT : BENCH_MISS;
+	return 0;
+}
+
+static int parse_rounds(struct run *r, unsigned bit, const char *text, uint64_t least, uint32_t *out)
+{
+	uint64_t n = 0;
+	int e = parse_number(r, bit, text, least, 1000000, &n);
+	*out = (uint32_t)n;
+	return e;
+}
+
+static int parse_budget(struct run *r, const char *text)
+{
+	if (text_parse_ns(text, &r->budget_ns) || r->budget_ns == 0)
+		return run_usage(r, "--budget: %s is no time", text);
+	return 0;
+}
+
+/* Of bench alone. */
+static int take_bench_option(struct run *r, unsigned bit, const char *value)
+{
+	switch (bit) {
+	case OPT_bit_modes:
+		return parse_modes(r, value);
+	case OPT_bit_warmups:
+		return parse_rounds(r, bit, value, 0, &r->warmups);
+	case OPT_bit_rounds:
+		return parse_rounds(r, bit, value, 1, &r->rounds);
+	case OPT_bit_budget:
+		return parse_budget(r, value);
+	case OPT_bit_state:
+		return parse_state(r, value);
+	default:
+		return 0;
+	}
+}
+
 static int take_option(void *into, unsigned bit, const char *value)
 {
 	struct run *r = into;
@@ -143,7 +204,7 @@ static int take_option(void *into, unsigned bit, const char *value)
 	case OPT_bit_seed:
 		return parse_number(r, bit, value, 0, UINT64_MAX, &r->seed);
 	default:
-		return 0;
+		return take_bench_option(r, bit, value);
 	}
 }
 
@@ -190,6 +251,10 @@ int main(int argc, char **argv)
 		.n_batches = 1,
 		.repeat = 1,
 		.generate = 1,
+		.modes = {MODE_RESIDENT, MODE_PIPELINE, MODE_DHA, MODE_PT, MODE_PT_DHA, MODE_PRIVATE},
+		.n_modes = MODE_COUNT,
+		.warmups = 2,
+		.rounds = 20,
 		.main_ns = clock_ns(),
 	};
 	r.started_ns = started_ns(r.main_ns);

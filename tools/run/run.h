@@ -27,6 +27,9 @@ enum run_option {
 
 #define RUN_MAX_BATCHES 16
 
+/* What a benchmark's runs begin with. */
+enum bench_state { BENCH_MISS, BENCH_HIT };
+
 struct run {
 	unsigned given; /* enum run_option bits */
 	const char *socket, *model, *plan, *file, *input, *output;
@@ -37,6 +40,10 @@ struct run {
 	uint32_t batches[RUN_MAX_BATCHES], n_batches;
 	uint32_t batch, tokens, repeat, generate, threads; /* tokens 0: not given */
 	uint64_t seed;
+	enum mode modes[MODE_COUNT]; /* of bench, each once */
+	uint32_t n_modes, warmups, rounds;
+	uint64_t budget_ns; /* 0: none */
+	enum bench_state state;
 	uint64_t started_ns, main_ns; /* when this process was asked for, and when main() began */
 };
 
@@ -64,6 +71,8 @@ struct session {
 	uint64_t build_ns; /* from configuration to layers */
 };
 
+/* The UUID of the GPU that --device names; empty: the CPU's memory is meant. */
+int session_find_uuid(const struct run *r, char uuid[64], bool *simulated, struct fault *why);
 /* Opens model and net, with no backend yet; then the backend, and binds the two.  Bytes are on their way in between. */
 int session_open(struct session *s, const struct run *r, struct fault *why);
 int session_bind(struct session *s, const struct run *r, struct fault *why);

@@ -59,6 +59,16 @@ static int choose_backend(struct session *s, const struct run *r, int *ordinal, 
 	return 0;
 }
 
+int session_find_uuid(const struct run *r, char uuid[64], bool *simulated, struct fault *why)
+{
+	struct session s = {0};
+	bool host = strcmp(r->device, "cpu") == 0;
+	*simulated = false;
+	int e = host ? 0 : find_device(&s, atoi(r->device + strlen("cuda:")), simulated, why);
+	memcpy(uuid, s.uuid, sizeof s.uuid);
+	return e;
+}
+
 static int open_backend(struct session *s, const struct run *r, int ordinal, struct fault *why)
 {
 	struct backend_options options = {.threads = r->threads, .device = ordinal};

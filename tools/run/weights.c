@@ -104,6 +104,7 @@ static int open_tier(struct weights *w, uint32_t tier, const struct trims_plan *
 		.device = tier == TRIMS_TIER_GPU ? w->options.device : NULL,
 		.plan = plan,
 	};
+	w->times.asked_ns = clock_ns();
 	return trims_open(w->conn, w->options.model, &options, out) ? fail_trims(why) : 0;
 }
 
@@ -177,6 +178,7 @@ static int open_planned(struct weights *w, struct fault *why)
 static int open_private(struct weights *w, struct fault *why)
 {
 	uint64_t began = clock_ns();
+	w->times.asked_ns = began;
 	int r = private_open(w->options.file, &w->private, why);
 	w->times.open_ns = clock_ns() - began;
 	return r;

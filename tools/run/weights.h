@@ -41,6 +41,7 @@ struct weights_options {
 struct weights_times {
 	uint64_t connect_ns, open_ns; /* private: 0, and reading the header */
 	uint64_t wait_ns;             /* for bytes; private: loading them */
+	uint64_t asked_ns;            /* by clock_ns(): when the copy in use was asked for; private: when the file was opened */
 };
 
 struct weights;

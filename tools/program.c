@@ -1,5 +1,5 @@
 /* program.c - see program.h. */
-#include "tools/ctl/program.h"
+#include "tools/program.h"
 
 #include "shared/own.h"
 

@@ -1,6 +1,6 @@
 /* program.h - runs trims-run for a command.  Thread: main.  Owns nothing. */
-#ifndef TOOLS_CTL_PROGRAM_H
-#define TOOLS_CTL_PROGRAM_H
+#ifndef TOOLS_PROGRAM_H
+#define TOOLS_PROGRAM_H
 
 #include "shared/error.h"
 
