@@ -24,20 +24,33 @@ static int open_file(const char *path, uint64_t *bytes, struct fault *why)
 	return steal_fd(&fd);
 }
 
+static uint64_t pages_of(uint64_t bytes)
+{
+	return (bytes + PAGE - 1) / PAGE;
+}
+
+/* Of a mapping, how many pages are there. */
+static int count_mapped(void *at, uint64_t bytes, uint64_t *out, struct fault *why)
+{
+	uint64_t pages = pages_of(bytes);
+	OWN_MEM unsigned char *here = calloc(pages, 1);
+	*out = 0;
+	if (!here || mincore(at, (size_t)bytes, here))
+		return fault_errno(why, TRIMS_E_NO_SYSTEM, errno, "mincore");
+	for (uint64_t i = 0; i < pages; i++)
+		*out += here[i] & 1;
+	return 0;
+}
+
 static int count(int fd, uint64_t bytes, const char *path, uint64_t *out, struct fault *why)
 {
-	size_t pages = (size_t)((bytes + PAGE - 1) / PAGE);
 	*out = 0;
-	if (!pages)
-		return 0;
-	OWN_MEM unsigned char *here = malloc(pages);
-	void *p = here ? mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+	void *p = bytes ? mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, fd, 0) : NULL;
 	if (p == MAP_FAILED)
 		return fault_errno(why, TRIMS_E_NO_MEMORY, errno, "mapping %s", path);
-	int r = mincore(p, (size_t)bytes, here) ? fault_errno(why, TRIMS_E_NO_SYSTEM, errno, "mincore") : 0;
-	for (size_t i = 0; !r && i < pages; i++)
-		*out += here[i] & 1;
-	munmap(p, (size_t)bytes);
+	int r = p ? count_mapped(p, bytes, out, why) : 0;
+	if (p)
+		munmap(p, (size_t)bytes);
 	return r;
 }
 
@@ -47,7 +60,7 @@ int pagecache_share(const char *path, double *out, struct fault *why)
 	OWN_FD int fd = open_file(path, &bytes, why);
 	int r = fd < 0 ? -EPROTO : count(fd, bytes, path, &pages, why);
 	if (!r)
-		*out = bytes ? (double)pages / (double)((bytes + PAGE - 1) / PAGE) : 0;
+		*out = bytes ? (double)pages / (double)pages_of(bytes) : 0;
 	return r;
 }
 
@@ -85,10 +98,10 @@ int pagecache_fill(const char *path, struct fault *why)
 {
 	uint64_t bytes;
 	OWN_FD int fd = open_file(path, &bytes, why);
-	OWN_MEM char *block = malloc(MIB);
-	ssize_t n = fd < 0 || !block ? -1 : 1;
 	if (fd < 0)
 		return -EPROTO;
+	OWN_MEM char *block = calloc(1, MIB);
+	ssize_t n = block ? 1 : -1;
 	while (n > 0)
 		n = read(fd, block, MIB);
 	return n < 0 ? fault_errno(why, TRIMS_E_DISK_ERROR, errno, "reading %s", path) : 0;
