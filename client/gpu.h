@@ -184,8 +184,18 @@ int gpu_owner_gone(trims_model *m);
 
 /* Finds out what of the image no memory of the device has: m->gpu->dha is NULL when there is no tensor in that. */
 int gpu_dha_find(trims_model *m);
-/* Makes it readable by the device.  host: the same version of the model on the host tier, taken over, also on failure. */
-int gpu_dha_open(trims_model *m, trims_model *host);
+/* Making it readable by the device, way by way: of what is still lacking, as much as it can. */
+bool gpu_dha_lacks(const trims_model *m);
+/* Whether the device can register the host copy; else that is the reason for what follows. */
+bool gpu_dha_registers(trims_model *m);
+/* Registered.  host: the same version of the model on the host tier, taken over, also on failure. */
+int gpu_dha_register(trims_model *m, trims_model *host);
+/* beside: memory that the daemon gave for it, taken over. */
+void gpu_dha_share(trims_model *m, trims_model *beside);
+/* The last failure is why a way cannot be gone. */
+void gpu_dha_refused(trims_model *m);
+/* The rest is staged; then all that is there already. */
+int gpu_dha_finish(trims_model *m);
 void gpu_dha_close(trims_model *m);
 /* A tensor with bytes, on the host. */
 bool gpu_dha_has(trims_model *m, const struct tensor_place *place);

@@ -4,6 +4,8 @@
  * host's extents make runs of whole pages, since pages are what is registered.  Each run is, in this order,
  *   registered  with the driver for reading, so that kernels read it over the link; runs that several models share are
  *               registered once in a process: a driver refuses pages that it has
+ *   beside      in memory that the daemon gave for it (numa, then trusted); when that has all of it, complete, no lease on
+ *               the host tier is taken
  *   staged      copied to device memory that belongs to this model handle alone, as its bytes come
  * Keeps: runs are ascending and no two share a page; a registration is in `registrations` exactly while refs is above 0; a
  * run's memory on the device goes before the mapping behind it, and that before its lease. */
@@ -33,16 +35,19 @@ struct run {
 	uint64_t tensors_end;  /* where the bytes of the last tensor end */
 	uint32_t n_tensors;
 	uint64_t tensor_bytes;
-	const char *cpu;       /* where its first byte is mapped */
+	uint32_t place;        /* enum trims_place; LOCAL: it is still lacking */
+	trims_model *from;     /* whose bytes they are */
+	const char *cpu;       /* where its first byte is mapped; NULL: the device alone sees it */
 	cu_ptr device;         /* 0: it has no memory yet */
-	struct registration *registration; /* NULL: staged */
+	struct registration *registration; /* NULL: not registered */
 	_Atomic uint64_t copied; /* staged: up to where, in the extent */
 };
 
 struct gpu_dha {
-	trims_model *host;
+	trims_model *host;      /* NULL: it is not needed */
+	trims_model *beside[2]; /* by GPU_DIRECT_; NULL: none */
 	cu_context ctx; /* of what is staged */
-	char why[TRIMS_MAX_TEXT]; /* some of it could not be registered */
+	char why[TRIMS_MAX_TEXT]; /* ways that could not be gone */
 	uint32_t n, cap;
 	struct run *run;
 };
@@ -144,6 +149,12 @@ static struct registration *make_registration(const struct gpu_scope *scope, con
 	return g;
 }
 
+static void add_reason(struct gpu_dha *d)
+{
+	size_t n = strlen(d->why);
+	snprintf(d->why + n, sizeof d->why - n, "%s%s", n ? "; " : "", trims_last_error()->text);
+}
+
 static void put_registration(struct gpu_driver *driver, struct registration *g)
 {
 	struct gpu_scope scope = {0};
@@ -182,40 +193,47 @@ static int try_register(struct gpu_dha *d, const struct gpu_scope *scope, struct
 	if (g)
 		put_registration(scope->driver, g);
 	r->device = 0;
-	if (!*d->why) {
-		struct fault why;
-		cuda_fault(cu, e, what, &why);
-		snprintf(d->why, sizeof d->why, "%s", why.text);
-	}
+	gpu_failed(scope->driver, e, what);
+	add_reason(d);
 	return 0;
 }
 
-static bool device_can(struct gpu_dha *d, const struct gpu_scope *scope)
+bool gpu_dha_registers(trims_model *m)
 {
 	int can = 0;
-	if (scope->driver->cu->device_get_attribute(&can, CU_ATTR_READ_ONLY_REGISTER, scope->ordinal) == CU_OK && can)
+	if (gpu_session_driver(m->gpu->session)->cu->device_get_attribute(&can, CU_ATTR_READ_ONLY_REGISTER,
+		m->gpu->device->ordinal) == CU_OK && can)
 		return true;
-	snprintf(d->why, sizeof d->why, "the device registers no memory that may only be read (attribute %d)",
+	snprintf(m->gpu->dha->why, sizeof m->gpu->dha->why, "no read-only registration (attribute %d)",
 		(int)CU_ATTR_READ_ONLY_REGISTER);
 	return false;
 }
 
 /* ---- opening and closing ---- */
 
-/* Inside a scope. */
-static int provide(struct gpu_dha *d, const struct gpu_scope *scope)
+bool gpu_dha_lacks(const trims_model *m)
 {
-	bool can = device_can(d, scope);
+	const struct gpu_dha *d = m->gpu->dha;
+	uint32_t i = 0;
+	while (i < d->n && d->run[i].place != TRIMS_PLACE_LOCAL)
+		i++;
+	return i < d->n;
+}
+
+/* Inside a scope. */
+static int stage_rest(struct gpu_dha *d, const struct gpu_scope *scope)
+{
 	d->ctx = scope->ctx;
 	for (uint32_t i = 0; i < d->n; i++) {
 		struct run *r = &d->run[i];
-		if (can && try_register(d, scope, r))
+		if (r->place != TRIMS_PLACE_LOCAL)
 			continue;
 		cu_result e = scope->driver->cu->mem_alloc(&r->device, r->end - r->offset);
 		if (e) {
 			r->device = 0;
 			return gpu_failed(scope->driver, e, "cuMemAlloc, for tensors that the device cannot read from the host");
 		}
+		r->place = TRIMS_PLACE_STAGED;
 	}
 	return 0;
 }
@@ -229,24 +247,72 @@ static int find_runs(struct gpu_dha *d)
 		struct run *run = &d->run[i];
 		if (run->extent >= im->n_extents || run->end > im->extents[run->extent].bytes)
 			r = fail(TRIMS_E_PROTOCOL, "the daemon's copies of one version on two tiers differ");
-		else
+		else if (run->place == TRIMS_PLACE_LOCAL) {
 			run->cpu = im->extent_at[run->extent] + run->offset;
+			run->from = d->host;
+		}
 	}
 	return r;
 }
 
-int gpu_dha_open(trims_model *m, trims_model *host)
+int gpu_dha_register(trims_model *m, trims_model *host)
 {
 	struct gpu_dha *d = m->gpu->dha;
 	struct gpu_scope scope = {0};
 	d->host = host;
 	int r = find_runs(d);
-	if (r == 0)
-		r = gpu_enter(gpu_session_driver(m->gpu->session), m->gpu->device, &scope);
-	if (r == 0)
-		r = provide(d, &scope);
+	if (r < 0 || *d->why) /* it cannot */
+		return r;
+	r = gpu_enter(gpu_session_driver(m->gpu->session), m->gpu->device, &scope);
+	for (uint32_t i = 0; i < d->n && r == 0; i++)
+		if (try_register(d, &scope, &d->run[i]))
+			d->run[i].place = TRIMS_PLACE_HOST_DIRECT;
 	gpu_leave(&scope);
-	if (r == 0 && host->hit)
+	return r;
+}
+
+void gpu_dha_share(trims_model *m, trims_model *beside)
+{
+	struct gpu_dha *d = m->gpu->dha;
+	bool file = beside->gpu && beside->gpu->kind == GPU_HANDLE_MEMORY_FILE;
+	if (d->beside[file]) { /* it has been asked what it has */
+		trims_close(&beside);
+		return;
+	}
+	d->beside[file] = beside;
+	for (uint32_t i = 0; beside->gpu && i < d->n; i++) {
+		struct run *r = &d->run[i];
+		if (r->place != TRIMS_PLACE_LOCAL || beside->version != m->version ||
+			!gpu_memory_at(beside->gpu->memory, r->extent, r->offset, r->tensors_end - r->offset, &r->device))
+			continue;
+		r->place = file ? TRIMS_PLACE_HOST_TRUSTED : TRIMS_PLACE_HOST_NUMA;
+		r->from = beside;
+		r->cpu = NULL;
+	}
+}
+
+void gpu_dha_refused(trims_model *m)
+{
+	add_reason(m->gpu->dha);
+}
+
+static bool all_were_there(const struct gpu_dha *d)
+{
+	uint32_t i = 0;
+	while (i < d->n && d->run[i].from->hit)
+		i++;
+	return i == d->n;
+}
+
+int gpu_dha_finish(trims_model *m)
+{
+	struct gpu_dha *d = m->gpu->dha;
+	struct gpu_scope scope = {0};
+	int r = gpu_dha_lacks(m) ? gpu_enter(gpu_session_driver(m->gpu->session), m->gpu->device, &scope) : 0;
+	if (r == 0)
+		r = stage_rest(d, &scope);
+	gpu_leave(&scope);
+	if (r == 0 && all_were_there(d))
 		r = gpu_dha_wait(m, NULL, 0);
 	return r;
 }
@@ -256,7 +322,7 @@ static void free_staged(struct gpu_driver *driver, struct gpu_dha *d)
 	struct gpu_scope scope = {0};
 	bool there = gpu_enter_to_undo(driver, d->ctx, &scope); /* else it went with its context */
 	for (uint32_t i = 0; there && i < d->n; i++)
-		if (d->run[i].device && !d->run[i].registration)
+		if (d->run[i].place == TRIMS_PLACE_STAGED)
 			GPU_UNDO(driver->cu->mem_free(d->run[i].device));
 	gpu_leave(&scope);
 }
@@ -270,10 +336,12 @@ void gpu_dha_close(trims_model *m)
 		if (d->run[i].registration)
 			put_registration(driver, d->run[i].registration);
 		else
-			staged += d->run[i].device != 0;
+			staged += d->run[i].place == TRIMS_PLACE_STAGED;
 	}
 	if (staged)
 		free_staged(driver, d);
+	for (int i = 0; d && i < 2; i++)
+		trims_close(&d->beside[i]);
 	if (d)
 		trims_close(&d->host);
 	dha_free(&m->gpu->dha);
@@ -312,29 +380,46 @@ uint32_t gpu_dha_at(trims_model *m, const struct tensor_place *place, cu_ptr *de
 	if (!r)
 		return TRIMS_PLACE_LOCAL;
 	*device = r->device + (place->offset - r->offset);
-	*cpu = r->cpu + (place->offset - r->offset);
-	return r->registration ? TRIMS_PLACE_HOST_DIRECT : TRIMS_PLACE_STAGED;
+	*cpu = r->cpu ? r->cpu + (place->offset - r->offset) : NULL;
+	return r->place;
 }
 
 void gpu_dha_info(trims_model *m, struct trims_info *info)
 {
+	static const struct {
+		uint32_t place;
+		const char *name;
+		size_t tensors, bytes;
+	} ways[] = {
+#define WAY(place, name, field) {TRIMS_PLACE_##place, name, offsetof(struct trims_info, field##_tensors), \
+	offsetof(struct trims_info, field##_bytes)}
+		WAY(HOST_DIRECT, "dha-registered", direct), WAY(HOST_NUMA, "dha-host-numa", numa),
+		WAY(HOST_TRUSTED, "dha-trusted", trusted), WAY(STAGED, "dha-staged", staged)};
 	struct gpu_dha *d = m->gpu->dha;
+	uint32_t last = 0;
 	info->device_bytes = gpu_memory_bytes(m->gpu->memory);
 	for (uint32_t i = 0; d && i < d->n; i++) {
 		const struct run *r = &d->run[i];
-		*(r->registration ? &info->direct_tensors : &info->staged_tensors) += r->n_tensors;
-		*(r->registration ? &info->direct_bytes : &info->staged_bytes) += r->tensor_bytes;
+		uint32_t w = 0;
+		while (ways[w].place != r->place)
+			w++;
+		*(uint32_t *)((char *)info + ways[w].tensors) += r->n_tensors;
+		*(uint64_t *)((char *)info + ways[w].bytes) += r->tensor_bytes;
+		last = MAX(last, w);
 	}
 	if (!d)
 		return;
-	if (!d->host->hit && info->stream_wait == TRIMS_STREAM_WAIT_NONE) {
+	bool hit = all_were_there(d);
+	if (!hit && info->stream_wait == TRIMS_STREAM_WAIT_NONE) {
 		info->stream_wait = TRIMS_STREAM_WAIT_CPU;
 		snprintf(info->note, sizeof info->note, "wait-on-cpu: no slot counts what arrives on the host");
 	}
-	info->hit &= d->host->hit;
-	info->leased &= conn_is_alive(m->conn, model_lease(d->host).life.epoch);
-	if (info->staged_tensors)
-		snprintf(info->place_note, sizeof info->place_note, "dha-staged: %.*s", (int)sizeof info->place_note - 16, d->why);
+	info->hit &= hit;
+	if (d->host)
+		info->leased &= conn_is_alive(m->conn, model_lease(d->host).life.epoch);
+	if (last)
+		snprintf(info->place_note, sizeof info->place_note, "%s: %.*s", ways[last].name, (int)sizeof info->place_note - 20,
+			d->why);
 }
 
 /* ---- waiting ---- */
@@ -349,10 +434,10 @@ int gpu_dha_look(trims_model *m, const struct tensor_place *place)
 	struct gpu_dha *d = m->gpu->dha;
 	int r = 1;
 	if (!d || place)
-		return d ? model_look(d->host, place) : 1;
+		return d ? model_look(find_run(m, place)->from, place) : 1;
 	for (uint32_t i = 0; r == 1 && i < d->n; i++) {
 		struct tensor_place all = whole(&d->run[i]);
-		r = model_look(d->host, &all);
+		r = model_look(d->run[i].from, &all);
 	}
 	return r;
 }
@@ -363,7 +448,7 @@ static int stage(trims_model *m, struct run *r, uint64_t end)
 	struct gpu_driver *driver = gpu_session_driver(m->gpu->session);
 	struct gpu_scope scope = {0};
 	int e = 0;
-	if (r->registration || atomic_load_explicit(&r->copied, memory_order_acquire) >= end)
+	if (r->place != TRIMS_PLACE_STAGED || atomic_load_explicit(&r->copied, memory_order_acquire) >= end)
 		return 0;
 	pthread_mutex_lock(&m->gpu->lock);
 	uint64_t from = r->copied - r->offset;
@@ -380,7 +465,9 @@ static int stage(trims_model *m, struct run *r, uint64_t end)
 
 static int wait_for(trims_model *m, struct run *r, const struct tensor_place *place, uint64_t deadline)
 {
-	int e = model_wait(m->gpu->dha->host, place, deadline);
+	trims_model *host = m->gpu->dha->host;
+	int e = host && host != r->from ? model_wait(host, place, deadline) : 0; /* it is filled from there, and a failure said there */
+	e = e ? e : model_wait(r->from, place, deadline);
 	return e == 0 ? stage(m, r, place->end) : e;
 }
 
@@ -403,7 +490,8 @@ int gpu_dha_state(trims_model *m)
 	int there = gpu_dha_look(m, NULL);
 	for (uint32_t i = 0; there == 1 && d && i < d->n; i++) {
 		const struct run *r = &d->run[i];
-		there = r->registration || atomic_load_explicit(&r->copied, memory_order_acquire) >= r->tensors_end;
+		there = r->place != TRIMS_PLACE_STAGED ||
+			atomic_load_explicit(&r->copied, memory_order_acquire) >= r->tensors_end;
 	}
 	return there;
 }

@@ -3,6 +3,7 @@
  * A copy's memory comes in pieces, each of one extent, which need not cover it (shared/gpu_handle.h).
  * vmm-fd: one reservation of addresses for a model in which each piece has its place, so that a tensor may lie across pieces
  * that are neighbours; addresses of what is not there stay without memory.
+ * memory files (direct access alone): mapped writable, since drivers register only that, registered, and then protected.
  * cuda-ipc: every handle opened by itself, in one context: the driver allows a process to open a handle in one context per
  * device, and counts how often, so this is the only place that opens one.
  *
@@ -14,9 +15,11 @@
 #include "client/memory.h"
 #include "shared/own.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #define RANGE_MAX ((uint64_t)1 << 46) /* keeps sums below from overflowing */
@@ -28,7 +31,7 @@ struct gpu_memory {
 	struct gpu_driver *driver; /* a reference of its own */
 	struct gpu_device *device;
 	uint32_t kind;
-	cu_context ctx;  /* cuda-ipc: where it is open */
+	cu_context ctx;  /* cuda-ipc: where it is open; files: where they are registered */
 	cu_ptr range;    /* vmm-fd: the reservation */
 	uint64_t range_bytes;
 	uint32_t n_mapped, n; /* pieces so far, and in all */
@@ -38,6 +41,7 @@ struct gpu_memory {
 		uint64_t offset, used; /* in the extent */
 		uint64_t bytes;        /* of the allocation */
 		cu_ptr at;
+		void *file;            /* mapped; NULL: not */
 	} piece[]; /* in the order of the records */
 };
 _Static_assert(GPU_MAX_PIECES - 1 <= UINT8_MAX, "see by_place");
@@ -64,7 +68,7 @@ int gpu_records_read(int fd, uint32_t kind, uint32_t n_fds, struct gpu_handle **
 		return r;
 	struct gpu_handle *h = (void *)bytes;
 	*n = (uint32_t)((size_t)st.st_size / sizeof *h);
-	bool good = n_fds == (kind == GPU_HANDLE_VMM_FD ? *n : 0);
+	bool good = n_fds == (kind == GPU_HANDLE_CUDA_IPC ? 0 : *n);
 	for (uint32_t i = 0; i < *n && good; i++)
 		good = h[i].kind == kind && h[i].extent < PROGRESS_MAX_EXTENTS && h[i].bytes && h[i].used <= h[i].bytes &&
 			h[i].bytes <= RANGE_MAX && h[i].offset <= RANGE_MAX;
@@ -294,7 +298,45 @@ static void close_handles(struct gpu_memory *m)
 	}
 }
 
-/* ---- both ---- */
+/* ---- memory files ---- */
+
+static int register_file(struct gpu_memory *m, struct gpu_piece *p, int fd)
+{
+	const struct cuda *cu = m->driver->cu;
+	struct stat st;
+	if (fstat(fd, &st) || st.st_size < 0 || (uint64_t)st.st_size < p->bytes)
+		return bad_records();
+	void *at = mmap(NULL, p->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (at == MAP_FAILED)
+		return fail_errno(TRIMS_E_NO_MEMORY, errno, "cannot map memory for direct access");
+	p->file = at;
+	cu_result r = cu->mem_host_register(at, p->bytes, CU_REGISTER_PORTABLE | CU_REGISTER_MAPPED);
+	if (r == CU_OK)
+		m->n_mapped++;
+	mprotect(at, p->bytes, PROT_READ); /* against accidents */
+	if (r == CU_OK)
+		r = cu->mem_host_get_device_pointer(&p->at, at, 0);
+	return r ? gpu_failed(m->driver, r, "cuMemHostRegister") : 0;
+}
+
+static int register_files(struct gpu_memory *m, const int *fds)
+{
+	int r = 0;
+	for (uint32_t i = 0; i < m->n && r == 0; i++)
+		r = register_file(m, &m->piece[i], fds[i]);
+	return r;
+}
+
+static void unregister_files(struct gpu_memory *m, bool there)
+{
+	for (uint32_t i = 0; i < m->n && m->piece[i].file; i++) {
+		if (there && i < m->n_mapped)
+			GPU_UNDO(m->driver->cu->mem_host_unregister(m->piece[i].file));
+		munmap(m->piece[i].file, m->piece[i].bytes);
+	}
+}
+
+/* ---- all ---- */
 
 static void forget(struct gpu_memory *m)
 {
@@ -305,9 +347,12 @@ static void forget(struct gpu_memory *m)
 static void unmap(struct gpu_memory *m)
 {
 	struct gpu_scope scope = {0};
+	bool there = m->kind != GPU_HANDLE_VMM_FD && gpu_enter_to_undo(m->driver, m->ctx, &scope);
 	if (m->kind == GPU_HANDLE_VMM_FD)
 		unmap_pieces(m); /* wants no context */
-	else if (gpu_enter_to_undo(m->driver, m->ctx, &scope))
+	else if (m->kind == GPU_HANDLE_MEMORY_FILE)
+		unregister_files(m, there);
+	else if (there)
 		close_handles(m); /* else they went with their context */
 	gpu_leave(&scope);
 	forget(m);
@@ -328,16 +373,11 @@ static int map_in_scope(const struct gpu_source *from, const struct gpu_scope *s
 		.n = from->n};
 	list_init(&m->node);
 	r = !place_pieces(m, from->handles) ? bad_records() : m->kind == GPU_HANDLE_VMM_FD ? map_pieces(m, from->fds) :
-		open_handles(m, from);
-	if (r == 0) {
+		m->kind == GPU_HANDLE_MEMORY_FILE ? register_files(m, from->fds) : open_handles(m, from);
+	if (r == 0)
 		*out = m;
-		return 0;
-	}
-	if (m->kind == GPU_HANDLE_VMM_FD)
-		unmap_pieces(m);
 	else
-		close_handles(m);
-	forget(m);
+		unmap(m);
 	return r;
 }
 

@@ -51,7 +51,7 @@ static int map(trims_model *m, struct msg_opened *o, uint64_t deadline)
 	OWN_MEM struct gpu_handle *handles = NULL;
 	struct gpu_source from = {.driver = d, .device = gpu_driver_find(d, o->device), .kind = o->export,
 		.fds = o->fds.fd + 3};
-	if (!from.device || o->fds.n < 3 || (o->export != GPU_HANDLE_VMM_FD && o->export != GPU_HANDLE_CUDA_IPC))
+	if (!from.device || o->fds.n < 3 || o->export < GPU_HANDLE_VMM_FD || o->export > GPU_HANDLE_MEMORY_FILE)
 		return fail(TRIMS_E_PROTOCOL, "the daemon opened a model on device \"%s\" with %u handles of kind %u", o->device,
 			o->fds.n, o->export);
 	int r = gpu_records_read(o->fds.fd[2], o->export, o->fds.n - 3, &handles, &from.n);

@@ -15,6 +15,7 @@
 #define WIRE_NO_LOAD 1 /* OPEN.flags, bit 0 */
 #define WIRE_DEMAND 0  /* OPEN.class */
 #define WIRE_PREFETCH 1
+#define BESIDE_COMPLETE 1 /* DIRECT.flags, bit 0 */
 #define SAME_TRIES 3   /* opens of both tiers, until they have the same version */
 
 static int fill_request(struct msg *m, const char *name, const struct trims_open_options *o, int *plan)
@@ -88,6 +89,25 @@ static int take(trims_conn *conn, struct msg *request, const struct conn_life *w
 	return r;
 }
 
+/* Memory for what the device has not, in the ways in which it need not register the host copy: what of it there is, or all. */
+static void add_beside(trims_model *m, uint32_t flags, uint64_t deadline)
+{
+	for (uint32_t way = GPU_DIRECT_NUMA; way < GPU_DIRECT_WAYS && gpu_dha_lacks(m); way++) {
+		struct msg request, reply;
+		struct conn_life life = m->lease.life;
+		trims_model *beside = NULL;
+		msg_init(&request, MSG_DIRECT, 0);
+		request.u.direct = (struct msg_direct){.lease = m->lease.number, .way = way, .flags = flags};
+		int r = conn_call(m->conn, &request, MSG_OPENED, deadline, &reply, &life);
+		if (r == 0)
+			r = model_new(m->conn, m->name, &life, &reply.u.opened, deadline, &beside);
+		if (r == 0)
+			gpu_dha_share(m, beside);
+		else if (!flags)
+			gpu_dha_refused(m);
+	}
+}
+
 /* Tensors that the copy on the device does not have are on the host.  1: not of the same version. */
 static int add_host(trims_model *m, const struct msg *request, uint64_t deadline)
 {
@@ -100,10 +120,22 @@ static int add_host(trims_model *m, const struct msg *request, uint64_t deadline
 	if (r < 0)
 		return r;
 	if (host->tier == TRIMS_TIER_HOST && host->version == m->version)
-		return gpu_dha_open(m, host);
+		return gpu_dha_register(m, host);
 	r = host->tier == TRIMS_TIER_HOST ? 1 : fail(TRIMS_E_PROTOCOL, "the daemon opened another tier than it was asked for");
 	trims_close(&host);
 	return r;
+}
+
+static int add_rest(trims_model *m, const struct msg *request, uint64_t deadline)
+{
+	int r = 0;
+	if (!gpu_dha_registers(m))
+		add_beside(m, BESIDE_COMPLETE, deadline);
+	if (gpu_dha_lacks(m))
+		r = add_host(m, request, deadline);
+	if (r == 0)
+		add_beside(m, 0, deadline);
+	return r ? r : gpu_dha_finish(m);
 }
 
 static int take_whole(trims_conn *conn, struct msg *request, const struct conn_life *attached, uint64_t deadline,
@@ -116,7 +148,7 @@ static int take_whole(trims_conn *conn, struct msg *request, const struct conn_l
 		if ((*out)->gpu)
 			r = gpu_dha_find(*out);
 		if (r == 0 && (*out)->gpu && (*out)->gpu->dha)
-			r = add_host(*out, request, deadline);
+			r = add_rest(*out, request, deadline);
 		if (r == 0)
 			return 0;
 		trims_close(out);
@@ -172,7 +204,8 @@ void trims_close(trims_model **model)
 		model_unmap_files(m);
 	gpu_close(m);
 	mapping_put(&m->mapping);
-	conn_close_lease(m->conn, m->lease.life.epoch, m->lease.number);
+	if (m->lease.number)
+		conn_close_lease(m->conn, m->lease.life.epoch, m->lease.number);
 	conn_unref(m->conn);
 	model_free(m);
 }
@@ -207,10 +240,10 @@ static void claim(trims_model *m, const struct conn_life *attached, uint64_t dea
 	msg_fini(&reply);
 }
 
-/* Disk copies are not held by anybody's mapping, and memory of cuda-ipc went with the daemon. */
+/* Memory beside a copy has no lease of its own; disk copies are not held by anybody's mapping, and memory of cuda-ipc went with the daemon. */
 static bool is_claimable(trims_model *m)
 {
-	return m->tier != TRIMS_TIER_DISK && model_look(m, NULL) > 0;
+	return m->lease.number && m->tier != TRIMS_TIER_DISK && model_look(m, NULL) > 0;
 }
 
 void models_claim(trims_conn *c, uint64_t deadline)

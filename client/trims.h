@@ -179,9 +179,11 @@ struct trims_info {
 	uint64_t device_bytes; /* what of the image is in the device's memory */
 	uint32_t direct_tensors, staged_tensors; /* that are not: by enum trims_place */
 	uint64_t direct_bytes, staged_bytes;
-	char place_note[128]; /* why tensors are TRIMS_PLACE_STAGED */
+	char place_note[256]; /* why some are not TRIMS_PLACE_HOST_DIRECT, after the name of the last way that some went */
 	uint64_t helper_bytes; /* what of device_bytes came over other devices' links, as a plan said; grows while bytes arrive */
 	uint64_t version;     /* of every tier: equal numbers from one daemon run are the same bytes, wherever the copies are */
+	uint32_t numa_tensors, trusted_tensors;
+	uint64_t numa_bytes, trusted_bytes;
 };
 TRIMS_API int trims_info(trims_model *model, struct trims_info *out);
 
@@ -215,7 +217,9 @@ TRIMS_API int trims_dtype_block(uint32_t dtype, uint32_t *elements, uint32_t *by
 enum trims_place {
 	TRIMS_PLACE_LOCAL = 0,       /* in the memory of the model's tier, with everybody's */
 	TRIMS_PLACE_HOST_DIRECT = 1, /* of a model on a GPU: in host memory, where the device's kernels read it over the link */
-	TRIMS_PLACE_STAGED = 2       /* the same, but the device cannot: in device memory of this model handle alone */
+	TRIMS_PLACE_STAGED = 2,      /* the same, but the device cannot: in device memory of this model handle alone */
+	TRIMS_PLACE_HOST_NUMA = 3,   /* as HOST_DIRECT, in memory that the daemon shares for that: it is everybody's, */
+	TRIMS_PLACE_HOST_TRUSTED = 4 /* or it is this user's, all of whose processes can write there: do not */
 };
 
 struct trims_tensor {
@@ -311,8 +315,10 @@ TRIMS_API int trims_private(trims_model *model, uint32_t index, void **device_ad
  * Tensors that a copy does not have: the library opens the same version of the model on the host tier as well (a second lease on
  * this connection, given back by trims_close()) and makes those tensors readable by the device, in this order:
  * `dha-registered`: their pages are registered with the driver for reading, where the device's attribute 113
- * (READ_ONLY_HOST_REGISTER) allows it: TRIMS_PLACE_HOST_DIRECT; `dha-staged`: they are copied to device memory of this
- * model handle: TRIMS_PLACE_STAGED.  trims_info() counts both and says why.  For what is on the host trims_wait_stream() waits
+ * (READ_ONLY_HOST_REGISTER) allows it: TRIMS_PLACE_HOST_DIRECT; `dha-host-numa`: the daemon gives memory of its driver's on the host
+ * that has them: TRIMS_PLACE_HOST_NUMA; `dha-trusted`: it gives memory that this user's processes share, and may write, where its operator
+ * says so: TRIMS_PLACE_HOST_TRUSTED; `dha-staged`: they are copied to device memory of this
+ * model handle: TRIMS_PLACE_STAGED.  trims_info() counts them and says why.  For what is on the host trims_wait_stream() waits
  * itself, whatever stream_wait says, since no slot counts it.  CHANGED: the model was replaced between the two opens, again
  * and again.  In a plan of tensors that are whole 4 MiB and more, what is read from the host costs no device memory; smaller
  * ones share memory with their neighbours. */

@@ -6,6 +6,7 @@
 #include "mrm/clock.h"
 #include "mrm/engine.h"
 #include "mrm/kept.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/memory.h"
@@ -364,6 +365,7 @@ void copies_free(struct daemon *d, const struct cache_effect *fx)
 	struct holding *img = j->image;
 	j->copy = STEAL(img->copies[fx->to]);
 	integrity_forget(d->integrity, fx->copy);
+	beside_forget(d->beside, fx->copy);
 	if (fx->to == d->tier_disk) {
 		holding_keep_hashes(img);
 		j->leaving = img->leaving = STEAL(img->stored);

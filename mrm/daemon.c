@@ -11,6 +11,7 @@
 #include "mrm/engine.h"
 #include "mrm/gauges.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/direct.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
@@ -163,6 +164,7 @@ static int check_names(const struct config *c, struct fault *why)
 	}
 	struct gpu_node_rates rates;
 	int e = gpu_node_rates_parse(&rates, &c->node_rate, why);
+	e = e ? e : beside_check_users(c->direct_trusted, why);
 	if (e)
 		return e;
 	return *c->metrics ? httpd_check(c->metrics, why) : 0;
@@ -186,6 +188,7 @@ static bool reload(struct daemon *d, struct fault *why)
 		config_take_reloadable(d->config, fresh, ignored, sizeof ignored);
 		server_reload(d->server);
 		devices_reload(d);
+		beside_reload(d->beside);
 		enum log_level level;
 		if (!log_level_parse(d->config->log_level, &level))
 			log_set_level(level);
@@ -407,6 +410,7 @@ static int start(struct daemon *d, struct fault *why)
 	e = e ? e : devices_run(d, why);
 	e = e ? e : sessions_new(&d->sessions, d, why);
 	d->direct = direct_new(d);
+	d->beside = beside_new(d);
 	d->integrity = integrity_new(d);
 	if (e)
 		return e;
@@ -554,6 +558,7 @@ void daemon_free(struct daemon **dp)
 	devices_stop_links(d);
 	pool_free(&d->misc);
 	jobs_free(&d->jobs);
+	beside_free(&d->beside);
 	free_images(d);
 	sessions_free(&d->sessions);
 	integrity_free(&d->integrity);

@@ -20,6 +20,7 @@ struct server;
 struct sessions;
 struct integrity;
 struct direct;
+struct beside;
 struct httpd;
 struct keep;
 struct plans;
@@ -61,6 +62,7 @@ struct daemon {
 	struct devices *devices;
 	struct integrity *integrity; /* who has had what on a device */
 	struct direct *direct;   /* shares of links that running models read host memory over */
+	struct beside *beside;   /* what they read where they cannot register it */
 	struct sessions *sessions; /* of clients that use a GPU */
 	struct gpu_links *links; /* what copies to and from devices; NULL without one */
 	struct gpu_peers *peers; /* which devices take from each other, and what passes through where */

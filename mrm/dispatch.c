@@ -7,6 +7,7 @@
 #include "mrm/engine.h"
 #include "mrm/files.h"
 #include "mrm/kept.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
 #include "mrm/holding.h"
@@ -329,6 +330,11 @@ void dispatch_attach(struct conn *c, uint64_t request, const struct msg_attach *
 void dispatch_verdict(struct conn *c, uint64_t request, const struct msg_verdict *m)
 {
 	session_verdict(c, request, m);
+}
+
+void dispatch_direct(struct conn *c, uint64_t request, const struct msg_direct *m)
+{
+	beside_ask(c, request, m);
 }
 
 void dispatch_query(struct conn *c, uint64_t request, const struct msg_query *m)

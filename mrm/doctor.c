@@ -4,6 +4,7 @@
 #include "mrm/chunk.h"
 #include "mrm/clock.h"
 #include "mrm/disk/disk.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/kept.h"
 #include "mrm/profiler.h"
@@ -99,6 +100,7 @@ json_t *report_doctor(struct daemon *d)
 	check_disk(checks, d);
 	check_sources(checks, d);
 	devices_doctor(d, check, checks);
+	beside_doctor(d->beside, check, checks);
 	check(checks, "keep-fds", kept_where(d), "who holds models' memory while the daemon restarts");
 	const char *detail, *state = profiler_state(d, &detail);
 	check(checks, "profiler", state, "%s", detail);

@@ -6,6 +6,7 @@
 #include "mrm/clock.h"
 #include "mrm/engine.h"
 #include "mrm/finish.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/session.h"
 #include "mrm/gpu/upload.h"
@@ -262,12 +263,14 @@ void haul_kick_readers(const struct holding *img, uint8_t tier)
 	for (size_t at = 0; (f = idmap_next(&img->daemon->hauls, &at));)
 		if (f->image == img && f->from == tier && f->stage == STAGE_CHUNKS)
 			haul_advance(f);
+	beside_advance(img->daemon->beside, img);
 }
 
 void haul_chunk_readable(struct haul *t, uint32_t chunk)
 {
 	segment_set_readable(holding_host(t->image), holding_layout(t->image), chunk);
 	haul_kick_followers(t);
+	beside_advance(t->daemon->beside, t->image);
 }
 
 static void account(struct haul *t, uint64_t image_bytes)

@@ -2,6 +2,7 @@
 #include "mrm/report.h"
 
 #include "mrm/gauges.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/gpu.h"
 #include "mrm/gpu/report.h"
 #include "mrm/holding.h"
@@ -189,6 +190,7 @@ static void answer_show(struct conn *c, uint64_t request, struct holding *img, u
 		json_object_set_new(page, "left_out", left_out_rows(&img->left_out));
 		json_object_set_new(page, "left_out_count", number(img->left_out.n));
 		json_object_set_new(page, "extents", extents);
+		json_object_set_new(page, "direct", beside_rows(d->beside, img));
 		json_object_set_new(page, "profiles", profiles_list(d, img->digest));
 		json_object_set_new(page, "chunks", number(l->n_chunks));
 		json_object_set_new(page, "tensor_count", number(l->n_tensors));

@@ -1,4 +1,4 @@
-/* shm.c - see shm.h.  Keeps: no descriptor leaves this file that a client could write through. */
+/* shm.c - see shm.h.  Keeps: no descriptor leaves this file that a client could write through, but those of shm_new_writable(). */
 #include "mrm/shm.h"
 
 #include <errno.h>
@@ -66,7 +66,7 @@ bool shm_populate(void *at, uint64_t bytes, bool huge)
 	return collapsed;
 }
 
-static int new_memfd(struct shm_region *r, const char *name)
+static int new_memfd(struct shm_region *r, const char *name, bool writable)
 {
 	char label[201];
 	snprintf(label, sizeof label, "%s", name);
@@ -80,7 +80,8 @@ static int new_memfd(struct shm_region *r, const char *name)
 	if (e)
 		return e;
 	/* The mapping above stays writable: FUTURE_WRITE only stops new ones. */
-	if (fcntl(r->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0)
+	int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (writable ? 0 : F_SEAL_FUTURE_WRITE);
+	if (fcntl(r->fd, F_ADD_SEALS, seals) < 0)
 		return -errno;
 	return 0;
 }
@@ -131,7 +132,7 @@ static void advise(struct shm_region *r, const struct shm_options *o)
 	madvise(r->map, r->bytes, MADV_DONTDUMP);
 }
 
-int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
+static int make(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options, bool writable,
 	struct fault *why)
 {
 	struct shm_region r = {.fd = -1, .bytes = bytes};
@@ -139,7 +140,7 @@ int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const stru
 		*out = r;
 		return 0;
 	}
-	int e = options->force_posix ? new_posix(&r) : new_memfd(&r, name);
+	int e = options->force_posix && !writable ? new_posix(&r) : new_memfd(&r, name, writable);
 	if (e) {
 		shm_fini(&r);
 		if (e == -ENOSPC)
@@ -151,6 +152,18 @@ int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const stru
 	advise(&r, options);
 	*out = r;
 	return 0;
+}
+
+int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
+	struct fault *why)
+{
+	return make(out, name, bytes, options, false, why);
+}
+
+int shm_new_writable(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
+	struct fault *why)
+{
+	return make(out, name, bytes, options, true, why);
 }
 
 #define SEALS_NEEDED (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE)

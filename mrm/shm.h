@@ -31,6 +31,9 @@ struct shm_region {
 /* name: seen in /proc/PID/fd and maps, cut at 200 bytes.  NO_MEMORY or NO_SYSTEM on failure. */
 int shm_new(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
 	struct fault *why);
+/* One that whoever gets its descriptor may write, and map to write: of its size alone it is sealed.  Always a memfd. */
+int shm_new_writable(struct shm_region *out, const char *name, uint64_t bytes, const struct shm_options *options,
+	struct fault *why);
 /* Memory that an earlier daemon made: it must be of that size and sealed, as shm_new() does; it is mapped for reading only.
  * Takes the descriptor over, also on failure (MISMATCH, NO_MEMORY). */
 int shm_adopt(struct shm_region *out, int fd, uint64_t bytes, struct fault *why);

@@ -5,6 +5,7 @@
 
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/copycheck.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/gpu.h"
@@ -27,6 +28,7 @@ struct verification {
 	uint64_t id, conn, request, ticket, model, lease;
 	char name[CACHE_NAME_MAX + 1];
 	uint8_t tier; /* whose turn it is */
+	uint64_t beside; /* after the tiers: the last that was looked at */
 	json_t *copies, *bad;
 	/* the copy being read */
 	struct holding *image; /* referenced while there is a job */
@@ -90,6 +92,27 @@ static void record(struct verification *v, const char *result)
 	v->bad = NULL;
 }
 
+static void verify_beside(struct verification *v);
+
+static void beside_verified(void *ctx, const char *way, uint32_t n_chunks, uint32_t n_bad, uint64_t bytes)
+{
+	struct verification *v = ctx;
+	json_array_append_new(v->copies, json_pack("{s:s, s:i, s:I, s:[], s:s}", "tier", way, "chunks", (int)n_chunks, "bytes",
+		(json_int_t)bytes, "bad", "result", n_bad ? "corrupt" : "ok"));
+	holding_put(&v->image);
+	verify_beside(v);
+}
+
+/* After the tiers, what is kept for devices beside them; then all is told. */
+static void verify_beside(struct verification *v)
+{
+	struct holding *img = holding_by_model(v->daemon, v->model);
+	if (img && beside_verify(v->daemon->beside, img, &v->beside, beside_verified, v))
+		v->image = holding_get(img);
+	else
+		reply(v);
+}
+
 static void open_next(struct verification *v)
 {
 	struct daemon *d = v->daemon;
@@ -97,7 +120,7 @@ static void open_next(struct verification *v)
 	v->bytes = 0;
 	v->layout = NULL;
 	if (v->tier == cache_n_tiers(d->cache)) {
-		reply(v);
+		verify_beside(v);
 		return;
 	}
 	struct cache_tier_view tier = tier_of(v);

@@ -10,7 +10,11 @@
  *   GPU_HANDLE_VMM_FD    the piece's memory is the descriptor at the record's place behind the records (OPENED.fds[3 + i],
  *                        CANARY.fds[1]): cuMemImportFromShareableHandle(), then mapped whole with read access.
  *   GPU_HANDLE_CUDA_IPC  ipc is a CUipcMemHandle, for cuIpcOpenMemHandle(); no descriptors.
+ *   GPU_HANDLE_MEMORY_FILE  the piece's memory is the descriptor, likewise, of a memory file that may be mapped writable, and
+ *                        registered with a driver then.
  * A canary is one piece, of no extent: its extent and offset are 0.
+ * OPENED as the answer to DIRECT: pieces are on the host and may overlap with those on the device; together both have every
+ * tensor whole.
  * The same OPENED.copy always has the same pieces: a copy that has grown or shrunk has another number, and while a lease
  * lasts, none of the pieces that it came with goes.
  *
@@ -34,7 +38,14 @@
 enum gpu_handle_kind {
 	GPU_HANDLE_NONE = 0,
 	GPU_HANDLE_VMM_FD = 1,
-	GPU_HANDLE_CUDA_IPC = 2
+	GPU_HANDLE_CUDA_IPC = 2,
+	GPU_HANDLE_MEMORY_FILE = 3 /* of direct access alone */
+};
+/* DIRECT.way: memory on the host in which devices read what a plan left there, when they cannot register the host copy. */
+enum gpu_direct_way {
+	GPU_DIRECT_NUMA = 1,    /* the driver's: pieces are GPU_HANDLE_VMM_FD */
+	GPU_DIRECT_TRUSTED = 2, /* GPU_HANDLE_MEMORY_FILE: writable, for users that the daemon trusts */
+	GPU_DIRECT_WAYS
 };
 #define GPU_EXPORT_BIT(kind) (1u << ((kind) - 1)) /* ATTACH.exports */
 

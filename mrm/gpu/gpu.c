@@ -162,6 +162,7 @@ static int read_facts(struct gpu *g, struct gpu_device *dev, struct fault *why)
 	f->register_read_only = attribute(g, dev->ordinal, CU_ATTR_READ_ONLY_REGISTER);
 	f->host_pointers = attribute(g, dev->ordinal, CU_ATTR_SAME_HOST_POINTER);
 	f->host_numa_vmm = attribute(g, dev->ordinal, CU_ATTR_HOST_NUMA_VMM);
+	f->host_numa_node = MAX(attribute(g, dev->ordinal, CU_ATTR_HOST_NUMA_NODE), 0);
 	return 0;
 }
 

@@ -40,6 +40,7 @@ struct gpu_facts {
 	bool register_read_only;     /* attribute 113: read-only mappings can be registered */
 	bool host_pointers;          /* attribute 91: registered memory has the host's address on the device, too */
 	bool host_numa_vmm;          /* attribute 141 */
+	int host_numa_node;          /* attribute 134 */
 	enum gpu_export export;      /* what new copies on it are made for */
 };
 

@@ -5,6 +5,7 @@
 
 #include "mrm/clock.h"
 #include "mrm/engine.h"
+#include "mrm/gpu/beside.h"
 #include "mrm/gpu/copycheck.h"
 #include "mrm/gpu/devices.h"
 #include "mrm/gpu/direct.h"
@@ -104,6 +105,7 @@ static void tenant_free(struct integrity *i, struct tenant *t)
 {
 	struct record *r = t->record;
 	direct_left(i->daemon->direct, r->copy);
+	beside_left(i->daemon->beside, t->lease);
 	idmap_take(&i->leases, t->lease);
 	list_del(&t->of_record);
 	list_del(&t->of_conn);
@@ -297,6 +299,16 @@ void integrity_conn_gone(struct integrity *i, uint64_t conn)
 	while (mine && !list_empty(&mine->leases))
 		tenant_free(i, list_first(&mine->leases, struct tenant, of_conn));
 	free(mine);
+}
+
+bool integrity_lease(const struct integrity *i, uint64_t lease, uint8_t *tier, uint64_t *copy)
+{
+	const struct tenant *t = idmap_get(&i->leases, lease);
+	if (t) {
+		*tier = t->record->tier;
+		*copy = t->record->copy;
+	}
+	return t;
 }
 
 bool integrity_was_had(const struct integrity *i, uint64_t copy)

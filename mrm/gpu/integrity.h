@@ -26,6 +26,8 @@ void integrity_granted(struct integrity *i, struct conn *c, const struct cache_e
 void integrity_closed(struct integrity *i, uint64_t lease);
 /* With all its leases. */
 void integrity_conn_gone(struct integrity *i, uint64_t conn);
+/* Which copy on a device, of which tier, the lease is on; false: none. */
+bool integrity_lease(const struct integrity *i, uint64_t lease, uint8_t *tier, uint64_t *copy);
 /* Whether somebody has had it, and let go of it, since it was checked last, and nobody has it now. */
 bool integrity_was_had(const struct integrity *i, uint64_t copy);
 /* The copy is going, or begins anew: nothing more is remembered of it. */

@@ -30,6 +30,8 @@ struct gpu_memory {
 	struct gpu *gpu;
 	uint32_t device, n;
 	enum gpu_export export;
+	bool on_host;             /* on the device's NUMA node, and on no device's books */
+	uint64_t granularity;
 	struct allocation *piece; /* [GPU_MAX_PIECES], so that those which are there stay where they are */
 };
 
@@ -56,7 +58,7 @@ static void piece_free(struct gpu_memory *m, struct allocation *x)
 		given_back &= undone(m, x, GPU_AGAIN(cu->mem_release(x->handle)), "cuMemRelease");
 	if (x->at && m->export == GPU_EXPORT_CUDA_IPC)
 		given_back = undone(m, x, GPU_AGAIN(cu->mem_free(x->at)), "cuMemFree");
-	if (given_back || gpu_lost(m->gpu, m->device))
+	if (!m->on_host && (given_back || gpu_lost(m->gpu, m->device)))
 		atomic_fetch_sub(&m->gpu->device[m->device].held_bytes, x->bytes);
 }
 
@@ -68,20 +70,24 @@ static int failed(struct gpu_memory *m, const struct allocation *x, cu_result r,
 	return e;
 }
 
-static struct cu_mem_prop prop_of(const struct gpu_memory *m)
+static struct cu_mem_location location_of(const struct gpu_memory *m)
 {
-	return (struct cu_mem_prop){.type = CU_ALLOCATION_PINNED, .handle_types = CU_HANDLE_FD,
-		.location = {CU_AT_DEVICE, m->gpu->device[m->device].ordinal}};
+	return m->on_host ? (struct cu_mem_location){CU_AT_HOST_NUMA, m->gpu->device[m->device].facts.host_numa_node}
+		: (struct cu_mem_location){CU_AT_DEVICE, m->gpu->device[m->device].ordinal};
 }
 
-/* Gives the handle's memory an address, readable and writable by the device. */
+static struct cu_mem_prop prop_of(const struct gpu_memory *m)
+{
+	return (struct cu_mem_prop){.type = CU_ALLOCATION_PINNED, .handle_types = CU_HANDLE_FD, .location = location_of(m)};
+}
+
+/* Gives the handle's memory an address, readable and writable where it is: by the device, or by the CPU. */
 static int piece_map(struct gpu_memory *m, struct allocation *x, struct fault *why)
 {
 	const struct cuda *cu = m->gpu->cu;
-	struct cu_mem_access access = {.location = {CU_AT_DEVICE, m->gpu->device[m->device].ordinal},
-		.flags = CU_PROT_READWRITE};
+	struct cu_mem_access access = {.location = location_of(m), .flags = CU_PROT_READWRITE};
 	/* Memory is mapped at multiples of its granularity, and what a reservation's own alignment is drivers do not say. */
-	cu_result r = cu->mem_address_reserve(&x->at, x->bytes, m->gpu->device[m->device].facts.granularity_bytes, 0, 0);
+	cu_result r = cu->mem_address_reserve(&x->at, x->bytes, m->granularity, 0, 0);
 	if (r) {
 		x->at = 0;
 		return failed(m, x, r, "cuMemAddressReserve", why);
@@ -161,6 +167,14 @@ static int clear(struct gpu_memory *m, uint32_t first, struct fault *why)
 	return synced ? gpu_failed(m->gpu, m->device, synced, "cuStreamSynchronize", why) : 0;
 }
 
+/* And its pages are there when it is filled. */
+static int clear_host(struct gpu_memory *m, uint32_t first)
+{
+	for (uint32_t i = first; i < m->n; i++)
+		memset((void *)(uintptr_t)m->piece[i].at, 0, m->piece[i].bytes);
+	return 0;
+}
+
 /* Whoever measures meanwhile does not believe what he sees. */
 static void move_begins(struct gpu *g, uint32_t device)
 {
@@ -183,7 +197,8 @@ static int begin(struct gpu_memory **out, struct gpu *g, uint32_t device, enum g
 		free(x);
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory to keep %u pieces by", n), -ENOMEM;
 	}
-	*m = (struct gpu_memory){.magic = MEMORY_MAGIC, .gpu = g, .device = device, .export = export, .piece = x};
+	*m = (struct gpu_memory){.magic = MEMORY_MAGIC, .gpu = g, .device = device, .export = export, .piece = x,
+		.granularity = g->device[device].facts.granularity_bytes};
 	*out = m;
 	return 0;
 }
@@ -193,8 +208,9 @@ static struct allocation *add_piece(struct gpu_memory *m, uint64_t bytes, int fd
 {
 	ASSERT(m->n < GPU_MAX_PIECES);
 	struct allocation *x = &m->piece[m->n++];
-	*x = (struct allocation){.used = bytes, .bytes = align_up(bytes, m->gpu->device[m->device].facts.granularity_bytes), .fd = fd};
-	atomic_fetch_add(&m->gpu->device[m->device].held_bytes, x->bytes);
+	*x = (struct allocation){.used = bytes, .bytes = align_up(bytes, m->granularity), .fd = fd};
+	if (!m->on_host)
+		atomic_fetch_add(&m->gpu->device[m->device].held_bytes, x->bytes);
 	return x;
 }
 
@@ -207,7 +223,7 @@ int gpu_memory_grow(struct gpu_memory *m, const uint64_t *bytes, uint32_t n, str
 		struct allocation *x = add_piece(m, bytes[i], -1);
 		e = m->export == GPU_EXPORT_VMM_FD ? make_vmm(m, x, why) : make_ipc(m, x, why);
 	}
-	e = e ? e : clear(m, before, why);
+	e = e ? e : m->on_host ? clear_host(m, before) : clear(m, before, why);
 	if (e)
 		gpu_memory_shrink(m, before);
 	move_ends(m->gpu, m->device);
@@ -228,6 +244,28 @@ int gpu_memory_new(struct gpu_memory **out, struct gpu *g, uint32_t device, enum
 {
 	struct gpu_memory *m = NULL;
 	int e = begin(&m, g, device, export, n, why);
+	e = e ? e : gpu_memory_grow(m, bytes, n, why);
+	if (e)
+		gpu_memory_free(&m);
+	else
+		*out = m;
+	return e;
+}
+
+int gpu_memory_new_on_host(struct gpu_memory **out, struct gpu *g, uint32_t device, const uint64_t *bytes, uint32_t n,
+	struct fault *why)
+{
+	struct gpu_memory *m = NULL;
+	size_t granularity = 0;
+	int e = begin(&m, g, device, GPU_EXPORT_VMM_FD, n, why);
+	if (e)
+		return e;
+	m->on_host = true;
+	struct cu_mem_prop prop = prop_of(m);
+	cu_result r = g->cu->mem_get_allocation_granularity(&granularity, &prop, CU_GRANULARITY_MINIMUM);
+	if (r)
+		e = gpu_failed(g, device, r, "cuMemGetAllocationGranularity", why);
+	m->granularity = MAX(m->granularity, (uint64_t)granularity);
 	e = e ? e : gpu_memory_grow(m, bytes, n, why);
 	if (e)
 		gpu_memory_free(&m);

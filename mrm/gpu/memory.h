@@ -18,6 +18,10 @@ struct gpu_memory;
 /* bytes: of the n pieces.  NO_MEMORY when the device has no room left; nothing is left behind then. */
 int gpu_memory_new(struct gpu_memory **out, struct gpu *g, uint32_t device, enum gpu_export export, const uint64_t *bytes,
 	uint32_t n, struct fault *why);
+/* vmm-fd memory of the host instead, on the device's NUMA node, for devices to read: its addresses are the CPU's, too, and it
+ * counts on no device.  UNSUPPORTED, GPU_ERROR or NO_MEMORY where the driver has none to give. */
+int gpu_memory_new_on_host(struct gpu_memory **out, struct gpu *g, uint32_t device, const uint64_t *bytes, uint32_t n,
+	struct fault *why);
 /* Of vmm-fd memory that is held by its descriptors, after a restart: one per piece, taken over, also on failure. */
 int gpu_memory_adopt(struct gpu_memory **out, struct gpu *g, uint32_t device, const int *fds, const uint64_t *bytes,
 	uint32_t n, struct fault *why);

@@ -253,6 +253,80 @@ def reports_say_how_much_of_a_copy_is_there(t):
     t.equal({load.get('plan') for load in loads}, {row['part']['plan']}, 'both legs follow it')
 
 
+def direct(lease, way=1, flags=0, wait=True):
+    """What goes with that lease to read on the host, as a client would ask for it that cannot register the host's copy."""
+    got = wire.Lease(lease.client, lease.client.call('direct', lease=lease.opened['lease'], way=way, flags=flags))
+    t = (got.opened['lease'], got.opened['model'])
+    assert t == (0, lease.opened['model']), t
+    return got.wait() if wait else got
+
+
+def checks(daemon, result):
+    return daemon.metric('trims_integrity_checks_total', result=result)
+
+
+@test
+def what_devices_read_on_the_host_is_checked_before_another_user_gets_it(t):
+    tensors = t.model('a', 64 * MIB)
+    embedding = {EMBEDDING: tensors[EMBEDDING]}
+    t.dir.chmod(0o755)
+    daemon = gpu_daemon(t, socket_mode='0666', gpu_bytes='63M')  # it cannot grow
+    keeper = attached(daemon)
+    keeper.open('a', 'host')
+    kept = keeper.open('a', 'gpu', plan=embedding_on_host())
+    t.equal(code_of(lambda: direct(kept, flags=1)), 'BUSY', 'nothing is there yet')
+    first = attached(daemon)
+    part = direct(first.open('a', 'gpu'))
+    same(t, {EMBEDDING: part.tensors(partial=True)[EMBEDDING]}, embedding)
+    part.scribble()
+    number = part.opened['copy']
+    first.close()
+    t.eventually(lambda: not daemon.json('show', 'a')['direct'][0]['users'], 'the first one has gone')
+    same_user = direct(kept, flags=1)
+    t.equal(same_user.opened['copy'], number, 'users trust themselves')
+    same_user.unmap()
+    keeper.close()
+    second = as_user(daemon, NOBODY)
+    second.open('a', 'host')
+    lease = second.open('a', 'gpu')
+    t.equal(code_of(lambda: direct(lease)), 'BUSY', 'it is dropped')
+    part = direct(lease)
+    assert part.opened['copy'] != number, 'the same memory again'
+    same(t, {EMBEDDING: part.tensors(partial=True)[EMBEDDING]}, embedding)
+    t.equal(checks(daemon, 'bad'), 1)
+    assert any(row['name'] == 'device-memory-changed' for row in daemon.json('doctor')['checks'])
+    second.close()
+    third = attached(daemon)
+    t.equal(direct(third.open('a', 'gpu')).opened['copy'], part.opened['copy'], 'unchanged, it goes on to the next user')
+    t.equal(checks(daemon, 'bad'), 1)
+    assert checks(daemon, 'good') >= 1
+    rows = daemon.json('verify', 'a')['copies']
+    t.equal([row['result'] for row in rows if row['tier'] == 'dha-host-numa'], ['ok'])
+
+
+@test
+def memory_that_may_be_written_is_one_user_s_alone(t):
+    tensors = t.model('a', 64 * MIB)
+    t.dir.chmod(0o755)
+    daemon = gpu_daemon(t, socket_mode='0666', direct_trusted=f'self,{NOBODY}')
+    first, second, third = attached(daemon), as_user(daemon, NOBODY), as_user(daemon, NOBODY - 1)
+    leases = [client.open('a', 'gpu', plan=embedding_on_host()) for client in (first, second, third)]
+    host = first.open('a', 'host')
+    mine = direct(leases[0], way=2)
+    mine.scribble()
+    t.equal(direct(leases[0], way=2, flags=1).opened['copy'], mine.opened['copy'])
+    other = direct(leases[1], way=2)
+    assert other.opened['copy'] != mine.opened['copy']
+    same(t, {EMBEDDING: other.tensors(partial=True)[EMBEDDING]}, {EMBEDDING: tensors[EMBEDDING]})
+    same(t, host.tensors(), tensors)
+    t.equal(code_of(lambda: direct(leases[2], way=2)), 'DENIED')
+    t.equal(code_of(lambda: direct(leases[2], way=3)), 'UNSUPPORTED')
+    t.equal(code_of(lambda: direct(host)), 'NO_LEASE', 'not on a device')
+    whole = t.model('b', 8 * MIB) and first.open('b', 'gpu')
+    t.equal(code_of(lambda: direct(whole)), 'BAD_REQUEST', 'nothing of it is on the host')
+    t.equal(sorted(row['user'] for row in daemon.json('show', 'a')['direct']), [0, NOBODY])
+
+
 @test
 def a_part_outlives_the_daemon_with_its_plan(t):
     tensors = t.model('a', 64 * MIB)

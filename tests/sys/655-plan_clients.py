@@ -10,6 +10,8 @@ DEVICE = 'bytes=128M context=1M'
 # Room for the part (28 MiB), canaries and what clients need, and not for the rest: a part that is used grows where it can.
 REGISTERS = 'bytes=43M context=1M attr.READ_ONLY_REGISTER=1'
 ROOMY = DEVICE + ' attr.READ_ONLY_REGISTER=1'
+SHARES = 'bytes=43M context=1M'  # attribute 113 is 0 and 141 is 1
+NO_WAY = DEVICE + ' attr.HOST_NUMA_VMM=0'
 WHOLE = 40 * MIB
 HOST = ('layer.0.weight', 'layer.3.weight')  # numbers 1 and 4
 PLAN = 'host=1,4'
@@ -48,11 +50,13 @@ def what_a_plan_leaves_on_the_host_is_read_there(t):
 @test
 def what_the_device_cannot_read_there_is_staged(t):
     tensors = t.model('a', WHOLE, count=5)
-    m = machine(t, device=DEVICE)
+    m = machine(t, device=NO_WAY)
     client = m.client()
     client.ok(f'open a {PLAN}')
     right(t, client, tensors, 'staged')
     t.equal(client.each('counts')['staged'], '2')
+    note = client.ok('note')
+    assert note.startswith('dha-staged: ') and '113' in note and '141' in note, note
     client.ok('private 1')
     right(t, client, tensors, 'staged', 'after a private copy was written')
     client.ok('close')
@@ -82,15 +86,17 @@ def handles_are_no_worse_than_descriptors(t):
     right(t, client, tensors, 'direct')
 
 
-def arrives(t, device, where):
+def arrives(t, device, where, **options):
     tensors = t.model('a', WHOLE, count=5)
-    client = machine(t, device=device).client()
+    m = machine(t, device=device, **options)
+    client = m.client()
     client.ok(f'open a now load=5,3 {PLAN}')
     client.ok('wait 4')
     client.ok('wait 5')
     client.ok('stream')
     client.ok('sync')
     right(t, client, tensors, where)
+    m.daemon.stop()
 
 
 @test
@@ -100,7 +106,13 @@ def bytes_that_arrive_are_waited_for_on_both_tiers(t):
 
 @test
 def bytes_that_are_staged_are_waited_for_as_well(t):
-    arrives(t, DEVICE, 'staged')
+    arrives(t, NO_WAY, 'staged')
+
+
+@test
+def bytes_that_are_shared_are_waited_for_as_well(t):
+    arrives(t, SHARES, 'numa')
+    arrives(t, NO_WAY, 'trusted', direct_trusted='self')
 
 
 @test
@@ -162,6 +174,124 @@ def leases_on_both_tiers_go_with_their_client(t):
     assert leased['host'] >= WHOLE and leased['gpu'] > 0, leased
     client.kill()
     t.eventually(lambda: not any(row['leased'] for row in m.daemon.json('doctor')['tiers']), 'both leases end')
+
+
+def leased_on_host(daemon):
+    return next(row['leased'] for row in daemon.json('doctor')['tiers'] if row['tier'] == 'host')
+
+
+def shared(daemon, way):
+    return (daemon.metric('trims_direct_bytes', way=way), daemon.metric('trims_direct_opens_total', way=way))
+
+
+def is_shared(t, m, where, way):
+    """The whole life of memory in which devices read what they cannot register."""
+    tensors = t.model('a', WHOLE, count=5)
+    t.equal(shared(m.daemon, way), (0, 0))
+    one, other = m.client(), m.client()
+    for client in (one, other):
+        client.ok(f'open a {PLAN}')
+        right(t, client, tensors, where)
+        t.equal(client.each('counts')[where], '2')
+    note = one.ok('note')
+    assert note.startswith(f'{way}: ') and '113' in note, note
+    row, = m.daemon.json('show', 'a')['direct']
+    t.equal((row['way'], row['users'], row['state'], row['simulated']), (way, 2, 'ready', True))
+    t.equal(shared(m.daemon, way), (row['bytes'], 2))
+    assert 16 * MIB <= row['bytes'] <= 24 * MIB, row  # two tensors, to the ends of their chunks
+    assert way in m.ctl('show', 'a').out
+    t.equal(json.loads(m.ctl('open', 'a', '--tier', 'gpu', '--json').out)['on_host'][way]['tensors'], 2)
+    assert any(row['name'] == 'direct-access' and row['state'] == 'ok' for row in m.daemon.json('doctor')['checks'])
+    one.kill()
+    other.ok('private 1')
+    right(t, other, tensors, where, 'after the other one was killed')
+    other.ok('close')
+    t.eventually(lambda: leased_on_host(m.daemon) == 0, 'leases end')
+    m.ctl('evict', 'a', '--tier', 'host')
+    other.ok(f'open a {PLAN}')
+    right(t, other, tensors, where, 'without a host copy')
+    t.equal(leased_on_host(m.daemon), 0)
+    m.daemon.kill()
+    m.daemon.start()
+    other.ok('reconnect')
+    right(t, other, tensors, where, 'with the next daemon')
+    other.ok('close')
+    other.ok(f'open a {PLAN}')
+    t.equal(other.each('counts')[where], '2', 'opened again')
+    other.ok('close')
+    m.ctl('evict', 'a', '--tier', 'gpu')
+    t.eventually(lambda: shared(m.daemon, way)[0] == 0, 'it goes with the copy')
+
+
+@test
+def what_cannot_be_registered_is_read_in_memory_that_the_driver_shares(t):
+    is_shared(t, machine(t, device=DEVICE, gpu_bytes='36M'), 'numa', 'dha-host-numa')
+
+
+@test
+def or_in_memory_of_users_who_are_trusted(t):
+    is_shared(t, machine(t, device=NO_WAY, gpu_bytes='36M', direct_trusted='nobody, self'), 'trusted', 'dha-trusted')
+
+
+@test
+def handles_go_with_shared_host_memory(t):
+    tensors = t.model('a', WHOLE, count=5)
+    client = machine(t, device=SHARES, gpu_export='cuda-ipc').client()
+    t.equal(client.ok(f'open a {PLAN}').split()[1], 'cuda-ipc')
+    right(t, client, tensors, 'numa')
+
+
+@test
+def a_way_that_fails_leads_to_the_next(t):
+    """First on the daemon's side, then on the client's, then for want of room."""
+    tensors = t.model('a', WHOLE, count=5)
+    cases = [('trusted', {'direct_trusted': 'self', 'faults': 'cuMemGetAllocationGranularity:2=304'}, '', 'GetAllocationGranularity'),
+             ('trusted', {'direct_trusted': 'self'}, 'attr:HOST_NUMA_VMM=0', 'cuMemImport'),
+             ('staged', {'direct_trusted': 'self'}, 'attr:HOST_NUMA_VMM=0,cuMemHostRegister:*=1', 'cuMemHostRegister'),
+             ('staged', {'direct_bytes': '8M'}, '', 'direct-bytes'), ('staged', {'direct_bytes': '0'}, '', 'direct-bytes is 0')]
+    for where, options, faults, says in cases:
+        m = machine(t, device=DEVICE, **options)
+        client = m.client(faults)
+        client.ok(f'open a {PLAN}')
+        right(t, client, tensors, where, says)
+        note = client.ok('note')
+        assert note.startswith(f'dha-{where}: ') and says in note, (says, note)
+        names = {row['name'] for row in m.daemon.json('doctor')['checks']}
+        t.equal(names & {'dha-not-made', 'dha-no-room'}, {'dha-not-made'} if 'faults' in options else
+                {'dha-no-room'} if options.get('direct_bytes') == '8M' else set(), says)
+        client.ok('close')
+        m.daemon.stop()
+
+
+@test
+def who_is_not_trusted_gets_nothing_to_write_to(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t, device=NO_WAY, direct_trusted='4242')
+    client = m.client()
+    client.ok(f'open a {PLAN}')
+    right(t, client, tensors, 'staged')
+    assert 'direct-trusted does not name user' in client.ok('note')
+    t.equal(shared(m.daemon, 'dha-trusted'), (0, 0))
+
+
+@test
+def idle_memory_gives_way_to_what_is_asked_for(t):
+    tensors = {name: t.model(name, WHOLE, count=5) for name in 'abc'}
+    m = machine(t, device=DEVICE, gpu_bytes='100M', direct_bytes='48M')
+    clients = {name: m.client() for name in 'abc'}
+    for name in 'ab':
+        clients[name].ok(f'open {name} {PLAN}')
+        right(t, clients[name], tensors[name], 'numa')
+    clients['c'].ok(f'open c {PLAN}')
+    right(t, clients['c'], tensors['c'], 'staged', 'a and b are in use')
+    clients['a'].ok('close')
+    clients['c'].ok('close')
+    t.eventually(lambda: m.daemon.json('show', 'a')['direct'][0]['users'] == 0, 'nobody has it')
+    clients['c'].ok(f'open c {PLAN}')
+    right(t, clients['c'], tensors['c'], 'numa', 'a is not')
+    right(t, clients['b'], tensors['b'], 'numa')
+    clients['a'].ok('open a')
+    right(t, clients['a'], tensors['a'], 'staged')
 
 
 def plan_file(t, name, text):

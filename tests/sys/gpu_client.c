@@ -7,8 +7,9 @@
  *   sync                       waits for that stream, then asks whether the bytes came   ok | error CODE TEXT
  *   sums                       reads every tensor back                                   ok NAME=CRC32 ...
  *   device_sums                the same through the device, at the tensor's address
- *   places                                                                               ok NAME=local|direct|staged ...
- *   counts                                                                               ok device=BYTES direct=N staged=N
+ *   places                                                                               ok NAME=local|direct|staged|numa|trusted ...
+ *   counts                                                                               ok device=BYTES direct=N staged=N numa=N trusted=N
+ *   note                       why tensors on the host are not all `direct`              ok TEXT
  *   wait INDEX                 waits for that tensor                                      ok
  *   private INDEX              writes to a copy of its own of that tensor                ok
  *   state                                                                                ok leased=N
@@ -126,12 +127,16 @@ static void do_sync(void)
 
 static uint32_t crc32_of(const uint8_t *p, size_t n)
 {
+	static uint32_t of_byte[256];
 	uint32_t crc = UINT32_MAX;
-	for (; n; n--, p++) {
-		crc ^= *p;
+	for (uint32_t i = 0; i < 256 && !of_byte[255]; i++) {
+		uint32_t c = i;
 		for (int bit = 0; bit < 8; bit++)
-			crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
+			c = c >> 1 ^ (0xedb88320u & (0u - (c & 1)));
+		of_byte[i] = c;
 	}
+	for (; n; n--, p++)
+		crc = crc >> 8 ^ of_byte[(crc ^ *p) & 0xff];
 	return ~crc;
 }
 
@@ -165,7 +170,7 @@ static int sum_tensor(uint32_t index, bool by_device, char *out, size_t size)
 
 static int place_tensor(uint32_t index, bool ignored, char *out, size_t size)
 {
-	static const char *const places[] = {"local", "direct", "staged"};
+	static const char *const places[] = {"local", "direct", "staged", "numa", "trusted"};
 	struct trims_tensor t;
 	int r = trims_tensor(model, index, &t);
 	if (r == 0)
@@ -217,8 +222,10 @@ static void obey(char *line)
 	else if (!strcmp(line, "places"))
 		do_each(place_tensor, false);
 	else if (!strcmp(line, "counts"))
-		printf("ok device=%llu direct=%u staged=%u\n", (unsigned long long)info().device_bytes, info().direct_tensors,
-			info().staged_tensors);
+		printf("ok device=%llu direct=%u staged=%u numa=%u trusted=%u\n", (unsigned long long)info().device_bytes,
+			info().direct_tensors, info().staged_tensors, info().numa_tensors, info().trusted_tensors);
+	else if (!strcmp(line, "note"))
+		printf("ok %s\n", info().place_note);
 	else if (!strncmp(line, "wait ", 5))
 		answer(trims_wait_tensor(model, (uint32_t)atoi(line + 5), TRIMS_FOREVER));
 	else if (!strncmp(line, "private ", 8))

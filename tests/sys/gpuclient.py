@@ -22,19 +22,19 @@ class Unknown(int):
 class Machine:
     """Devices, and a daemon that uses them."""
 
-    def __init__(self, t, devices=1, device='bytes=64M context=1M', **options):
+    def __init__(self, t, devices=1, device='bytes=64M context=1M', faults='', **options):
         self.t, self.state = t, t.dir / 'devices'
         topology = t.dir / 'topology'
         topology.write_text(f'device {device}\n' * devices)
         self.environment = {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(self.state)} if GPU_IS_SIMULATED else {}
-        self.daemon = t.daemon(environment=self.environment, cuda_driver=DRIVER, **{'gpu': 'auto', **options})
+        self.daemon = t.daemon(environment={**self.environment, **faulty(faults)}, cuda_driver=DRIVER, **{'gpu': 'auto', **options})
 
     def ctl(self, *arguments):
         return run(CTL, '--socket', self.daemon.socket, *arguments, TRIMS_CUDA_DRIVER=DRIVER, **self.environment)
 
-    def client(self):
+    def client(self, faults=''):
         return Client(self.t, [CLIENT, self.daemon.socket],
-                      program_environment(TRIMS_CUDA_DRIVER=DRIVER, **self.environment))
+                      program_environment(TRIMS_CUDA_DRIVER=DRIVER, **self.environment, **faulty(faults)))
 
     def held(self):
         """Bytes of device memory that somebody holds: of files that the simulated driver's users have locked."""
@@ -49,6 +49,10 @@ class Machine:
 
     def uuids(self):
         return re.findall(r'(GPU-[0-9a-f-]{36}): simulated', self.daemon.log())
+
+
+def faulty(script):
+    return {'SIMCUDA_FAULTS': script} if script else {}
 
 
 def is_locked(path):

@@ -434,6 +434,9 @@ static inline bool fake_gpu_serve(struct fake *f, int fd, struct msg *m)
 		return true;
 	case MSG_CLAIM:
 		return fake_gpu_claim(f, fd, m);
+	case MSG_DIRECT:
+		fake_fault(fd, m->request, TRIMS_E_UNSUPPORTED, "nothing is shared for direct access");
+		return true;
 	case MSG_OPEN:
 		if (m->u.open.tier != 3 || m->u.open.model[0] != 'm' || (uint32_t)(m->u.open.model[1] - '0') >= f->n_copies)
 			return fake_serve(f, fd, m);

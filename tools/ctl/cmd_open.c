@@ -127,6 +127,27 @@ static const char *export_name(uint32_t kind)
 	return kind == TRIMS_EXPORT_VMM_FD ? "vmm-fd" : kind == TRIMS_EXPORT_CUDA_IPC ? "cuda-ipc" : "?";
 }
 
+#define WAYS 4
+
+/* Tensors that a plan left on the host, by how the device reads them. */
+struct on_host {
+	const char *way, *words;
+	uint32_t tensors;
+	uint64_t bytes;
+};
+
+static bool find_on_host(const struct trims_info *info, struct on_host out[WAYS])
+{
+	const struct on_host all[WAYS] = {
+		{"dha-registered", "read there", info->direct_tensors, info->direct_bytes},
+		{"dha-host-numa", "read there, in memory shared for that", info->numa_tensors, info->numa_bytes},
+		{"dha-trusted", "read there, in memory of this user", info->trusted_tensors, info->trusted_bytes},
+		{"dha-staged", "staged", info->staged_tensors, info->staged_bytes},
+	};
+	memcpy(out, all, sizeof all);
+	return info->direct_tensors || info->numa_tensors || info->trusted_tensors || info->staged_tensors;
+}
+
 static void add_device(json_t *j, const struct trims_info *info)
 {
 	json_object_set_new(j, "device", json_string(info->device));
@@ -138,25 +159,35 @@ static void add_device(json_t *j, const struct trims_info *info)
 		json_object_set_new(j, "note", json_string(info->note));
 	json_object_set_new(j, "device_bytes", json_integer((json_int_t)info->device_bytes));
 	json_object_set_new(j, "helper_bytes", json_integer((json_int_t)info->helper_bytes));
-	if (!info->direct_tensors && !info->staged_tensors)
+	struct on_host host[WAYS];
+	if (!find_on_host(info, host))
 		return;
-	json_object_set_new(j, "on_host", json_pack("{s:{s:I,s:I},s:{s:I,s:I}}", "dha-registered", "tensors",
-		(json_int_t)info->direct_tensors, "bytes", (json_int_t)info->direct_bytes, "dha-staged", "tensors",
-		(json_int_t)info->staged_tensors, "bytes", (json_int_t)info->staged_bytes));
+	json_t *ways = json_object();
+	for (int i = 0; i < WAYS; i++)
+		json_object_set_new(ways, host[i].way, json_pack("{s:I,s:I}", "tensors", (json_int_t)host[i].tensors, "bytes",
+			(json_int_t)host[i].bytes));
+	json_object_set_new(j, "on_host", ways);
 	if (*info->place_note)
 		json_object_set_new(j, "place_note", json_string(info->place_note));
 }
 
 static void say_places(const struct trims_info *info)
 {
-	char device[TEXT_NUMBER], direct[TEXT_NUMBER], staged[TEXT_NUMBER];
+	char text[TEXT_NUMBER];
+	struct on_host host[WAYS];
+	const char *before = "on the host: ";
 	if (info->helper_bytes)
-		printf("  %s came over other devices' links\n", text_bytes(device, info->helper_bytes));
-	if (!info->direct_tensors && !info->staged_tensors)
+		printf("  %s came over other devices' links\n", text_bytes(text, info->helper_bytes));
+	if (!find_on_host(info, host))
 		return;
-	printf("  %s in device memory; on the host: %" PRIu32 " tensors (%s) read there, %" PRIu32 " (%s) staged%s%s\n",
-		text_bytes(device, info->device_bytes), info->direct_tensors, text_bytes(direct, info->direct_bytes),
-		info->staged_tensors, text_bytes(staged, info->staged_bytes), *info->place_note ? "; " : "", info->place_note);
+	printf("  %s in device memory; ", text_bytes(text, info->device_bytes));
+	for (int i = 0; i < WAYS; i++) {
+		if (!host[i].tensors)
+			continue;
+		printf("%s%" PRIu32 " tensors (%s) %s", before, host[i].tensors, text_bytes(text, host[i].bytes), host[i].words);
+		before = ", ";
+	}
+	printf("%s%s\n", *info->place_note ? "; " : "", info->place_note);
 }
 
 /* A line or two, or JSON, about a model that is open. */

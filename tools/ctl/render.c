@@ -288,6 +288,24 @@ static void show_profiles(const json_t *profiles, FILE *out)
 	end_section(&g, out);
 }
 
+/* Beside the host tier, for devices that cannot register what is there. */
+static void show_direct(const json_t *rows, FILE *out)
+{
+	struct grid *g = grid_new("llrrl");
+	const json_t *row;
+	size_t i;
+	GRID_HEADER(g, "READ ON HOST", "DEVICE", "BYTES", "USERS", "STATE");
+	json_array_foreach(rows, i, row) {
+		char text[TEXT_NUMBER];
+		grid_add(g, "%s", text_of(row, "way"));
+		grid_add(g, "%s%s", text_of(row, "device"), simulated_mark(row));
+		grid_add(g, "%s", text_bytes(text, number_of(row, "bytes")));
+		grid_add(g, "%" PRIu64, number_of(row, "users"));
+		grid_add(g, "%s", text_of(row, "state"));
+	}
+	end_section(&g, out);
+}
+
 void render_show(const json_t *report, FILE *out)
 {
 	show_head(report, out);
@@ -297,6 +315,8 @@ void render_show(const json_t *report, FILE *out)
 		show_left_out(report, out);
 	if (json_array_size(json_object_get(report, "profiles")))
 		show_profiles(json_object_get(report, "profiles"), out);
+	if (json_array_size(json_object_get(report, "direct")))
+		show_direct(json_object_get(report, "direct"), out);
 	if (json_array_size(json_object_get(report, "tensors")))
 		show_tensors(json_object_get(report, "tensors"), out);
 }

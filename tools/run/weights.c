@@ -392,9 +392,9 @@ struct weights_info weights_info(const struct weights *w)
 		.simulated = info.simulated,
 		.device_bytes = info.device_bytes,
 		.helper_bytes = info.helper_bytes,
-		.direct_bytes = info.direct_bytes,
+		.direct_bytes = info.direct_bytes + info.numa_bytes + info.trusted_bytes,
 		.staged_bytes = info.staged_bytes,
-		.direct_tensors = info.direct_tensors,
+		.direct_tensors = info.direct_tensors + info.numa_tensors + info.trusted_tensors,
 		.staged_tensors = info.staged_tensors,
 	};
 	memcpy(out.note, info.place_note, sizeof out.note);

@@ -77,7 +77,7 @@ struct weights_info {
 	uint64_t device_bytes, direct_bytes, staged_bytes;
 	uint64_t helper_bytes;                   /* of device_bytes, what came over other devices' links */
 	uint32_t direct_tensors, staged_tensors; /* read from the host by the device, or from a copy of this process for want of it */
-	char note[128];                          /* why some are staged */
+	char note[256];                          /* the way they are read, unless all are registered, and why */
 };
 struct weights_info weights_info(const struct weights *w);
 

@@ -220,6 +220,8 @@ EXPORT cu_result cuMemImportFromShareableHandle(cu_mem_handle *handle, void *sha
 		if (r)
 			return r;
 	}
+	if (!d && !any_device_has(CU_ATTR_HOST_NUMA_VMM))
+		return CU_E_NOT_SUPPORTED;
 	fd = fcntl((int)(intptr_t)shareable, F_DUPFD_CLOEXEC, 0);
 	return fd < 0 ? CU_E_OPERATING_SYSTEM : block_new(d, &tail, fd, inode, handle);
 }
