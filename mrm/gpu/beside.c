@@ -188,7 +188,9 @@ static struct pieces *cut(const struct layout *l, const struct pieces *of)
 {
 	struct pieces *p = calloc(1, sizeof *p);
 	OWN_MEM bool *wanted = calloc(MAX(l->n_chunks, 1u), sizeof *wanted);
-	ASSERT(p && wanted && (p->of_chunk = malloc(MAX(l->n_chunks, 1u))));
+	ASSERT(p && wanted);
+	p->of_chunk = malloc(MAX(l->n_chunks, 1u));
+	ASSERT(p->of_chunk);
 	memset(p->of_chunk, NOT_IN_IT, l->n_chunks);
 	for (uint32_t i = 0; i < l->n_tensors; i++)
 		if (l->tensors[i].bytes)

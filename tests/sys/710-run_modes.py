@@ -180,9 +180,13 @@ def large(t, kind=reference.Bert, **keywords):
     return model, table
 
 
-def leave_table(t, kind, device):
+SMALL = 'device bytes=64M context=1M '
+WAYS = SMALL + 'attr.READ_ONLY_REGISTER=1\n' + SMALL + '\n' + SMALL + 'attr.HOST_NUMA_VMM=0\n'
+
+
+def leave_table(t, kind, device, way, **options):
     """A fresh daemon each: a model that is wanted again and again grows to all of it, idle links are for that."""
-    machine = Machine(t)
+    machine = Machine(t, WAYS, **options)
     model, table = large(t, kind)
     want = private(t, machine.daemon, 'a')['digest']
     # GPT-2's table is its head as well, so nobody but a plan reads it from the host.
@@ -191,8 +195,11 @@ def leave_table(t, kind, device):
     t.equal(got['digest'], want, 'cold')
     table_bytes, missing = len(model.stored[table][2]), got['bytes'] - got['plan']['device_bytes']
     assert table_bytes - 8 * MIB <= missing <= table_bytes + MIB, got['plan']
-    # The first device reads memory that was registered for reading; the second one wants a copy and says why.
-    t.equal((got['plan']['direct_tensors'], got['plan']['staged_tensors']), (int(device == 0), device), str(got['plan']))
+    # The first device reads memory that was registered for reading; the second what is shared for it, the third what it may write,
+    # or a copy of this process; those say why.
+    staged = int(way == 'dha-staged')
+    t.equal((got['plan']['direct_tensors'], got['plan']['staged_tensors']), (1 - staged, staged), str(got['plan']))
+    assert not device or got['plan']['note'].startswith(f'{way}: '), got['plan']
     t.equal(got['plan']['note'] == '', device == 0, str(got['plan']))
     for again in 'hit', 'hit':
         t.equal(machine.infer('a', '--device', f'cuda:{device}', '--mode', 'dha', *more)['digest'], want, again)
@@ -206,12 +213,22 @@ def leave_table(t, kind, device):
 
 @test
 def what_a_plan_leaves_on_the_host_is_read_there(t):
-    leave_table(t, reference.Bert, 0)
+    leave_table(t, reference.Bert, 0, 'dha-registered')
 
 
 @test
 def where_a_device_cannot_read_it_there_is_a_copy(t):
-    leave_table(t, reference.Bert, 1)
+    leave_table(t, reference.Bert, 2, 'dha-staged')
+
+
+@test
+def or_memory_that_is_shared_for_it(t):
+    leave_table(t, reference.Bert, 1, 'dha-host-numa')
+
+
+@test
+def or_memory_that_a_trusted_user_may_write(t):
+    leave_table(t, reference.Bert, 2, 'dha-trusted', direct_trusted='self')
 
 
 @test
@@ -237,7 +254,7 @@ def a_plan_is_not_followed_with_the_weights_of_another_version(t):
 
 @test
 def a_table_that_is_the_head_as_well_is_read_from_the_host_by_plan(t):
-    leave_table(t, reference.Gpt2, 0)
+    leave_table(t, reference.Gpt2, 0, 'dha-registered')
 
 
 LINKED = 'device bytes=256M context=1M attr.READ_ONLY_REGISTER=1\n' * 2 + 'nvlink 0 1\n'

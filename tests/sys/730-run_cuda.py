@@ -32,7 +32,7 @@ class Machine:
         self.daemon = t.daemon(environment=self.environment, cuda_driver=GPU_DRIVER, gpu='auto', **options)
 
     def simulate(self, topology, devices):
-        # The second cannot read host memory that is mapped for reading: what a plan leaves there is staged.
+        # The second cannot read host memory that is mapped for reading: what a plan leaves there is shared for it.
         topology.write_text('set speed=unlimited\ndevice bytes=256M context=1M attr.READ_ONLY_REGISTER=1\n'
                             'device bytes=256M context=1M\n')
         self.environment = {'SIMCUDA': str(topology), 'SIMCUDA_DIR': str(devices)}
