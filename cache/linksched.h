@@ -114,6 +114,10 @@ uint64_t linksched_chunk_bytes(const struct linksched *s, uint32_t link);
  * caps, can wait for the engine.  README.md derives it. */
 uint64_t linksched_bound_ns(const struct linksched *s, uint32_t link);
 
+/* The most of a pick that whoever submits may copy himself, at that rate, to or from memory of his own, one pick after the other
+ * and asking before each: with more of it demands could wait longer than B.  For W of 2 and above; at least 4 KiB. */
+uint64_t linksched_copied_bytes(const struct linksched *s, uint32_t link, uint64_t copy_bytes_per_s);
+
 /* ---- flows ---- */
 
 struct linksched_flow {

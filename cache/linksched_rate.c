@@ -119,6 +119,18 @@ uint64_t linksched_bound_ns(const struct linksched *s, uint32_t link)
 	return s->config.in_flight * chunk_ns + gaps * c->overhead_ns + 2 * c->submit_ns + tokens_ns;
 }
 
+/* B has room for two chunks.  Of two pieces in a row that are copied first, the second is copied while the first moves, so it is enough
+ * that neither takes longer than a chunk does on the link; and the gap before a piece that comes to an idle engine has to fit in,
+ * too. */
+uint64_t linksched_copied_bytes(const struct linksched *s, uint32_t link, uint64_t copy_bytes_per_s)
+{
+	ASSERT(link < s->n_links);
+	const struct link *l = &s->links[link];
+	uint64_t chunk_ns = mul_div(l->chunk, NS_PER_S, l->worst_bytes_per_s), costs = l->calibration.overhead_ns + l->calibration.submit_ns;
+	uint64_t ns = chunk_ns > 2 * costs ? chunk_ns - costs : chunk_ns / 2;
+	return MIN(MAX(mul_div(ns, copy_bytes_per_s, NS_PER_S), (uint64_t)4096), l->chunk);
+}
+
 uint64_t linksched_worst_bytes_per_s(const struct linksched *s, uint32_t link)
 {
 	ASSERT(link < s->n_links);

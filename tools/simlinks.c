@@ -190,9 +190,16 @@ static void submitter_ask(struct simlinks *sim, struct engine *e)
 		tell(sim, SIMLINKS_IDLE, &(struct linksched_pick){.link = link, .sequence = until}, NULL);
 		return;
 	}
+	uint64_t copy_ns = 0;
+	if (e->wire.copy_bytes_per_s && pick.flow % 2 && pick.class != LINK_TINY) {
+		uint64_t most = linksched_copied_bytes(sim->sched, link, e->wire.copy_bytes_per_s);
+		if (pick.bytes > most)
+			linksched_trim(sim->sched, sim->now, &pick, most);
+		copy_ns = pick.bytes * NS_PER_S / e->wire.copy_bytes_per_s;
+	}
 	tell(sim, SIMLINKS_PICKED, &pick, NULL);
 	e->submitting = true;
-	e->free_at = sim->now + e->wire.submit_ns;
+	e->free_at = sim->now + copy_ns + e->wire.submit_ns;
 	e->submitted = (struct item){.pick = pick, .entered_at = e->free_at};
 }
 

@@ -19,6 +19,7 @@ struct simlinks_wire {
 	uint64_t bytes_per_s, overhead_ns, submit_ns;
 	uint32_t duplex;           /* thousandths */
 	uint32_t peer, uplink;     /* the other direction's wire; SIMLINKS_NONE */
+	uint64_t copy_bytes_per_s; /* the submitter copies pieces of flows with odd numbers itself first; 0: of none */
 };
 
 enum simlinks_what {

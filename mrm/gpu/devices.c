@@ -303,7 +303,8 @@ static void doctor_link(struct daemon *d, uint32_t device, enum gpu_direction wa
 	if (p->pcie_gen && p->pcie_width)
 		snprintf(pcie, sizeof pcie, ", PCIe %" PRIu32 ".0 x%" PRIu32, p->pcie_gen, p->pcie_width);
 	if (x.buffered)
-		snprintf(doubts, sizeof doubts, "; bound does not hold: %" PRIu64 " pieces went through a buffer", x.buffered);
+		snprintf(doubts, sizeof doubts, "; %" PRIu64 " pieces went through a buffer, %" PRIu64 " slower than the bound allows", x.buffered,
+			x.slow_copies);
 	if (x.doubtful)
 		snprintf(doubts + strlen(doubts), sizeof doubts - strlen(doubts), "; calibration in doubt: it was %.1f GB/s",
 			(double)x.calibration.bytes_per_s / 1e9);

@@ -164,6 +164,8 @@ void gpu_links_view(const struct gpu_links *links, uint32_t device, enum gpu_dir
 	out->failed = atomic_load_explicit(&k->failed, memory_order_relaxed);
 	out->unregistered_bytes = atomic_load_explicit(&k->unregistered_bytes, memory_order_relaxed);
 	out->buffered = atomic_load_explicit(&k->buffered, memory_order_relaxed);
+	out->slow_copies = atomic_load_explicit(&k->slow_copies, memory_order_relaxed);
+	out->copy_bytes_per_s = atomic_load_explicit(&k->copy_bytes_per_s, memory_order_relaxed);
 	out->late_buffers = atomic_load_explicit(&k->late_buffers, memory_order_relaxed);
 }
 

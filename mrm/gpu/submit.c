@@ -20,6 +20,7 @@
 #define SPIN_NS (50 * NS_PER_US)      /* then the thread sleeps: a piece takes 40 to 200 us */
 #define DOZE_NS (100 * NS_PER_US)     /* with room for one more in flight: new work must not wait for the old */
 #define IDLE_NS NS_PER_S
+#define COPY_TELLS (64 * KIB)         /* a copy by the CPU of less than that is no measurement */
 
 /* ---- the lock ---- */
 
@@ -152,6 +153,27 @@ static int get_buffer(struct link *k, uint32_t slot, struct fault *why)
 	return make_buffer(k, slot, why);
 }
 
+/* An estimate that trusts bad news at once and good ones slowly: too large a piece breaks a promise, too small a one costs little.  What
+ * is short says more about the clock than about copying. */
+static void note_copy(struct link *k, uint64_t bytes, uint64_t ns)
+{
+	uint64_t was = atomic_load_explicit(&k->copy_bytes_per_s, memory_order_relaxed), now = bytes * NS_PER_S / MAX(ns, 1u);
+	if (bytes < COPY_TELLS && was)
+		return;
+	uint64_t then = !was ? now : now < was ? was - (was - now) / 2 : was + (now - was) / 16;
+	atomic_store_explicit(&k->copy_bytes_per_s, MAX(then, 1u), memory_order_relaxed);
+}
+
+static void copy_by_cpu(struct link *k, const struct flight *x, void *to, const void *from)
+{
+	uint64_t began = clock_now();
+	memcpy(to, from, x->pick.bytes);
+	uint64_t ns = clock_now() - began;
+	note_copy(k, x->pick.bytes, ns);
+	if (ns > x->copy_ns_most)
+		atomic_fetch_add_explicit(&k->slow_copies, 1, memory_order_relaxed);
+}
+
 static int start_copy(struct link *k, struct flight *x, struct fault *why)
 {
 	struct gpu *g = k->all->gpu;
@@ -163,7 +185,7 @@ static int start_copy(struct link *k, struct flight *x, struct fault *why)
 	if (e)
 		return e;
 	if (x->buffered && k->direction == GPU_H2D)
-		memcpy(k->buffer[x->slot], host, bytes);
+		copy_by_cpu(k, x, k->buffer[x->slot], host);
 	host = x->buffered ? k->buffer[x->slot] : host;
 	bool up = k->direction == GPU_H2D;
 	cu_result r = up ? g->cu->memcpy_htod_async(at, host, bytes, k->stream)
@@ -190,16 +212,20 @@ static struct gpu_chunk *chunk_of(struct gpu_flow *f)
 	NEVER();
 }
 
-/* A piece ends where its chunk does, or the submitter's own buffer. */
+/* A piece ends where its chunk does, or the submitter's own buffer, or what it may copy in a row. */
 static void fit(struct link *k, struct flight *x)
 {
 	uint64_t room = x->chunk->bytes - x->chunk->picked_bytes;
-	if (x->buffered)
-		room = MIN(room, (uint64_t)BUFFER_BYTES);
-	if (x->pick.bytes <= room)
+	if (!x->buffered && x->pick.bytes <= room)
 		return;
 	links_lock(k->all);
-	linksched_trim(k->all->sched, clock_now(), &x->pick, room);
+	if (x->buffered) {
+		uint64_t rate = atomic_load_explicit(&k->copy_bytes_per_s, memory_order_relaxed);
+		room = MIN(room, MIN(linksched_copied_bytes(k->all->sched, k->index, MAX(rate, 1u)), (uint64_t)BUFFER_BYTES));
+		x->copy_ns_most = linksched_bound_ns(k->all->sched, k->index) / IN_FLIGHT;
+	}
+	if (x->pick.bytes > room)
+		linksched_trim(k->all->sched, clock_now(), &x->pick, room);
 	links_unlock(k->all);
 }
 
@@ -251,7 +277,7 @@ static void finish_piece(struct link *k)
 	struct gpu_flow *f = c->flow;
 	struct linksched_flow_view last;
 	if (!c->result && x.buffered && k->direction == GPU_D2H)
-		memcpy(c->host + x.offset, k->buffer[x.slot], x.pick.bytes);
+		copy_by_cpu(k, &x, c->host + x.offset, k->buffer[x.slot]);
 	measure(k, &x);
 	k->last_slot = x.over ? -1 : (int)x.slot;
 	memmove(&k->flight[0], &k->flight[1], sizeof k->flight[0] * (k->n_flight - 1));
@@ -303,6 +329,7 @@ static uint64_t fill(struct link *k)
 {
 	while (k->n_flight < IN_FLIGHT) {
 		struct linksched_pick pick;
+		accept_chunks(k); /* what has come while a piece was copied goes before the next one */
 		uint64_t until = 0, now = clock_now();
 		links_lock(k->all);
 		enum linksched_answer a = linksched_next(k->all->sched, now, k->index, &pick, &until);
@@ -435,14 +462,26 @@ static int add_link(struct gpu_links *l, uint32_t device, enum gpu_direction d, 
 	return linksched_link_add(l->sched, &o, &k->index);
 }
 
+/* From one buffer to another; the first time makes the pages known. */
+static void time_ring(struct link *k)
+{
+	for (int i = 0; i < 2; i++) {
+		uint64_t began = clock_now();
+		memcpy(k->buffer[i], k->buffer[2], BUFFER_BYTES);
+		atomic_store(&k->copy_bytes_per_s, BUFFER_BYTES * NS_PER_S / MAX(clock_now() - began, 1u));
+	}
+}
+
 /* Pinning pages takes milliseconds: done now, it is in nobody's way. */
 static void make_ring(struct link *k)
 {
 	int e = gpu_enter(k->all->gpu, k->device, &k->no_ring);
 	for (uint32_t i = 0; !e && i < ARRAY_LEN(k->buffer); i++)
 		e = make_buffer(k, i, &k->no_ring);
-	if (!e)
-		k->no_ring = (struct fault){0};
+	if (e)
+		return;
+	k->no_ring = (struct fault){0};
+	time_ring(k);
 }
 
 /* Also of a lost device: it is the host's memory. */

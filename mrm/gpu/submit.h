@@ -100,9 +100,10 @@ void gpu_flow_waits(const struct gpu_flow *f, struct gpu_waits *out);
 struct gpu_link_facts {
 	struct linksched_link_view view;
 	uint64_t copies, failed, unregistered_bytes; /* the last: to the device through the submitter's own buffers */
-	/* The bound does not hold for a demand that comes while the submitter itself copies, to its buffers or from them, or
-	 * makes one. */
-	uint64_t buffered, late_buffers;
+	/* Pieces that the submitter itself copies, to its buffers or from them, are as small as the bound wants them.  It does not hold
+	 * for a demand that comes while such a copy takes longer than it should, or a buffer is made. */
+	uint64_t buffered, slow_copies, late_buffers;
+	uint64_t copy_bytes_per_s;                   /* what the CPU does there */
 	struct linksched_calibration calibration;    /* what it began with, or was found to do later */
 	bool doubtful;                               /* it does something else than that */
 	uint64_t probes;                             /* how often it was measured again, and that taken over */

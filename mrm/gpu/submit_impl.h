@@ -43,6 +43,7 @@ struct flight {
 	bool duplex;
 	bool over;                    /* nothing to wait for, and no event that tells its time */
 	bool buffered;                /* through the submitter's own memory */
+	uint64_t copy_ns_most;        /* if so: longer than that, and others may wait longer than B */
 	uint32_t slot;                /* its event and buffer */
 };
 
@@ -65,6 +66,8 @@ struct link {
 	int last_slot;                /* of the piece that ended last; -1: its event is no measure */
 	_Atomic uint64_t copies, failed, unregistered_bytes;
 	_Atomic uint64_t buffered, late_buffers; /* pieces that went through the ring; parts of it that were made when needed */
+	_Atomic uint64_t slow_copies; /* pieces that the CPU took too long to copy to or from it */
+	_Atomic uint64_t copy_bytes_per_s; /* what the CPU does there, by the last pieces */
 	struct fault no_ring;         /* why it was not to be had at start */
 };
 

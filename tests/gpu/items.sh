@@ -87,11 +87,11 @@ part_e2e() {
 	done
 }
 
-# Cold starts of one model by each mode, in turns, and what the planner had said of them.
+# Cold starts of one model by each mode, in turns, and what the planner had said of them: whether it knew what direct access is worth.
 part_run() {
 	if [ "$simulated" = true ]; then
-		item run bench-minilm 120 "$build/tools/trims-run" bench minilm --device cuda:0 --json
+		bench cold-minilm cold 120 --only minilm --rounds 2
 	else
-		item run bench-bert-base 530 "$build/tools/trims-run" bench bert-base --device cuda:0 --json
+		bench cold-bert-base cold 530 --only bert-base --rounds 200 --budget 480s # after 20 of each that do not count
 	fi
 }

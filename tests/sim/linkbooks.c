@@ -384,7 +384,7 @@ static void link_of(struct books *b, const struct books_machine *m, const uint32
 	const struct linksched_calibration *c = &m->calibration;
 	b->wires[link] = (struct simlinks_wire){.bytes_per_s = c->bytes_per_s, .overhead_ns = c->overhead_ns,
 		.submit_ns = c->submit_ns, .duplex = c->duplex, .peer = link ^ 1,
-		.uplink = m->uplink_bytes_per_s ? way : SIMLINKS_NONE};
+		.uplink = m->uplink_bytes_per_s ? way : SIMLINKS_NONE, .copy_bytes_per_s = m->copy_bytes_per_s};
 }
 
 void books_init(struct books *b, const struct books_machine *m, uint64_t seed, const char *label)

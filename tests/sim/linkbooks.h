@@ -70,6 +70,7 @@ struct books_machine {
 	uint32_t share;            /* of the links */
 	uint64_t uplink_bytes_per_s; /* over all GPUs, each way; 0: none */
 	uint64_t memory_bytes_per_s; /* node over everything, not a wire; 0: none */
+	uint64_t copy_bytes_per_s;   /* of every other flow the submitter copies pieces itself, at that rate; 0: of none */
 };
 
 void books_init(struct books *b, const struct books_machine *m, uint64_t seed, const char *label);

@@ -164,6 +164,9 @@ static void bound_episode(struct books *b, uint64_t seed)
 	struct books draw = {.random = seed};
 	struct books_machine m = random_machine(&draw);
 	m.config.user_bytes_per_s = 0;
+	static const uint64_t copies_at[] = {0, 1000000000, 6000000000, 14000000000, 60000000000};
+	if (m.config.in_flight > 1)
+		m.copy_bytes_per_s = copies_at[books_draw(&draw, 5)];
 	books_init(b, &m, seed, "bound");
 	for (uint32_t i = 0; i < b->n_links; i++)
 		books_add(b, &(struct linksched_flow){.class = i & 1 ? LINK_DEMOTION : LINK_PREFETCH, .link = i, .bytes = 900 * GIB,

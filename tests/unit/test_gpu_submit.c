@@ -32,6 +32,8 @@ static void came_home(struct job *job)
 #define FIGURES {.bytes_per_s = {4 * GIB, 4 * GIB}, .duplex = {1000, 1000}, .overhead_ns = NS_PER_US,                \
 	.submit_ns = NS_PER_US, .measured = true}
 
+#define NO_CPU_COPIES_AT (400 * GIB)
+
 static void setup_with(const char *topology, const char *script, struct gpu_links_options lo)
 {
 	struct fault why = {0};
@@ -450,6 +452,21 @@ START_TEST(without_its_ring_a_link_says_so_and_makes_it_when_it_must)
 }
 END_TEST
 
+START_TEST(pieces_that_the_submitter_copies_itself_are_smaller_where_the_link_is_faster)
+{
+	const struct gpu_calibration fast = {.bytes_per_s = {NO_CPU_COPIES_AT, NO_CPU_COPIES_AT}, .duplex = {1000, 1000},
+		.overhead_ns = 100, .submit_ns = 100, .measured = true};
+	struct gpu_link_facts x;
+	gpu_links_calibrate(links, 0, &fast);
+	struct gpu_flow *f = load_of(CACHE_NOBODY, 0, CHUNKS);
+	until_home(CHUNKS);
+	ck_assert_mem_eq((void *)(uintptr_t)gpu_memory_address(memory, 0), host, CHUNKS * CHUNK_BYTES);
+	gpu_links_view(links, 0, GPU_H2D, &x);
+	ck_assert_uint_gt(x.buffered, 2 * CHUNKS * CHUNK_BYTES / x.view.chunk_bytes);
+	gpu_flow_free(&f);
+}
+END_TEST
+
 START_TEST(pieces_that_the_submitter_copies_itself_are_counted)
 {
 	struct gpu_link_facts x;
@@ -461,6 +478,8 @@ START_TEST(pieces_that_the_submitter_copies_itself_are_counted)
 	ck_assert_uint_ge(x.buffered, CHUNKS);
 	ck_assert_uint_eq(x.buffered, x.copies);
 	ck_assert_uint_eq(x.late_buffers, 0);
+	ck_assert_uint_gt(x.copy_bytes_per_s, 0);
+	ck_assert_uint_le(x.slow_copies, x.buffered);
 	gpu_flow_free(&f);
 }
 END_TEST
@@ -475,6 +494,7 @@ static void copies(Suite *s)
 	tcase_add_test(t, a_cancelled_flow_comes_home_at_the_next_edge);
 	tcase_add_test(t, a_copy_that_fails_fails_its_chunk_alone);
 	tcase_add_test(t, pieces_that_the_submitter_copies_itself_are_counted);
+	tcase_add_test(t, pieces_that_the_submitter_copies_itself_are_smaller_where_the_link_is_faster);
 	suite_add_tcase(s, t);
 }
 

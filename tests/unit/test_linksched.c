@@ -164,6 +164,20 @@ START_TEST(bound_is_what_is_in_flight_and_its_costs)
 }
 END_TEST
 
+START_TEST(what_is_copied_first_takes_no_longer_than_a_chunk_on_the_link)
+{
+	struct linksched *s = sched_with(&(struct linksched_config){0});
+	uint32_t four = link_with(s, &gen4, 0, 0, 0);
+	uint64_t chunk = linksched_chunk_bytes(s, four), some = linksched_copied_bytes(s, four, 4 * GBPS);
+	uint64_t chunk_ns = chunk * NS_PER_S / linksched_worst_bytes_per_s(s, four), costs = gen4.overhead_ns + gen4.submit_ns;
+	ck_assert_uint_eq(linksched_copied_bytes(s, four, 100 * GBPS), chunk);
+	ck_assert_uint_le(some * NS_PER_S / (4 * GBPS) + costs, chunk_ns);
+	ck_assert_uint_ge(some * NS_PER_S / (4 * GBPS) + costs, chunk_ns - 2); /* and not much less */
+	ck_assert_uint_eq(linksched_copied_bytes(s, four, 1), 4096);
+	linksched_free(&s);
+}
+END_TEST
+
 START_TEST(a_shared_node_slows_the_worst_case_and_adds_its_tokens)
 {
 	struct linksched *s = sched_with(&(struct linksched_config){0});
@@ -241,6 +255,7 @@ static void arithmetic(Suite *s)
 {
 	UNIT_CASE(s, "arithmetic", chunk_follows_from_the_target,
 		chunk_is_clamped_and_says_when_the_target_costs_bandwidth, bound_is_what_is_in_flight_and_its_costs,
+		what_is_copied_first_takes_no_longer_than_a_chunk_on_the_link,
 		a_shared_node_slows_the_worst_case_and_adds_its_tokens, numbers_out_of_range_are_refused,
 		measured_times_refine_the_rate_within_limits);
 }

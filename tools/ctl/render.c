@@ -594,8 +594,9 @@ static void show_doubts(const json_t *link, FILE *out)
 {
 	char a[TEXT_NUMBER], b[TEXT_NUMBER];
 	if (number_of(link, "buffered"))
-		fprintf(out, "%s %s%s: bound does not hold: %" PRIu64 " pieces went through a buffer\n", text_of(link, "device"),
-			text_of(link, "direction"), simulated_mark(link), number_of(link, "buffered"));
+		fprintf(out, "%s %s%s: %" PRIu64 " pieces went through a buffer, %" PRIu64 " slower than the bound allows\n",
+			text_of(link, "device"), text_of(link, "direction"), simulated_mark(link), number_of(link, "buffered"),
+			number_of(link, "slow_copies"));
 	if (json_is_true(json_object_get(link, "doubtful")))
 		fprintf(out, "%s %s%s: calibration in doubt: %s then, %s now\n", text_of(link, "device"), text_of(link, "direction"),
 			simulated_mark(link), text_rate(a, number_of(link, "calibrated_bytes_per_s")),
