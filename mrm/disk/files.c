@@ -85,25 +85,39 @@ int file_write_at(int fd, const uint8_t *bytes, size_t n, uint64_t off)
 	return 0;
 }
 
-int file_read(int dir_fd, const char *name, uint64_t max, uint8_t **out, size_t *bytes)
+int file_read_which(int dir_fd, const char *name, uint64_t max, uint8_t **out, size_t *bytes, struct stat *st)
 {
-	struct stat st;
+	*st = (struct stat){0};
 	OWN_FD int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0 || fstat(fd, &st) < 0)
+	if (fd < 0 || fstat(fd, st) < 0)
 		return -errno;
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max)
+	if (!S_ISREG(st->st_mode) || (uint64_t)st->st_size > max)
 		return -EFBIG;
-	uint8_t *p = malloc((size_t)st.st_size + 1);
+	uint8_t *p = malloc((size_t)st->st_size + 1);
 	if (!p)
 		return -ENOMEM;
-	int r = file_read_at(fd, p, (size_t)st.st_size, 0);
+	int r = file_read_at(fd, p, (size_t)st->st_size, 0);
 	if (r < 0) {
 		free(p);
 		return r;
 	}
 	*out = p;
-	*bytes = (size_t)st.st_size;
+	*bytes = (size_t)st->st_size;
 	return 0;
+}
+
+int file_read(int dir_fd, const char *name, uint64_t max, uint8_t **out, size_t *bytes)
+{
+	struct stat st;
+	return file_read_which(dir_fd, name, max, out, bytes, &st);
+}
+
+void file_unlink_same(int dir_fd, const char *name, const struct stat *st)
+{
+	struct stat now;
+	if (fstatat(dir_fd, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_ino == st->st_ino && now.st_dev == st->st_dev &&
+		now.st_ctim.tv_sec == st->st_ctim.tv_sec && now.st_ctim.tv_nsec == st->st_ctim.tv_nsec)
+		unlinkat(dir_fd, name, 0);
 }
 
 static int write_synced(int dir_fd, const char *name, const uint8_t *bytes, size_t n, struct replace_points points)

@@ -48,7 +48,7 @@ static void file_name(char out[FILE_NAME_MAX], const struct disk_profile *p)
 	free(key.p);
 }
 
-static void encode(struct out *o, const struct disk_profile *p, const char *text)
+void disk_profile_encode(const struct disk_profile *p, const char *text, struct out *o)
 {
 	out_bytes(o, magic, sizeof magic);
 	put_key(o, p);
@@ -68,8 +68,7 @@ static void take_text(struct in *in, size_t max, char *out)
 		in->bad = true;
 }
 
-/* How long the head is; 0: it is damaged.  The text need not be there. */
-static size_t decode(const uint8_t *bytes, size_t n, struct disk_profile *p, struct hash128 *text)
+size_t disk_profile_decode(const uint8_t *bytes, size_t n, struct disk_profile *p, struct hash128 *text)
 {
 	struct in in = {bytes, n, false};
 	const uint8_t *m = in_bytes(&in, sizeof magic);
@@ -110,11 +109,14 @@ static int broken(struct disk *d, int e, const char *doing, struct fault *why)
 	return e;
 }
 
-static void drop_damaged(struct disk *d, int folder, const char *name)
+/* st: of what was looked at.  Somebody may have stored a good one in its place since. */
+static void drop_damaged(struct disk *d, int folder, const char *name, const struct stat *st)
 {
 	COUNT(d, profiles_lost);
 	log_warn("disk", "%s/" FOLDER "/%s: damaged, removed", d->dir, name);
-	unlinkat(folder, name, 0);
+	pthread_mutex_lock(&d->profiles_lock);
+	file_unlink_same(folder, name, st);
+	pthread_mutex_unlock(&d->profiles_lock);
 }
 
 static bool ends_with(const char *name, const char *suffix)
@@ -124,18 +126,18 @@ static bool ends_with(const char *name, const char *suffix)
 }
 
 /* False when what the head says is not so. */
-static bool read_head(int folder, const char *name, struct disk_profile *p)
+static bool read_head(int folder, const char *name, struct disk_profile *p, struct stat *st)
 {
 	uint8_t head[HEAD_MAX];
 	char want[FILE_NAME_MAX];
-	struct stat st;
 	struct hash128 text;
-	OWN_FD int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+	/* What is no file, a link say, is looked at by its name. */
+	OWN_FD int fd = fstatat(folder, name, st, AT_SYMLINK_NOFOLLOW) ? -1 : openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || fstat(fd, st) < 0 || !S_ISREG(st->st_mode))
 		return false;
 	ssize_t n = pread(fd, head, sizeof head, 0);
-	size_t at = n > 0 ? decode(head, (size_t)n, p, &text) : 0;
-	if (!at || (uint64_t)st.st_size != at + p->bytes)
+	size_t at = n > 0 ? disk_profile_decode(head, (size_t)n, p, &text) : 0;
+	if (!at || (uint64_t)st->st_size != at + p->bytes)
 		return false;
 	file_name(want, p);
 	return !strcmp(name, want);
@@ -147,6 +149,7 @@ int disk_profiles_scan(struct disk *d, void (*fn)(void *ctx, const struct disk_p
 	DIR *dir = folder < 0 ? NULL : fdopendir(folder);
 	const struct dirent *entry;
 	struct disk_profile p;
+	struct stat st;
 	if (!dir) {
 		int e = folder < 0 ? folder : -errno;
 		if (folder >= 0)
@@ -159,10 +162,10 @@ int disk_profiles_scan(struct disk *d, void (*fn)(void *ctx, const struct disk_p
 			COUNT(d, leftovers);
 		} else if (!ends_with(entry->d_name, SUFFIX)) {
 			continue;
-		} else if (read_head(folder, entry->d_name, &p)) {
+		} else if (read_head(folder, entry->d_name, &p, &st)) {
 			fn(ctx, &p);
 		} else {
-			drop_damaged(d, folder, entry->d_name);
+			drop_damaged(d, folder, entry->d_name, &st);
 		}
 	}
 	closedir(dir);
@@ -181,8 +184,10 @@ int disk_profile_write(struct disk *d, const struct disk_profile *p, const char 
 	if (folder < 0)
 		return broken(d, folder, "be used", why);
 	file_name(name, p);
-	encode(&o, p, text);
+	disk_profile_encode(p, text, &o);
+	pthread_mutex_lock(&d->profiles_lock);
 	int r = file_replace(folder, name, o.p, o.n, points);
+	pthread_mutex_unlock(&d->profiles_lock);
 	free(o.p);
 	if (r == 0 && (fsync(folder) < 0 || fsync(d->dir_fd) < 0))
 		r = -errno;
@@ -194,7 +199,7 @@ static int check(const struct disk_profile *p, const uint8_t *bytes, size_t n, s
 {
 	struct disk_profile found;
 	struct hash128 said;
-	*head = decode(bytes, n, &found, &said);
+	*head = disk_profile_decode(bytes, n, &found, &said);
 	if (!*head || !disk_profile_same_key(p, &found) || n - *head != found.bytes)
 		return -EBADMSG;
 	struct hash128 is = chunk_hash(bytes + *head, n - *head);
@@ -206,13 +211,14 @@ int disk_profile_read(struct disk *d, const struct disk_profile *p, char **text,
 	char name[FILE_NAME_MAX];
 	OWN_MEM uint8_t *bytes = NULL;
 	size_t n = 0, head = 0;
+	struct stat st;
 	OWN_FD int folder = open_folder(d);
 	file_name(name, p);
-	int r = folder < 0 ? folder : file_read(folder, name, HEAD_MAX + DISK_PROFILE_MAX, &bytes, &n);
+	int r = folder < 0 ? folder : file_read_which(folder, name, HEAD_MAX + DISK_PROFILE_MAX, &bytes, &n, &st);
 	if (r == 0)
 		r = check(p, bytes, n, &head);
 	if (r == -EBADMSG || r == -EFBIG)
-		drop_damaged(d, folder, name);
+		drop_damaged(d, folder, name, &st);
 	if (r < 0) {
 		fault_errno(why, TRIMS_E_DISK_ERROR, -r, "%s/" FOLDER "/%s", d->dir, name);
 		return r == -EFBIG ? -EBADMSG : r;

@@ -32,4 +32,12 @@ int disk_profile_read(struct disk *d, const struct disk_profile *p, char **text,
 /* None there is success. */
 int disk_profile_remove(struct disk *d, const struct disk_profile *p, struct fault *why);
 
+/* ---- for tests ---- */
+
+struct out;
+/* The file: a head, then p->bytes of text.  Appends to *out (bytes.h). */
+void disk_profile_encode(const struct disk_profile *p, const char *text, struct out *out);
+/* How long the head is; 0: it is damaged.  The text need not be there; *text: what it has to hash to. */
+size_t disk_profile_decode(const uint8_t *bytes, size_t n, struct disk_profile *p, struct hash128 *text);
+
 #endif

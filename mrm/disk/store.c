@@ -523,6 +523,7 @@ static struct disk *disk_alloc(const char *dir, const struct disk_options *optio
 	if (!d->options.sync_bytes)
 		d->options.sync_bytes = SYNC_BYTES_DEFAULT;
 	pthread_mutex_init(&d->lock, NULL);
+	pthread_mutex_init(&d->profiles_lock, NULL);
 	list_init(&d->images);
 	for (size_t i = 0; i < PRINT_BUCKETS; i++)
 		list_init(&d->by_print[i]);
@@ -580,6 +581,7 @@ void disk_close(struct disk **p)
 	own_close_fd(&d->dir_fd);
 	own_close_fd(&d->lock_fd); /* unlocks */
 	pthread_mutex_destroy(&d->lock);
+	pthread_mutex_destroy(&d->profiles_lock);
 	free(d->dir);
 	d->magic = 0;
 	free(d);

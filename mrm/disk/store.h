@@ -2,7 +2,7 @@
  *
  * Locks: disk->lock guards the list of images and the pool of buffers; image->lock guards the chunk records, the
  * pending records and where the next bytes go; image->repair_lock makes manifest rewrites one at a time.  Order:
- * repair_lock, then image->lock; disk->lock is taken last and alone.  Nothing blocks on the disk under disk->lock. */
+ * repair_lock, then image->lock; disk->lock is taken last and alone, and so is disk->profiles_lock.  Nothing blocks on the disk under disk->lock. */
 #ifndef MRM_DISK_STORE_H
 #define MRM_DISK_STORE_H
 
@@ -11,6 +11,7 @@
 #include "shared/list.h"
 
 #include <pthread.h>
+#include <sys/stat.h>
 #include <stdatomic.h>
 
 #define STEM_CHARS 32 /* a fingerprint in hex: the stem of an image's file names */
@@ -40,6 +41,7 @@ struct disk {
 	pthread_mutex_t lock;
 	struct list images, buffers;
 	struct list by_print[PRINT_BUCKETS]; /* the images again, by fingerprint */
+	pthread_mutex_t profiles_lock; /* a profile gets its name, or a damaged one loses it */
 	int adopt_error; /* disk_open() only: why nothing more may be judged */
 	struct disk_name *names;
 	uint32_t n_names;
@@ -104,6 +106,10 @@ int image_unlink(const struct disk_image *img, const char *kind);
 
 /* Whole file to the heap, with room for a NUL behind it; -EFBIG when it is larger than max. */
 int file_read(int dir_fd, const char *name, uint64_t max, uint8_t **out, size_t *bytes);
+/* As file_read(); *st: which file it was, where it could be opened (else st_ino is 0). */
+int file_read_which(int dir_fd, const char *name, uint64_t max, uint8_t **out, size_t *bytes, struct stat *st);
+/* Unlinks the name if it is still that file's: one that has taken its place stays.  Whoever replaces it must not run meanwhile. */
+void file_unlink_same(int dir_fd, const char *name, const struct stat *st);
 /* All bytes at off, or -errno; EINTR and short writes are dealt with. */
 int file_write_at(int fd, const uint8_t *bytes, size_t n, uint64_t off);
 /* All bytes at off; -ENODATA: the file ends before. */

@@ -1,6 +1,7 @@
 /* test_disk_damage.c - mrm/disk: a byte flipped or a file cut, in each kind of file, is noticed, counted and never
  * served; damaged chunks are replaced; full disks and failing writes leave the store as it was. */
 #include "mrm/disk/profiles.h"
+#include "mrm/disk/store.h"
 #include "tests/unit/disk_fixture.h"
 
 #include <sched.h>
@@ -369,6 +370,34 @@ START_TEST(a_flipped_byte_in_a_profile_removes_it)
 }
 END_TEST
 
+/* A reader that found damage, and a writer that was quicker. */
+START_TEST(what_has_taken_a_damaged_files_place_stays)
+{
+	struct fixture fx = {0};
+	struct stat st;
+	uint8_t *bytes;
+	size_t n;
+	fixture_init(&fx);
+	OWN_FD int folder = open(fx.dir, O_RDONLY | O_DIRECTORY);
+	static const struct replace_points nowhere = {DISK_POINT_N, DISK_POINT_N, DISK_POINT_N};
+	ck_assert_int_ge(folder, 0);
+	ck_assert_int_eq(file_replace(folder, "a", (const uint8_t *)"old", 3, nowhere), 0);
+	ck_assert_int_eq(file_read_which(folder, "a", 3, &bytes, &n, &st), 0);
+	free(bytes);
+	for (int round = 0; round < 3; round++) { /* so that a number of an inode comes back */
+		ck_assert_int_eq(file_replace(folder, "a", (const uint8_t *)"good", 4, nowhere), 0);
+		file_unlink_same(folder, "a", &st);
+		ck_assert_int_eq(faccessat(folder, "a", F_OK, 0), 0);
+	}
+	ck_assert_int_eq(file_read_which(folder, "a", 3, &bytes, &n, &st), -EFBIG);
+	file_unlink_same(folder, "a", &st);
+	ck_assert_int_ne(faccessat(folder, "a", F_OK, 0), 0);
+	ck_assert_int_eq(file_read_which(folder, "a", 3, &bytes, &n, &st), -ENOENT);
+	file_unlink_same(folder, "a", &st);
+	fixture_fini(&fx);
+}
+END_TEST
+
 static void damage(Suite *suite)
 {
 	UNIT_CASE(suite, "damage", a_flipped_byte_in_a_manifest_removes_the_image,
@@ -376,7 +405,8 @@ static void damage(Suite *suite)
 		a_manifest_under_another_name_is_refused, a_flipped_byte_in_a_journal_loses_what_comes_after_it,
 		a_flipped_byte_in_a_journals_head_starts_over, a_chunk_that_cannot_be_rewritten_in_place_moves,
 		a_repair_with_other_bytes_is_refused, a_flipped_byte_in_a_side_file_is_noticed_and_repaired,
-		a_flipped_byte_in_the_catalog_brings_the_manifests_names, a_flipped_byte_in_a_profile_removes_it);
+		a_flipped_byte_in_the_catalog_brings_the_manifests_names, a_flipped_byte_in_a_profile_removes_it,
+		what_has_taken_a_damaged_files_place_stays);
 	TCase *c = tcase_create("data");
 	tcase_add_loop_test(c, a_flipped_byte_in_the_data_is_noticed_and_repaired, 0, 2);
 	suite_add_tcase(suite, c);
