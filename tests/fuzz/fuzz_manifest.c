@@ -1,10 +1,11 @@
 /* fuzz_manifest.c - the daemon's own records.  The first byte says which: a manifest, a journal's head, a catalog, the record of a
- * kept copy.
+ * kept copy, a stored profile.
  * Checksums are made to match, so that what is tested is what lies behind them: whatever is accepted encodes to the
  * same bytes. */
 #include "mrm/disk/bytes.h"
 #include "mrm/disk/disk.h"
 #include "mrm/disk/manifest.h"
+#include "mrm/disk/profiles.h"
 #include "mrm/keep/copy.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -96,10 +97,41 @@ static void fuzz_kept(uint8_t *in, size_t n)
 	kept_copy_fini(&c);
 }
 
+/* Where the head's own checksum lies; 0: nowhere. */
+static size_t profile_check_at(const uint8_t *in, size_t n)
+{
+	size_t at = 24;
+	for (int i = 0; i < 3; i++) {
+		if (at + 4 > n || fetch_u32(in + at) > n - at - 4)
+			return 0;
+		at += 4 + fetch_u32(in + at);
+	}
+	return at + 32 + CHECK_BYTES <= n ? at + 32 : 0;
+}
+
+static void fuzz_profile(uint8_t *in, size_t n)
+{
+	struct disk_profile p;
+	struct hash128 text;
+	struct out out = {0};
+	size_t at = profile_check_at(in, n), head = at + CHECK_BYTES;
+	if (at) {
+		store_hash(in + at - CHECK_BYTES, chunk_hash(in + head, n - head));
+		store_hash(in + at, chunk_hash(in, at));
+	}
+	size_t found = disk_profile_decode(in, n, &p, &text);
+	if (!found || p.bytes != n - found)
+		return;
+	ASSERT(found == head);
+	disk_profile_encode(&p, (const char *)in + head, &out);
+	same(in, n, out.p, out.n);
+	free(out.p);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static void (*const kinds[])(uint8_t *in, size_t n) = {fuzz_manifest, fuzz_journal, fuzz_catalog,
-		fuzz_kept};
+		fuzz_kept, fuzz_profile};
 	if (size < 1)
 		return 0;
 	uint8_t *copy = malloc(size - 1 + !(size - 1)); /* exact, so that a sanitizer sees a read behind it */
