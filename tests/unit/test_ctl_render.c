@@ -64,8 +64,13 @@ START_TEST(trace_says_where_the_time_went)
 		"{\"loads\":[{\"from\":\"remote\",\"to\":\"host\",\"class\":\"demand\",\"result\":\"failed\",\"error\":\"gone\","
 		"\"started_unix_ns\":1700000000000000000,\"total_ns\":812000000,\"stages\":{\"prepare_ns\":1000,"
 		"\"transfer_ns\":800000000},\"bytes\":1048576,\"retries\":2,\"rate_bytes_per_s\":1310720}]}");
-	ck_assert_ptr_nonnull(strstr(text, "2023-11-14 22:13:20  remote > host  demand  812ms        -      -      1us"));
+	ck_assert_ptr_nonnull(strstr(text, "2023-11-14 22:13:20  remote > host  demand  -     812ms        -      -      1us"));
 	ck_assert_ptr_nonnull(strstr(text, "800ms       -       -   1.0M  1.2M/s        2  failed: gone\n"));
+	free(text);
+	text = render(render_trace, "{\"loads\":[{\"from\":\"host\",\"to\":\"gpu\",\"class\":\"demand\",\"plan\":7,\"helper_bytes\":1048576,"
+		"\"total_ns\":1000},{\"from\":\"host\",\"to\":\"gpu\",\"class\":\"demand\",\"plan\":8,\"helper_bytes\":0,\"total_ns\":1000}]}");
+	ck_assert_ptr_nonnull(strstr(text, "demand  7, 1.0M by helpers    1us"));
+	ck_assert_ptr_nonnull(strstr(text, "demand  8                     1us"));
 	free(text);
 }
 END_TEST

@@ -19,7 +19,10 @@ static const char *text_of(const json_t *row, const char *key)
 static void age_of(const json_t *row, char out[TEXT_NUMBER])
 {
 	json_int_t then = json_integer_value(json_object_get(row, "stored_unix_s")), now = (json_int_t)time(NULL);
-	text_ns(out, (uint64_t)(now > then ? now - then : 0) * NS_PER_S);
+	if (now > then)
+		text_ns(out, (uint64_t)(now - then) * NS_PER_S);
+	else /* it is known in whole seconds */
+		snprintf(out, TEXT_NUMBER, "under 1s");
 }
 
 /* ---- --show ---- */

@@ -392,12 +392,24 @@ static void show_helped(const json_t *loads, FILE *out)
 	grid_free(&g);
 }
 
+/* Which one, and what came over other devices' links by it. */
+static void add_plan(struct grid *g, const json_t *load)
+{
+	char bytes[TEXT_NUMBER];
+	if (!has_number(load, "plan"))
+		grid_add(g, "-");
+	else if (number_of(load, "helper_bytes"))
+		grid_add(g, "%" PRIu64 ", %s by helpers", number_of(load, "plan"), bytes_of(bytes, load, "helper_bytes"));
+	else
+		grid_add(g, "%" PRIu64, number_of(load, "plan"));
+}
+
 void render_trace(const json_t *report, FILE *out)
 {
-	struct grid *g = grid_new("lllrrrrrrrrrrrl");
+	struct grid *g = grid_new("llllrrrrrrrrrrrl");
 	const json_t *load;
 	size_t i;
-	GRID_HEADER(g, "STARTED", "LOAD", "CLASS", "TOTAL", "RESOLVE", "ALLOC", "PREPARE", "FIRST BYTE", "TRANSFER",
+	GRID_HEADER(g, "STARTED", "LOAD", "CLASS", "PLAN", "TOTAL", "RESOLVE", "ALLOC", "PREPARE", "FIRST BYTE", "TRANSFER",
 		"VERIFY", "FINISH", "BYTES", "RATE", "RETRIES", "RESULT");
 	json_array_foreach(json_object_get(report, "loads"), i, load) {
 		char text[TEXT_NUMBER];
@@ -405,6 +417,7 @@ void render_trace(const json_t *report, FILE *out)
 			text_time(text, number_of(load, "started_unix_ns")) : "-");
 		grid_add(g, "%s > %s%s", text_of(load, "from"), text_of(load, "to"), simulated_mark(load));
 		grid_add(g, "%s", text_of(load, "class"));
+		add_plan(g, load);
 		grid_add(g, "%s", ns_of(text, load, "total_ns"));
 		for (size_t s = 0; s < ARRAY_LEN(stages); s++)
 			grid_add(g, "%s", ns_of(text, json_object_get(load, "stages"), stages[s]));
