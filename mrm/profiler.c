@@ -21,12 +21,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define WANTS 256                      /* models that are remembered; the least lately used goes */
 #define LONGEST (600 * NS_PER_S)       /* a child that takes longer never ends */
 #define BUSY 0.5                       /* processes that want to run, per core: no idle machine */
+#define OUTPUT_MAX (DISK_PROFILE_MAX + 1) /* a profile; one more byte, to see that it is too large */
 #define EXECUTOR "trims-run " TRIMS_VERSION ","
 
 extern char **environ;
@@ -123,14 +125,14 @@ static void break_off(struct profiler *p)
 	}
 }
 
-/* Ours without what is meant for the daemon alone, and with the driver that it uses. */
-static char **make_environment(const struct profiler *p, char driver[PATH_MAX + 32])
+/* Ours without what is meant for the daemon alone, and with the driver that it uses and who it is: trims-run does not outlive it. */
+static char **make_environment(const struct profiler *p, char parent[32], char driver[PATH_MAX + 32])
 {
 	static const char *const without[] = {"NOTIFY_SOCKET=", "LISTEN_", "WATCHDOG_", "TRIMS_"};
 	size_t n = 0, m = 0;
 	while (environ[n])
 		n++;
-	char **out = calloc(n + 2, sizeof *out);
+	char **out = calloc(n + 3, sizeof *out);
 	ASSERT(out);
 	for (size_t i = 0; i < n; i++) {
 		bool keep = true;
@@ -139,6 +141,8 @@ static char **make_environment(const struct profiler *p, char driver[PATH_MAX + 
 		if (keep)
 			out[m++] = environ[i];
 	}
+	snprintf(parent, 32, "TRIMS_PARENT=%d", (int)getpid());
+	out[m++] = parent;
 	snprintf(driver, PATH_MAX + 32, "TRIMS_CUDA_DRIVER=%s", gpu_driver_path(p->daemon->gpu));
 	if (gpu_count(p->daemon->gpu))
 		out[m] = driver;
@@ -147,7 +151,7 @@ static char **make_environment(const struct profiler *p, char driver[PATH_MAX + 
 
 static int spawn(struct profiler *p, const char *device)
 {
-	char driver[PATH_MAX + 32];
+	char driver[PATH_MAX + 32], parent[32];
 	char *argv[] = {p->program, (char *)"profile", (char *)"--background", (char *)"--socket", p->daemon->config->socket,
 		(char *)"--device", (char *)device, (char *)"--", p->name, NULL};
 	posix_spawn_file_actions_t actions;
@@ -164,12 +168,19 @@ static int spawn(struct profiler *p, const char *device)
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setsigdefault(&attr, &pipe);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	char **environment = make_environment(p, driver);
+	char **environment = make_environment(p, parent, driver);
 	int e = posix_spawn(&p->pid, p->program, &actions, &attr, argv, environment);
 	free(environment);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&actions);
 	return -e;
+}
+
+/* What it writes is memory of ours: beyond that the kernel ends it (SIGXFSZ). */
+static int bound_output(pid_t pid)
+{
+	const struct rlimit most = {OUTPUT_MAX, OUTPUT_MAX};
+	return prlimit(pid, RLIMIT_FSIZE, &most, NULL) ? -errno : 0;
 }
 
 /* 0, or why there is none. */
@@ -182,6 +193,8 @@ static int start_child(struct profiler *p, struct want *w, const struct holding 
 	p->out = memfd_create("mrm:profile", MFD_CLOEXEC);
 	p->err = memfd_create("mrm:profile-errors", MFD_CLOEXEC);
 	int e = p->out < 0 || p->err < 0 ? -errno : spawn(p, device);
+	if (!e)
+		e = bound_output(p->pid);
 	int fd = e ? -1 : pidfd_open(p->pid, 0);
 	if (fd < 0) {
 		e = e ? e : -errno;

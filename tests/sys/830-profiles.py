@@ -1,7 +1,9 @@
 """Profiles of models: measured by trims-run, stored beside the model, taken by trims-ctl plan, and by the daemon itself."""
 import json
 import os
+import pathlib
 import shutil
+import signal
 import sys
 
 import wire
@@ -203,6 +205,63 @@ def a_daemon_that_stops_takes_its_child_along(t):
     t.equal(daemon.ctl('pull', 'a').rc, 0)
     t.eventually(lambda: 'a: measuring it' in daemon.log(), 'it begins')
     daemon.stop()  # asserts that no process is left
+
+
+@test
+def what_a_child_may_write_is_bounded(t):
+    """A program that would fill the memory; in time, before it is broken off."""
+    small_bert(t)
+    for target in '', ' >&2':
+        run = t.dir / 'loud'
+        run.write_text(f'#!/bin/sh\nexec cat /dev/zero{target}\n')
+        run.chmod(0o755)
+        daemon = t.daemon(profiler=run, profiler_idle=0)
+        t.equal(daemon.ctl('pull', 'a').rc, 0)
+        t.eventually(lambda d=daemon: seen(d, 'failed') == 1, 'it is ended')
+        assert f'wait status {signal.SIGXFSZ:#x}' in daemon.log(), daemon.log()
+        daemon.stop()
+
+
+def is_gone(pid):
+    try:
+        return (pathlib.Path('/proc') / pid / 'stat').read_text().rpartition(')')[2].split()[0] in 'ZX'
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@test
+def a_killed_daemon_takes_its_child_along(t):
+    small_bert(t)
+    run, told = t.dir / 'long', t.dir / 'pid'
+    run.write_text(f'#!/bin/bash\necho $$ >{told}.new; mv {told}.new {told}\n'
+                   f'exec {BUILD}/tools/trims-run profile --repeat 1000000 "${{@:2}}"\n')
+    run.chmod(0o755)
+    daemon = t.daemon(profiler=run, profiler_idle=0)
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    t.eventually(told.exists, 'it runs')
+    pid = told.read_text().strip()
+    t.eventually(lambda: 'trims-run' in (pathlib.Path('/proc') / pid / 'cmdline').read_text(), 'it is trims-run')
+    daemon.kill()
+    t.eventually(lambda: is_gone(pid), 'it is gone')
+
+
+@test
+def a_child_that_comes_too_late_does_nothing(t):
+    """The daemon ends between starting it and its first step."""
+    small_bert(t)
+    run, told, gate, said = t.dir / 'late', t.dir / 'pid', t.dir / 'gate', t.dir / 'said'
+    os.mkfifo(gate)
+    run.write_text(f'#!/bin/sh\necho $$ >{told}.new; mv {told}.new {told}\nread -r line <{gate}\n'
+                   f'exec {BUILD}/tools/trims-run "$@" >{said} 2>&1\n')
+    run.chmod(0o755)
+    daemon = t.daemon(profiler=run, profiler_idle=0)
+    t.equal(daemon.ctl('pull', 'a').rc, 0)
+    t.eventually(told.exists, 'it runs')
+    pid = told.read_text().strip()
+    daemon.kill()
+    gate.write_text('go on\n')
+    t.eventually(lambda: is_gone(pid), 'it is gone')
+    t.equal(said.read_text(), '')
 
 
 @test
