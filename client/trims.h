@@ -309,7 +309,9 @@ TRIMS_API int trims_private(trims_model *model, uint32_t index, void **device_ad
  * A plan says which tensors a GPU needs in its own memory and in which order, and which its kernels read where the host tier
  * has them (direct host access): an embedding of which a run touches a few rows is not worth its way over the link.
  * A plan is a wish about cost, never about results: it is given by whoever makes the daemon load the model on a device, stays
- * with that copy, and other opens, with another plan or none, get the copy as it is.  What of it came true says each
+ * with that copy, and other opens, with another plan or none, get the copy as it is.  So do pins, which have no plan: a copy that
+ * trims_prefetch() has brought by one is kept as it is, and where a pin itself makes the daemon load, all of the model comes (it
+ * may in idle time, too, while it is wanted again and again).  What of it came true says each
  * tensor's `place`, and every tensor's `data` is good for the device's kernels in any case.
  *
  * Tensors that a copy does not have: the library opens the same version of the model on the host tier as well (a second lease on

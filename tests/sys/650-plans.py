@@ -111,10 +111,13 @@ def a_part_that_is_complete_before_the_host_copy_says_nothing_about_the_rest(t):
 
 @test
 def prefetch_and_pin_take_plans(t):
-    for name in ('a', 'b'):
+    for name in ('a', 'b', 'c'):
         t.model(name, 32 * MIB)
     daemon = gpu_daemon(t)
     client = attached(daemon)
+    client.answer(client.send_planned('prefetch', plan=embedding_on_host(), model='c', tier=3))
+    client.call('pin', model='c', tier=3)  # which has no plan of its own: what is there stays as it is
+    assert EMBEDDING not in client.open('c', 'gpu').tensors(partial=True)
     for request, name in (('prefetch', 'a'), ('pin', 'b')):
         client.answer(client.send_planned(request, plan=embedding_on_host(), model=name, tier=3))
         lease = client.open(name, 'gpu')
