@@ -109,7 +109,9 @@ static void take(struct bench *b, struct bench_mode *m, const struct function_ru
 	function_cell_add(&m->cell, run);
 	samples_add(&m->from_open, (double)json_integer_value(json_object_get(times, "from_open_ns")) / 1e6);
 	b->simulated = b->simulated || run->simulated;
-	m->device_bytes = (uint64_t)json_integer_value(json_object_get(json_object_get(run->report, "plan"), "device_bytes"));
+	const json_t *plan = json_object_get(run->report, "plan");
+	m->device_bytes = (uint64_t)json_integer_value(json_object_get(plan, "device_bytes"));
+	m->helper_bytes = (uint64_t)json_integer_value(json_object_get(plan, "helper_bytes"));
 }
 
 static void turn(struct bench *b, struct bench_mode *m, bool counts)

@@ -19,7 +19,7 @@ struct bench_mode {
 	uint32_t streak;          /* failed runs since the last good one, or the beginning */
 	bool good, given_up;      /* some run came to a result; none ever did, and it is no longer tried */
 	int plan;                 /* memory file; -1: none */
-	uint64_t device_bytes;    /* of modes that follow a plan, in the last good run */
+	uint64_t device_bytes, helper_bytes; /* of modes that follow a plan, in the last good run; helper: over other GPUs' links */
 	double predicted;         /* ms; 0: nothing is */
 };
 
