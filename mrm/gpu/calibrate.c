@@ -3,6 +3,7 @@
 
 #include "mrm/clock.h"
 #include "mrm/gpu/device.h"
+#include "shared/check.h"
 #include "shared/log.h"
 #include "shared/own.h"
 
@@ -303,6 +304,68 @@ int gpu_calibrate_again(struct gpu *g, uint32_t device, uint64_t piece_bytes, bo
 	struct bench b = {.g = g, .device = device, .block_bytes = piece_bytes, .samples = GENTLE_SAMPLES, .most = 2,
 		.go_on = go_on, .ctx = ctx};
 	return calibrate(&b, out, why);
+}
+
+/* ---- several devices at once ---- */
+
+/* Two pieces each, all of them on their way together; contexts change, the thread does not. */
+static int run_together(struct bench *b, uint32_t n, int way, uint64_t *ns, struct fault *why)
+{
+	uint64_t began = clock_now();
+	for (uint32_t i = 0; i < n; i++) {
+		int e = gpu_enter(b[i].g, b[i].device, why);
+		cu_result r = e ? CU_OK : copy(&b[i], way, b[i].block_bytes);
+		r = r || e ? r : copy(&b[i], way, b[i].block_bytes);
+		if (e || r)
+			return e ? e : gpu_failed(b[i].g, b[i].device, r, "a copy", why);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		int e = gpu_enter(b[i].g, b[i].device, why);
+		cu_result r = e ? CU_OK : b[i].g->cu->stream_synchronize(b[i].stream[way]);
+		if (e || r)
+			return e ? e : gpu_failed(b[i].g, b[i].device, r, "cuStreamSynchronize", why);
+	}
+	*ns = MAX(clock_now() - began, 1u);
+	return 0;
+}
+
+static int measure_together(struct bench *b, uint32_t n, int way, uint64_t *bytes_per_s, struct fault *why)
+{
+	uint64_t seen[GENTLE_SAMPLES], ns = 1;
+	for (unsigned i = 0; i < GENTLE_SAMPLES + 1; i++) { /* the first warms up */
+		if (!may_go_on(b))
+			return fault_set(why, TRIMS_E_BUSY, "something is to be copied"), -EBUSY;
+		int e = run_together(b, n, way, &ns, why);
+		if (e)
+			return e;
+		seen[i ? i - 1 : 0] = 2 * n * b->block_bytes * NS_PER_S / ns;
+	}
+	*bytes_per_s = judge(b, seen);
+	if (b->spread > GPU_CALIBRATION_DOUBT)
+		return fault_set(why, TRIMS_E_BUSY, "measurements do not agree"), -EAGAIN;
+	return 0;
+}
+
+int gpu_calibrate_together(struct gpu *g, uint64_t devices, enum gpu_direction way, uint64_t piece_bytes, bool (*go_on)(void *ctx),
+	void *ctx, uint64_t *bytes_per_s, struct fault *why)
+{
+	OWN_MEM struct bench *b = calloc(GPU_MAX_DEVICES, sizeof *b);
+	uint32_t n = 0;
+	ASSERT(b);
+	int e = 0;
+	for (uint32_t i = 0; !e && i < gpu_count(g); i++) {
+		if (!(devices >> i & 1))
+			continue;
+		b[n] = (struct bench){.g = g, .device = i, .block_bytes = piece_bytes, .samples = GENTLE_SAMPLES, .go_on = go_on, .ctx = ctx};
+		e = gpu_enter(g, i, why);
+		cu_result r = e ? CU_OK : bench_open(&b[n++]);
+		e = r ? gpu_failed(g, i, r, "calibration", why) : e;
+	}
+	e = e ? e : measure_together(b, n, way, bytes_per_s, why);
+	while (n-- > 0)
+		if (gpu_enter_again(g, b[n].device))
+			bench_close(&b[n]);
+	return e;
 }
 
 void gpu_calibrate(struct gpu *g, uint32_t device, const char *dir, struct gpu_calibration *out)

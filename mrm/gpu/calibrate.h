@@ -42,6 +42,11 @@ void gpu_calibrate(struct gpu *g, uint32_t device, const char *dir, struct gpu_c
 int gpu_calibrate_again(struct gpu *g, uint32_t device, uint64_t piece_bytes, bool (*go_on)(void *ctx), void *ctx,
 	struct gpu_calibration *out, struct fault *why);
 
+/* What an uplink moves that way with all of these devices (a bit each) copying at once, as gently.  -EAGAIN: measurements did not
+ * agree. */
+int gpu_calibrate_together(struct gpu *g, uint64_t devices, enum gpu_direction way, uint64_t piece_bytes, bool (*go_on)(void *ctx),
+	void *ctx, uint64_t *bytes_per_s, struct fault *why);
+
 /* By the device's UUID, the driver's version, and generation and width of the link: a card in another slot is another
  * link ("gen0x0": a machine that does not tell). */
 void gpu_calibration_path(const struct gpu *g, uint32_t device, const char *dir, char *path, size_t size);

@@ -321,7 +321,8 @@ static void doctor_nodes(struct daemon *d, void (*check)(json_t *, const char *,
 	for (uint32_t n = 0; gpu_links_node(d->links, n, &f); n++)
 		check(checks, "gpu-shared", "ok", "%s%s: %.3g GB/s, %s", gpu_is_simulated(d->gpu) ? "simulated: " : "",
 			f.node->name, (double)f.view.bytes_per_s / 1e9, f.node->assumed
-			? "assumed to do what the fastest of the links below it does; node-rate says it better" : "as node-rate says");
+			? "assumed to do what the fastest of the links below it does" : f.node->measured
+			? "measured with all devices below it at once" : "as node-rate says");
 }
 
 void devices_doctor(struct daemon *d, void (*check)(json_t *checks, const char *name, const char *state, const char *fmt,

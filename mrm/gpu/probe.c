@@ -1,4 +1,4 @@
-/* probe.c - see probe.h.  Keeps: at most one probe per device is under way. */
+/* probe.c - see probe.h.  Keeps: at most one probe per device is under way, of its own link or of an uplink. */
 #include "mrm/gpu/probe.h"
 
 #include "mrm/clock.h"
@@ -22,6 +22,7 @@ struct gpu_probes {
 	struct daemon *daemon;
 	struct gpu_calibration *calibration;
 	struct subject of[GPU_MAX_DEVICES];
+	uint64_t uplinks_not_before, uplinks_patience_ns;
 };
 
 struct probe {
@@ -51,6 +52,7 @@ struct gpu_probes *gpu_probes_new(struct daemon *d, struct gpu_calibration *cali
 	ASSERT(p);
 	p->daemon = d;
 	p->calibration = calibration;
+	p->uplinks_patience_ns = PATIENCE_NS;
 	for (uint32_t i = 0; gpu_keeps_time(d->gpu) && i < gpu_count(d->gpu); i++) {
 		if (gpu_lost(d->gpu, i))
 			continue;
@@ -145,9 +147,103 @@ static bool deviates(const struct gpu_links *l, uint32_t device)
 	return false;
 }
 
+/* ---- uplinks ---- */
+
+struct uplink_probe {
+	struct job job;
+	struct gpu_probes *all;
+	uint32_t node;
+	uint64_t devices, piece_bytes, found;
+	enum gpu_direction way;
+	int result;
+	struct fault why;
+};
+
+static bool all_idle(struct gpu_probes *p, uint64_t devices)
+{
+	for (uint32_t i = 0; i < gpu_count(p->daemon->gpu); i++)
+		if (devices >> i & 1 && !gpu_links_idle(p->daemon->links, i))
+			return false;
+	return true;
+}
+
+static bool are_idle(void *ctx)
+{
+	const struct uplink_probe *u = ctx;
+	return all_idle(u->all, u->devices);
+}
+
+static void run_uplink(struct job *job, void *worker)
+{
+	struct uplink_probe *u = container_of(job, struct uplink_probe, job);
+	u->result = gpu_calibrate_together(u->all->daemon->gpu, u->devices, u->way, u->piece_bytes, are_idle, u, &u->found, &u->why);
+}
+
+static void uplink_probed(struct job *job)
+{
+	struct uplink_probe *u = container_of(job, struct uplink_probe, job);
+	struct gpu_probes *p = u->all;
+	struct daemon *d = p->daemon;
+	struct gpu_node_facts f;
+	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
+		if (u->devices >> i & 1)
+			p->of[i].probing = false;
+	if (!job->withdrawn && !u->result && gpu_links_node(d->links, u->node, &f)) {
+		gpu_links_learn(d->links, u->node, u->found);
+		log_info("gpu", "%s%s: measured with all devices below it at once: %.3g GB/s, %.3g assumed before",
+			gpu_is_simulated(d->gpu) ? "simulated: " : "", f.node->name, (double)u->found / 1e9, (double)f.view.bytes_per_s / 1e9);
+	} else if (!job->withdrawn) {
+		p->uplinks_not_before = clock_now() + (u->result == -EBUSY ? PATIENCE_NS : p->uplinks_patience_ns);
+		if (u->result != -EBUSY)
+			p->uplinks_patience_ns = MIN(2 * p->uplinks_patience_ns, PATIENCE_MOST_NS);
+		log_debug("gpu", "an uplink stays as it was assumed: %s", u->why.text);
+	}
+	free(u);
+}
+
+/* None of its devices is lost, in doubt, being measured, or at work. */
+static bool can_measure(struct gpu_probes *p, const struct gpu_node *n)
+{
+	if (n->kind != GPU_NODE_SWITCH || !n->assumed)
+		return false;
+	for (uint32_t i = 0; i < gpu_count(p->daemon->gpu); i++)
+		if (n->devices >> i & 1 && (gpu_lost(p->daemon->gpu, i) || p->of[i].probing || p->of[i].doubtful))
+			return false;
+	return all_idle(p, n->devices);
+}
+
+static void begin_uplink(struct gpu_probes *p, uint32_t node, const struct gpu_node *n)
+{
+	struct uplink_probe *u = calloc(1, sizeof *u);
+	ASSERT(u);
+	*u = (struct uplink_probe){.all = p, .node = node, .devices = n->devices, .way = n->way, .piece_bytes = UINT64_MAX,
+		.job = {.run = run_uplink, .done = uplink_probed, .class = CLASS_PERSIST, .deadline = CACHE_NEVER}};
+	for (uint32_t i = 0; i < gpu_count(p->daemon->gpu); i++) {
+		struct gpu_link_facts x;
+		if (!(n->devices >> i & 1))
+			continue;
+		gpu_links_view(p->daemon->links, i, n->way, &x);
+		u->piece_bytes = MIN(u->piece_bytes, x.view.chunk_bytes);
+		p->of[i].probing = true;
+	}
+	pool_submit(p->daemon->misc, &u->job);
+}
+
+static void look_at_uplinks(struct gpu_probes *p)
+{
+	struct gpu_node_facts f;
+	if (clock_now() < p->uplinks_not_before)
+		return;
+	for (uint32_t n = 0; gpu_links_node(p->daemon->links, n, &f); n++)
+		if (can_measure(p, f.node))
+			begin_uplink(p, n, f.node);
+}
+
 void gpu_probes_look(struct gpu_probes *p)
 {
 	struct daemon *d = p->daemon;
+	if (gpu_keeps_time(d->gpu))
+		look_at_uplinks(p);
 	for (uint32_t i = 0; gpu_keeps_time(d->gpu) && i < gpu_count(d->gpu); i++) {
 		struct subject *s = &p->of[i];
 		if (gpu_lost(d->gpu, i) || s->probing)

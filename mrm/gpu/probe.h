@@ -1,10 +1,13 @@
-/* probe.h - doubts about what devices were calibrated to, and measuring again.
+/* probe.h - doubts about what devices were calibrated to, and measuring again; and measuring what they share.
  *
  * A calibration made beside somebody else's copies would set bounds and shares for as long as its file lives.  So one is in
  * doubt when its measurements did not agree, when it could not be made, or when a link's pieces take a quarter more or less
  * time than it says (calibration-doubtful); then the device is measured again as soon as nothing is to be copied there, so
  * gently that bounds hold, and what was found taken over and kept.  Measurements that do not agree either are dropped, and
  * tried again later and later.
+ *
+ * A switch's uplink that was assumed is measured once, when none of the devices below it is in doubt or has anything to copy: with
+ * all of them at once, as gently.  It keeps what was assumed until measurements agree.
  *
  * Thread: loop. */
 #ifndef MRM_GPU_PROBE_H

@@ -96,8 +96,8 @@ static json_t *node_row(const struct daemon *d, const struct gpu_node_facts *f)
 	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
 		if (f->node->devices >> i & 1)
 			json_array_append_new(devices, json_string(gpu_facts(d->gpu, i)->uuid));
-	return json_pack("{s:s, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i}", "name", f->node->name, "simulated",
-		gpu_is_simulated(d->gpu), "assumed", f->node->assumed, "bytes_per_s", number(v->bytes_per_s),
+	return json_pack("{s:s, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i}", "name", f->node->name, "simulated",
+		gpu_is_simulated(d->gpu), "assumed", f->node->assumed, "measured", f->node->measured, "bytes_per_s", number(v->bytes_per_s),
 		"given_bytes_per_s", number(v->given_bytes_per_s), "reserved_bytes_per_s", number(v->reserved_bytes_per_s),
 		"bytes", number(v->bytes), "tokens", number(v->tokens > 0 ? (uint64_t)v->tokens : 0), "burst_max",
 		number((uint64_t)v->burst_max), "age_ns", number(f->age_ns), "devices", devices, "waiting", (int)v->waiting);

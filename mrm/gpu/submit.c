@@ -745,6 +745,17 @@ void gpu_links_calibrate(struct gpu_links *l, uint32_t device, const struct gpu_
 	links_unlock(l);
 }
 
+void gpu_links_learn(struct gpu_links *l, uint32_t node, uint64_t bytes_per_s)
+{
+	links_lock(l);
+	const struct gpu_node *n = &l->tree.node[node];
+	for (uint32_t i = 0; i < l->n; i++)
+		if (n->devices >> i & 1)
+			bytes_per_s = MAX(bytes_per_s, l->calibration[i][n->way].bytes_per_s);
+	gpu_tree_learn(&l->tree, l->sched, clock_now(), node, bytes_per_s);
+	links_unlock(l);
+}
+
 void gpu_links_doubt(struct gpu_links *l, uint32_t device, bool doubtful)
 {
 	links_lock(l);

@@ -52,6 +52,9 @@ void gpu_links_limit_users(struct gpu_links *l, uint64_t bytes_per_s, uint32_t s
 void gpu_links_limit_direct(struct gpu_links *l, uint32_t share);
 /* New figures for a device, measured while its links were idle. */
 void gpu_links_calibrate(struct gpu_links *l, uint32_t device, const struct gpu_calibration *c);
+/* What the n-th node (gpu_links_node()) moves, measured while the links over it were idle; it was assumed until now.  Never less than
+ * the fastest of them was measured to do alone. */
+void gpu_links_learn(struct gpu_links *l, uint32_t node, uint64_t bytes_per_s);
 /* Whether what a device was calibrated to is in doubt, for reports. */
 void gpu_links_doubt(struct gpu_links *l, uint32_t device, bool doubtful);
 /* Nothing wants to be copied either way.  Any thread. */

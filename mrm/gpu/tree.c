@@ -57,7 +57,7 @@ static int add_node(struct gpu_tree *t, struct linksched *s, const struct gpu_no
 		return e;
 	t->n++;
 	log_info("gpu", "%s: %.3g GB/s, %s", n->name, (double)bytes_per_s / 1e9, n->assumed
-		? "assumed: what the fastest of the links below it does; --node-rate switch=SIZE says it better"
+		? "assumed: what the fastest of the links below it does, until it is measured with all of them at once"
 		: "as node-rate says");
 	return 0;
 }
@@ -170,6 +170,14 @@ uint32_t gpu_tree_find(const struct gpu_tree *t, enum gpu_node_kind kind)
 		if (t->node[i].kind == kind)
 			return t->node[i].id;
 	return GPU_TREE_NONE;
+}
+
+void gpu_tree_learn(struct gpu_tree *t, struct linksched *s, uint64_t now, uint32_t node, uint64_t bytes_per_s)
+{
+	struct gpu_node *n = &t->node[node];
+	n->assumed = false;
+	n->measured = true;
+	linksched_node_rate(s, now, n->id, MIN(bytes_per_s, LINKSCHED_MAX_RATE));
 }
 
 void gpu_tree_follow(struct gpu_tree *t, struct linksched *s, uint64_t now, const uint64_t bytes_per_s[][GPU_DIRECTIONS])

@@ -129,7 +129,7 @@ def two_devices_behind_one_switch_stay_within_its_uplink(t):
 
 @test
 def an_uplink_that_nobody_knows_is_assumed_and_said_to_be(t):
-    daemon = gpu_daemon(t, topology=TWO)
+    daemon = gpu_daemon(t, topology=TWO.replace('speed=1', 'speed=unlimited'))  # where nothing takes time nothing is measured
     row = node(daemon, 'switch')
     fastest = max(row['calibrated_bytes_per_s'] for row in links(daemon)['links'] if row['direction'] == 'h2d')
     t.equal((row['assumed'], row['bytes_per_s'], row['given_bytes_per_s']), (True, fastest, fastest))
@@ -139,6 +139,24 @@ def an_uplink_that_nobody_knows_is_assumed_and_said_to_be(t):
     assert ' (assumed)' in daemon.ctl('links').out and 'assumed' in daemon.log()
     daemon.stop()
     t.equal(links(gpu_daemon(t, topology=ONE))['nodes'], [], 'one device shares nothing')
+
+
+@test
+def an_uplink_is_measured_once_when_its_devices_are_idle(t):
+    daemon = gpu_daemon(t, topology='set speed=1\nswitch s gbps=0.3\n' + 2 * 'device bytes=64M gbps=0.2 switch=s\n')
+
+    def measured():
+        rows = [row for row in links(daemon)['nodes'] if row['name'].startswith('switch')]
+        return rows if rows and all(row['measured'] for row in rows) else None
+    t.eventually(measured, 'both ways are measured')
+    fastest = max(row['calibrated_bytes_per_s'] for row in links(daemon)['links'])
+    for row in measured():
+        assert not row['assumed'] and fastest / 2 < row['bytes_per_s'] < 2 * fastest, (row, fastest)
+    rows = [row['detail'] for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu-shared']
+    assert all('measured' in text and 'simulated' in text for text in rows) and len(rows) == 2, rows
+    assert '(assumed)' not in daemon.ctl('links').out
+    t.model('a', 3 * MB)
+    attached(daemon).open('a', 'gpu')
 
 
 @test
