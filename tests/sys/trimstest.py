@@ -10,7 +10,7 @@
 
 Each test has a fresh directory (t.dir) and random numbers (t.random) that TRIMS_SEED repeats.  What it started is ended
 when it returns, and must then end well: a daemon stops on SIGTERM with status 0 and leaves no process behind.
-Nothing here waits by sleeping.  TRIMS_BUILD names the build directory; NNN-name.py SUBSTRING runs some tests only,
+Nothing here waits for time to pass.  TRIMS_BUILD names the build directory; NNN-name.py SUBSTRING runs some tests only,
 KEEP=1 leaves their directories."""
 import contextlib
 import json
@@ -18,6 +18,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import select
 import shutil
 import signal
@@ -34,7 +35,7 @@ import wire
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get('TRIMS_BUILD', SOURCE / 'build')).resolve()
 MRM, CTL = str(BUILD / 'mrm/mrm'), str(BUILD / 'tools/trims-ctl')
-PATIENCE = float(os.environ.get('TRIMS_PATIENCE', 60))  # seconds until a wait for an event is a failure
+PATIENCE = float(os.environ.get('TRIMS_PATIENCE', 120))  # seconds until a wait for an event is a failure
 # The driver of tests that open models on devices: the simulator of the build, unless TRIMS_GPU_DRIVER names another one.
 SIMULATOR = str(BUILD / 'tools/simcuda/libsimcuda.so')
 GPU_DRIVER = os.environ.get('TRIMS_GPU_DRIVER') or SIMULATOR
@@ -260,10 +261,12 @@ class Test:
         assert got == want, f'{what or "value"}: got {got!r}, want {want!r}'
 
     def eventually(self, condition, what):
-        """Asks again and again; each asking costs the daemon a round trip, which is wait enough."""
-        deadline = time.monotonic() + PATIENCE
+        """Asks again and again, at most every 20 ms: without a pause the processor is spent on asking, not on what is awaited."""
+        deadline, pause = time.monotonic() + PATIENCE, 0.0005
         while not condition():
             assert time.monotonic() < deadline, f'never happened: {what}'
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
 
     def finish(self):
         """Ends what was started, newest first; the first thing that does not end well is raised."""
@@ -299,13 +302,18 @@ def run_one(function, seed):
     return trouble
 
 
+def cpu_seconds():
+    """Of this process, and of those it started and waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 def main():
     seed = os.environ.get('TRIMS_SEED') or str(time.time_ns())
     chosen = [f for f in TESTS if not sys.argv[1:] or any(part in f.__name__ for part in sys.argv[1:])]
     failed = 0
     print(f'1..{len(chosen)}\n# TRIMS_SEED={seed}', flush=True)
     for number, function in enumerate(chosen, 1):
-        title, began = function.__name__.replace('_', ' '), time.monotonic()
+        title, began, used = function.__name__.replace('_', ' '), time.monotonic(), cpu_seconds()
         try:
             trouble = run_one(function, seed)
         except Skip as why:
@@ -313,5 +321,6 @@ def main():
             continue
         failed += bool(trouble)
         print(''.join(f'# {line}\n' for line in trouble.splitlines()), end='')
-        print(f'{"not ok" if trouble else "ok"} {number} - {title} ({time.monotonic() - began:.2f} s)', flush=True)
+        print(f'{"not ok" if trouble else "ok"} {number} - {title} ({time.monotonic() - began:.2f} s, '
+              f'of a processor {cpu_seconds() - used:.2f} s)', flush=True)
     sys.exit(1 if failed else 0)
