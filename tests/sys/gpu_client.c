@@ -19,6 +19,7 @@
 
 #include "shared/base.h"
 #include "shared/cuda.h"
+#include "tests/sys/crc32.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,21 +124,6 @@ static void do_sync(void)
 		printf("error DRIVER %s\n", cuda_name(cu, r));
 	else
 		answer(trims_wait(model, 0));
-}
-
-static uint32_t crc32_of(const uint8_t *p, size_t n)
-{
-	static uint32_t of_byte[256];
-	uint32_t crc = UINT32_MAX;
-	for (uint32_t i = 0; i < 256 && !of_byte[255]; i++) {
-		uint32_t c = i;
-		for (int bit = 0; bit < 8; bit++)
-			c = c >> 1 ^ (0xedb88320u & (0u - (c & 1)));
-		of_byte[i] = c;
-	}
-	for (; n; n--, p++)
-		crc = crc >> 8 ^ of_byte[(crc ^ *p) & 0xff];
-	return ~crc;
 }
 
 /* As a kernel would: the device copies it to memory that the CPU may then read. */

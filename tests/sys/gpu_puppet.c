@@ -15,6 +15,7 @@
 #include "client/trims.h"
 #include "shared/base.h"
 #include "shared/own.h"
+#include "tests/sys/crc32.h"
 
 #include <dirent.h>
 #include <dlfcn.h>
@@ -42,21 +43,6 @@ static bool said(int result)
 	else
 		printf("ok");
 	return result >= 0;
-}
-
-static uint32_t crc32_of(const uint8_t *p, uint64_t n)
-{
-	static uint32_t table[256];
-	for (uint32_t i = 0; i < 256 && !table[255]; i++) {
-		uint32_t crc = i;
-		for (int bit = 0; bit < 8; bit++)
-			crc = crc >> 1 ^ (0xedb88320u & -(crc & 1));
-		table[i] = crc;
-	}
-	uint32_t crc = ~0u;
-	while (n--)
-		crc = crc >> 8 ^ table[(crc ^ *p++) & 255];
-	return ~crc;
 }
 
 static void cmd_open(const char *name, const char *how, const char *device)
