@@ -4,7 +4,12 @@
  * context is left that was not there before. */
 #include "tests/unit/gpu_fixture.h"
 
-#define FAIL_AT_MOST 24 /* calls of one name in a scenario */
+/* Calls of one name in a scenario.  Which threads meet where does not depend on which of them fails. */
+#ifdef UNIT_THREAD_SANITIZER
+#define FAIL_AT_MOST 2
+#else
+#define FAIL_AT_MOST 24
+#endif
 
 static void setup_vmm(void)
 {
@@ -71,22 +76,24 @@ static const char *const names[] = {
 #include "shared/cuda.def"
 };
 
-/* How often the scenario calls it. */
-static unsigned calls_of(const char *name)
+/* How often the scenario calls each. */
+static void count_calls(uint64_t calls[ARRAY_LEN(names)])
 {
-	uint64_t before = fake_gpu_calls(name);
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		calls[i] = fake_gpu_calls(names[i]);
 	gpu.slot = 0;
 	ck_assert_int_eq(live(), 0);
-	return (unsigned)(fake_gpu_calls(name) - before);
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		calls[i] = fake_gpu_calls(names[i]) - calls[i];
 }
 
 static void fail_each(const char *what)
 {
+	uint64_t calls[ARRAY_LEN(names)];
 	unsigned failed = 0, tried = 0;
+	count_calls(calls); /* without the loader's own questions, which are asked before there is a table */
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		/* The loader's own questions are asked before there is a table. */
-		unsigned n = MIN(calls_of(names[i]), FAIL_AT_MOST);
-		for (unsigned k = 1; k <= n; k++) {
+		for (unsigned k = 1; k <= MIN(calls[i], (uint64_t)FAIL_AT_MOST); k++) {
 			char script[128];
 			snprintf(script, sizeof script, "%s:%u=%s", names[i], k, what);
 			fake_gpu_script(script);
