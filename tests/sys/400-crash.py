@@ -73,8 +73,8 @@ def a_daemon_killed_at_every_step_of_an_ingest_serves_right_bytes_afterwards(t):
     tensors = t.model('a', 10 * MIB, files={'tokenizer.json': b'{}'})
     server = remote.Server(t, t.models_dir)
     count = t.dir / 'count'
-    cache = t.dir / 'cache'
-    daemon = t.daemon(sources=[server.url], environment=faulty(cache, 'count', count=count))
+    cache = t.memory_dir()
+    daemon = t.daemon(sources=[server.url], cache_dir=cache, environment=faulty(cache, 'count', count=count))
     daemon.client().open('a')
     t.eventually(lambda: daemon.metric('trims_transfers_active') == 0, 'it is on disk')
     daemon.stop()
@@ -89,7 +89,8 @@ def a_daemon_killed_at_every_step_of_an_ingest_serves_right_bytes_afterwards(t):
             daemon.start()
             client = daemon.client()
             same(t, client.open('a'), tensors)
-            t.eventually(lambda: daemon.metric('trims_transfers_active') == 0, 'it is on disk')
+            t.eventually(lambda: daemon.process.poll() is not None or daemon.metric('trims_transfers_active') == 0,
+                         'it is on disk, or dead')
             daemon.signal(signal.SIGTERM)
         except (wire.Gone, wire.Fault, AssertionError, ConnectionRefusedError) as e:
             if daemon.process.wait(PATIENCE) != -signal.SIGKILL:

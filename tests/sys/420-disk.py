@@ -21,8 +21,8 @@ def settled(t, daemon):
 def a_cache_directory_that_fails_at_any_step_never_stops_service(t):
     tensors = t.model('a', 10 * MIB)
     server = remote.Server(t, t.models_dir)
-    count, cache = t.dir / 'count', t.dir / 'cache'
-    daemon = t.daemon(sources=[server.url], environment=faulty(cache, 'count', count=count))
+    count, cache = t.dir / 'count', t.memory_dir()
+    daemon = t.daemon(sources=[server.url], cache_dir=cache, environment=faulty(cache, 'count', count=count))
     serves(t, daemon, 'a', tensors)
     settled(t, daemon)
     started = daemon.metric('trims_write_bytes_total')
@@ -32,7 +32,7 @@ def a_cache_directory_that_fails_at_any_step_never_stops_service(t):
     for what in ('EIO', 'ENOSPC'):
         for step in range(1, steps + 1, max(1, steps // 12)):
             shutil.rmtree(cache)
-            cache.mkdir()
+            cache.mkdir(mode=0o700)
             daemon.environment = faulty(cache, what, at=step, on=step % 2)
             try:
                 daemon.start()

@@ -242,6 +242,14 @@ class Test:
         """A random model in t.models_dir; returns its tensors, as models.read() would."""
         return models.make(self.models_dir / name, self.random, total, **keywords)
 
+    def memory_dir(self, room=1 << 28):
+        """A directory in memory where there is room: for a test that syncs hundreds of times, none of which needs a disk."""
+        shm = '/dev/shm'
+        good = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free >= room
+        path = pathlib.Path(tempfile.mkdtemp(prefix='trims-', dir=shm if good else self.dir))
+        self.at_end(lambda: shutil.rmtree(path, ignore_errors=True))
+        return path
+
     def spawn(self, *arguments, **keywords):
         """A program that goes on while the test does; killed at the end at the latest."""
         p = subprocess.Popen([str(a) for a in arguments], start_new_session=True,
