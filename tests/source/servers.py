@@ -267,7 +267,7 @@ def stall(after):
         request.wfile.write(request.begin_file()[:after])
         request.wfile.flush()
         request.server.owner.reached.set()
-        request.server.owner.released.wait(120)
+        request.server.owner.released.wait()
         request.close_connection = True
     return act
 

@@ -6,7 +6,7 @@ import threading
 import models
 import remote
 import wire
-from trimstest import main, test
+from trimstest import PATIENCE, main, test
 
 
 def same(t, lease, tensors):
@@ -275,7 +275,7 @@ def a_waiter_that_gives_up_leaves_what_has_landed(t):
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')
     client = daemon.client()
     lease = client.open('a', wait=False)
-    assert server.reached.wait(60)
+    assert server.reached.wait(PATIENCE)
     lease.close()
     t.eventually(lambda: daemon.metric('trims_loads_total', result='cancelled') >= 1, 'the load is cancelled')
     server.fault = None
@@ -293,7 +293,7 @@ def clients_read_while_bytes_still_arrive(t):
     def hold_the_end(request):
         part = request.range(size)
         if request.is_weights and part and part[1] >= size - (4 << 20) and part[1] - part[0] > 1000:
-            gate.wait(60)
+            gate.wait(PATIENCE)
         return False
     server.fault = hold_the_end
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')

@@ -63,7 +63,7 @@ def a_client_killed_while_its_model_loads_cancels_the_load(t):
     server.fault = remote.stall(beyond=1)
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')
     holder = t.spawn(CTL, '--socket', daemon.socket, 'open', 'a', '--hold')
-    assert server.reached.wait(60)
+    assert server.reached.wait(PATIENCE)
     holder.send_signal(signal.SIGKILL)
     t.eventually(lambda: daemon.metric('trims_loads_total', result='cancelled') >= 1, 'the load is cancelled')
 
@@ -159,7 +159,7 @@ def SIGTERM_in_the_middle_of_a_load_ends_cleanly(t):
     daemon = t.daemon(sources=[server.url], stall_timeout='1h', drain_timeout='100ms')
     client = daemon.client()
     lease = client.open('a', wait=False)
-    assert server.reached.wait(60)
+    assert server.reached.wait(PATIENCE)
     daemon.stop()
     assert client.gone()
     t.equal(lease.progress()[1], wire.POISONED, 'nobody waits for what will never come')

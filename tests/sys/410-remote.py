@@ -5,7 +5,7 @@ import threading
 import models
 import remote
 import wire
-from trimstest import main, test
+from trimstest import PATIENCE, main, test
 
 MIB = 1 << 20
 QUICK = {'stall_timeout': '1s', 'retries': 3, 'connect_timeout': '2s'}
@@ -193,7 +193,7 @@ def a_slow_remote_does_not_hold_up_another_model(t):
     t.model('a', MIB)
     waiting = daemon.client()
     request = waiting.open_send('a')
-    assert server.reached.wait(60)
+    assert server.reached.wait(PATIENCE)
     local = models.make(t.models_dir / 'b', t.random, MIB)
     server.fault = lambda r: r.path.startswith('/a/') and remote.stall()(r)
     t.equal(models.digests(daemon.client().open('b').tensors()), models.digests(local))
@@ -213,7 +213,7 @@ def a_model_that_is_wanted_on_two_tiers_at_once_is_downloaded_once(t):
     def hold(request):
         if request.is_weights and (request.range(1 << 60) or (0, 0))[0]:
             asked.set()
-            server.released.wait(60)
+            server.released.wait()
         return False
     server.fault = hold
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')
@@ -223,7 +223,7 @@ def a_model_that_is_wanted_on_two_tiers_at_once_is_downloaded_once(t):
         asked.clear()
         clients = [daemon.client(), daemon.client()]
         first = clients[0].open_send(name, tiers[0])
-        assert asked.wait(60), 'it comes'
+        assert asked.wait(PATIENCE), 'it comes'
         second = clients[1].open_send(name, tiers[1])
         t.eventually(lambda: daemon.metric('trims_transfers_active') >= 2, 'both are on their way')
         server.released.set()
@@ -254,7 +254,7 @@ def of_two_downloads_that_get_different_bytes_one_ends_well(t):
             with arrived:  # nobody gets anything before both have asked for everything
                 asked.append(request.path)
                 arrived.notify_all()
-                assert arrived.wait_for(lambda: len(asked) >= 12, 60), asked
+                assert arrived.wait_for(lambda: len(asked) >= 12, PATIENCE), asked
             request.wfile.write(body)
             return True
         server.fault = lies
@@ -265,7 +265,7 @@ def of_two_downloads_that_get_different_bytes_one_ends_well(t):
         clients, ended = [daemon.client(), daemon.client()], []
         requests = [clients[0].open_send(name, 'disk')]
         with arrived:
-            assert arrived.wait_for(lambda asked=asked: len(asked) >= 6, 60), asked
+            assert arrived.wait_for(lambda asked=asked: len(asked) >= 6, PATIENCE), asked
         requests.append(clients[1].open_send(name, 'host'))
         for client, request in zip(clients, requests):
             try:

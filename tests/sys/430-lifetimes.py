@@ -6,7 +6,7 @@ import sys
 import models
 import remote
 import wire
-from trimstest import SOURCE, main, run, test
+from trimstest import PATIENCE, SOURCE, main, run, test
 
 sys.path.insert(0, str(SOURCE / 'tests/source'))
 import servers  # noqa: E402  pylint: disable=wrong-import-position
@@ -214,10 +214,10 @@ def sources_that_hang_delay_no_load_that_needs_none(t):
         if '/hang' not in request.path:
             return False
         server.reached.set()
-        server.released.wait(60)
+        server.released.wait()
         return False
     server.fault = hang
-    daemon = t.daemon(sources=[server.url], revalidate='1h')
+    daemon = t.daemon(sources=[server.url], revalidate='1h', stall_timeout='1h')
     client = daemon.client()
     client.open('a')
     settled(t, daemon)
@@ -226,10 +226,8 @@ def sources_that_hang_delay_no_load_that_needs_none(t):
     stuck = daemon.client()
     for i in range(20):
         stuck.open_send(f'hang{i}')
-    assert server.reached.wait(60)
-    patient = daemon.client()
-    patient.socket.settimeout(20)
-    same(t, patient.open('a'), tensors)
+    assert server.reached.wait(PATIENCE)
+    same(t, daemon.client().open('a'), tensors)
     server.released.set()
 
 

@@ -9,7 +9,7 @@ import time
 import remote
 import trimstest
 import wire
-from trimstest import main, test
+from trimstest import PATIENCE, main, test
 
 MIB = 1 << 20
 
@@ -169,7 +169,7 @@ def a_connection_may_hold_so_many_leases_and_no_more(t):
 def a_connection_may_have_so_many_requests_pending_and_no_more(t):
     t.model('a', 9 * MIB)
     server = remote.Server(t, t.models_dir)
-    server.fault = lambda request: server.released.wait(100) and False
+    server.fault = lambda request: server.released.wait() and False
     daemon = t.daemon(sources=[server.url], max_pending_per_conn=4, stall_timeout='1h')
     client = daemon.client()
     requests = [client.open_send('a') for _ in range(4)]
@@ -333,7 +333,7 @@ def unread_descriptors_of_one_client_never_hit_another(t):
     assert daemon.metric('trims_replies_held_total') >= 4
     assert 'wire.py' in daemon.log() and 'does not read its answers' in daemon.log()
     for client in deaf:  # what was on the way is there, and behind it the reason
-        client.socket.settimeout(60)
+        client.socket.settimeout(PATIENCE)
         t.equal(code_of(lambda client=client: client.answer(-1)), 'LIMIT')
         assert client.gone()
 
@@ -384,7 +384,7 @@ def a_slow_client_never_delays_another(t):
     slow = [daemon.client() for _ in range(50)]
     for client in slow:
         client.open_send('b')
-    assert server.reached.wait(60)
+    assert server.reached.wait(PATIENCE)
     quick = daemon.client()
     for _ in range(50):
         t.equal(quick.open('a').opened['hit'], 1)
@@ -394,7 +394,7 @@ def a_slow_client_never_delays_another(t):
 def deadlines_and_only_if_there_are_kept(t):
     t.model('a', 9 * MIB)
     server = remote.Server(t, t.models_dir)
-    server.fault = lambda request: server.released.wait(100) and False
+    server.fault = lambda request: server.released.wait() and False
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')
     client = daemon.client()
     t.equal(code_of(lambda: client.open('a', deadline_ns=50000000)), 'TIMED_OUT')

@@ -212,7 +212,7 @@ def loading(t, **options):
     def stall(request):
         request.begin_file()
         request.wfile.flush()
-        server.released.wait(120)
+        server.released.wait()
         request.reset()
     server.fault = remote.limited(1 << 30, stall, beyond=1)
     return Machine(t, sources=[f'dir:{t.models_dir}', server.url], stall_timeout='1h', **options), server

@@ -9,7 +9,7 @@ import sys
 import remote
 import wire
 from simgpu import UUIDS
-from trimstest import BUILD, GPU_DRIVER, SIMULATOR, SOURCE, main, program_environment, run, simulated_only, test
+from trimstest import BUILD, GPU_DRIVER, PATIENCE, SIMULATOR, SOURCE, main, program_environment, run, simulated_only, test
 
 sys.path[:0] = [str(SOURCE / 'tests/run')]
 import reference  # noqa: E402  pylint: disable=wrong-import-position
@@ -83,9 +83,9 @@ def a_pipeline_runs_ahead_of_the_load(t):
     t.equal(got['digest'], want)
     t.equal(got['hit'], False)
     resident = t.spawn(*command(daemon, 'a'))
-    assert server.reached.wait(60), 'something is still missing'
+    assert server.reached.wait(PATIENCE), 'something is still missing'
     server.released.set()
-    out, _ = resident.communicate(timeout=60)
+    out, _ = resident.communicate(timeout=PATIENCE)
     t.equal(json.loads(out)['digest'], want, 'resident')
 
 
@@ -99,11 +99,11 @@ def what_is_partly_there_is_waited_for(t):
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')
     want = private(t, daemon, 'a')['digest']
     started = [t.spawn(*command(daemon, 'a', '--mode', mode)) for mode in ('pipeline', 'resident', 'pipeline')]
-    assert server.reached.wait(60)
+    assert server.reached.wait(PATIENCE)
     t.eventually(lambda: daemon.metric('trims_leases') >= 3, 'all have it open')
     server.released.set()
     for p in started:
-        out, _ = p.communicate(timeout=60)
+        out, _ = p.communicate(timeout=PATIENCE)
         t.equal(p.returncode, 0, out.decode())
         t.equal(json.loads(out)['digest'], want)
 
@@ -133,7 +133,7 @@ def a_dead_daemon_does_not_stop_a_run(t):
     t.eventually(lambda: daemon.metric('trims_leases') >= 1 or p.poll() is not None, 'it has the model open')
     daemon.kill()
     out = p.stdout.read().decode()
-    p.wait(60)
+    p.wait(PATIENCE)
     with contextlib.suppress(KeyError):  # killed before its bytes were there: then it says so
         t.equal(json.loads(out[out.index('{'):])['error']['code'], 'DISCONNECTED')
         return
@@ -248,7 +248,7 @@ def a_plan_is_not_followed_with_the_weights_of_another_version(t):
         model.add(name, *model.stored[name][1])
     model.write(t.models_dir / 'a')
     fifo.write_text(make_plan.read_text())
-    out, _ = p.communicate(timeout=60)
+    out, _ = p.communicate(timeout=PATIENCE)
     t.equal((p.returncode, json.loads(out[out.index(b'{'):]).get('error', {}).get('code')), (1, 'CHANGED'), out.decode())
 
 
@@ -294,7 +294,7 @@ def two_processes_on_devices_that_help_each_other(t):
     started = [t.spawn(*command(machine.daemon, 'a', '--device', f'cuda:{device}', '--mode', 'pt', '--plan', plans[device]),
                        env=program_environment(**machine.client)) for device in (0, 1, 0)]
     for p in started:
-        out, _ = p.communicate(timeout=60)
+        out, _ = p.communicate(timeout=PATIENCE)
         t.equal(p.returncode, 0, out.decode())
         t.equal(json.loads(out)['digest'], want)
         assert json.loads(out)['plan']['helper_bytes'] > 0, out
@@ -308,7 +308,7 @@ def two_processes_on_a_device_at_once(t):
     started = [t.spawn(*command(machine.daemon, 'a', '--device', 'cuda:0', '--mode', mode),
                        env=program_environment(**machine.client)) for mode in ('pipeline', 'dha', 'resident', 'pipeline')]
     for p in started:
-        out, _ = p.communicate(timeout=60)
+        out, _ = p.communicate(timeout=PATIENCE)
         t.equal(p.returncode, 0, out.decode())
         t.equal(json.loads(out)['digest'], want)
 

@@ -12,7 +12,7 @@ except ImportError:  # a machine with a GPU need not have it
     sys.exit(0)
 
 import remote
-from trimstest import BUILD, GPU_DRIVER, GPU_IS_SIMULATED, SIMULATOR, SOURCE, main, program_environment, run, simulated_only, test
+from trimstest import BUILD, GPU_DRIVER, GPU_IS_SIMULATED, PATIENCE, SIMULATOR, SOURCE, main, program_environment, run, simulated_only, test
 
 sys.path[:0] = [str(SOURCE / 'tests/run')]
 import reference  # noqa: E402  pylint: disable=wrong-import-position
@@ -224,14 +224,14 @@ class Stalled:
         launches = counts(here)['cuLaunchKernel']
         self.process = t.spawn(*self.machine.command('a', '--mode', 'pipeline'),
                                env=program_environment(**self.machine.client, SIMCUDA_COUNT=str(there)))
-        assert self.server.reached.wait(60)
+        assert self.server.reached.wait(PATIENCE)
         t.eventually(lambda: counts(there).get('cuLaunchKernel', 0) >= launches or self.process.poll() is not None, 'all is queued')
         self.calls = counts(there)
         t.equal(self.calls['cuLaunchKernel'], launches)
         t.equal(self.process.poll(), None)
 
     def end(self):
-        out, _ = self.process.communicate(timeout=60)
+        out, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, json.loads(out[out.index(b'{'):])
 
 

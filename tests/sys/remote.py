@@ -105,7 +105,7 @@ class Server:
     def __init__(self, t, root):
         self.root, self.log, self.fault, self.lock = pathlib.Path(root), [], None, threading.Lock()
         self.cache = {}  # what a file holds does not change without its time doing so
-        self.released = threading.Event()  # what a stalled answer waits for
+        self.released = threading.Event()  # what a stalled answer waits for, for ever; close() sets it
         self.reached = threading.Event()   # set when a fault of ours is at work
         self.httpd = Quiet(('127.0.0.1', 0), Request)
         self.httpd.owner = self
@@ -152,7 +152,7 @@ def stall(after=1000, times=1 << 30, beyond=0):
         body = request.begin_file()
         request.wfile.write(body[:after])
         request.wfile.flush()
-        request.server.owner.released.wait(120)
+        request.server.owner.released.wait()
         request.wfile.write(body[after:])
     return limited(times, act, beyond)
 
@@ -202,9 +202,11 @@ class Nginx:
         assert program, 'nginx is not installed: tools/setup'
         self.dir = t.dir / 'nginx'
         self.dir.mkdir()
-        with socket.socket() as probe:  # nginx cannot tell which ephemeral port it got
-            probe.bind(('127.0.0.1', 0))
-            port = probe.getsockname()[1]
+        # It cannot tell which ephemeral port it got, so one is held for it until it has joined.
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(('127.0.0.1', 0))
+        port = holder.getsockname()[1]
         (self.dir / 'conf').write_text(f'''
             daemon off; master_process off; pid {self.dir}/pid; error_log {self.dir}/error.log; worker_processes 1;
             {"user root;" if os.getuid() == 0 else ""}
@@ -212,13 +214,13 @@ class Nginx:
             http {{ access_log off; sendfile on; types {{ }} default_type application/octet-stream;
                 client_body_temp_path {self.dir}/b; proxy_temp_path {self.dir}/p; fastcgi_temp_path {self.dir}/f;
                 uwsgi_temp_path {self.dir}/u; scgi_temp_path {self.dir}/s;
-                server {{ listen 127.0.0.1:{port}; root {root}; }} }}''')
+                server {{ listen 127.0.0.1:{port} reuseport; root {root}; }} }}''')
         process = t.spawn(program, '-p', self.dir, '-c', self.dir / 'conf', '-e', self.dir / 'error.log',
                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.url = f'http://127.0.0.1:{port}'
 
-        def listens():
+        def serves():
             assert process.poll() is None, (self.dir / 'error.log').read_text()
-            with socket.socket() as s:
-                return s.connect_ex(('127.0.0.1', port)) == 0
-        t.eventually(listens, 'nginx listens')
+            return (self.dir / 'pid').exists()  # written when it listens
+        t.eventually(serves, 'nginx serves')
+        holder.close()

@@ -217,12 +217,19 @@ def session_of(pid):
         return None
 
 
+def public_place():
+    """The temporary directory, or /tmp where root has a private one: tests of root are other users as well."""
+    place = pathlib.Path(tempfile.gettempdir()).resolve()
+    private = os.getuid() == 0 and not all(p.stat().st_mode & 1 for p in (place, *place.parents))
+    return '/tmp' if private else str(place)
+
+
 class Test:
     """What a test function gets."""
 
     def __init__(self, name, seed):
         self.name, self.random, self.failed = name, random.Random(f'{seed} {name}'), False
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix='trims-'))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix='trims-', dir=public_place()))
         self.models_dir = self.dir / 'models'
         self.models_dir.mkdir()
         self.endings = []
