@@ -39,8 +39,10 @@ extern int blas_thread_shutdown_(void) __attribute__((weak));
 /* OpenBLAS starts its threads when it is loaded, before main(), and each looks for work for 2^26 ticks of the clock, giving its core
  * up again and again, before it sleeps: that is 26 ms here, all of a small model's first pass, and it had made half of the first
  * passes of BERT-base take 135 ms instead of 80.  They would have nothing to do anyway. */
-static void end_library_threads(void)
+void cpu_end_library_threads(void)
 {
+	if (openblas_get_num_threads() == 1)
+		return;
 	openblas_set_num_threads(1); /* first: it would start them again */
 	if (blas_thread_shutdown_)
 		blas_thread_shutdown_();
@@ -52,7 +54,7 @@ static int cpu_open(const struct backend_options *options, struct backend **out,
 	struct cpu *c = calloc(1, sizeof *c);
 	if (!c)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the CPU backend");
-	end_library_threads();
+	cpu_end_library_threads();
 	const char *degraded = NULL;
 	int r = pool_new(usable_threads(options, &degraded), &c->pool);
 	if (r) {

@@ -15,6 +15,9 @@ struct cpu {
 	uint64_t stamps[BACKEND_STAMPS];
 };
 
+/* The earlier the better: until then they take cores from whoever works, the daemon included.  open() does it, too. */
+void cpu_end_library_threads(void);
+
 /* Floats of scratch that a call needs. */
 size_t cpu_linear_scratch(const struct cpu *c, const struct call *call);
 size_t cpu_attend_scratch(const struct cpu *c, const struct call *call);

@@ -2,6 +2,7 @@
 #include "tools/run/run.h"
 
 #include "tools/clock.h"
+#include "tools/run/cpu.h"
 #include "tools/text.h"
 
 #include <errno.h>

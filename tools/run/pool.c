@@ -25,6 +25,9 @@ struct pool {
 	_Atomic uint32_t left;  /* threads still at it */
 	atomic_bool over;
 	pthread_t *ids;
+	pthread_t caller; /* of the first loop, once `spread` */
+	bool spread;
+	cpu_set_t given;  /* cores of the process when the pool was made */
 };
 
 struct worker {
@@ -70,11 +73,11 @@ static void *work(void *arg)
 	}
 }
 
-static uint32_t cores(void)
+static uint32_t cores(struct pool *p)
 {
-	cpu_set_t set;
-	int n = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-	return (uint32_t)MAX(n, 1);
+	if (sched_getaffinity(0, sizeof p->given, &p->given))
+		CPU_ZERO(&p->given);
+	return (uint32_t)MAX(CPU_COUNT(&p->given), 1);
 }
 
 static int start(struct pool *p, uint32_t part)
@@ -97,7 +100,8 @@ int pool_new(uint32_t threads, struct pool **out)
 	struct pool *p = calloc(1, sizeof *p);
 	if (!p)
 		return -ENOMEM;
-	p->threads = MIN(threads ? threads : cores(), POOL_MAX_THREADS);
+	uint32_t all = cores(p);
+	p->threads = MIN(threads ? threads : all, POOL_MAX_THREADS);
 	p->started = 1; /* the caller is part 0 */
 	p->ids = calloc(p->threads, sizeof *p->ids);
 	int r = p->ids ? 0 : -ENOMEM;
@@ -120,6 +124,8 @@ void pool_free(struct pool **pool)
 	futex_wake(&p->round);
 	for (uint32_t i = 1; i < p->started; i++)
 		pthread_join(p->ids[i], NULL);
+	if (p->spread && pthread_equal(p->caller, pthread_self()))
+		pthread_setaffinity_np(p->caller, sizeof p->given, &p->given);
 	free(p->ids);
 	free(p);
 	*pool = NULL;
@@ -130,8 +136,35 @@ uint32_t pool_threads(const struct pool *pool)
 	return pool->threads;
 }
 
+static void keep_on(pthread_t thread, int core)
+{
+	cpu_set_t one;
+	CPU_ZERO(&one);
+	CPU_SET(core, &one);
+	pthread_setaffinity_np(thread, sizeof one, &one); /* refused: the scheduler goes on doing as it likes */
+}
+
+/* Where there is a thread for each core, each stays on its own from the first loop on: what the caller did before, a load by threads
+ * that are gone or a wait, may have left all of them on one, and the scheduler takes longer to see it than a first pass. */
+static void spread(struct pool *p)
+{
+	int mine = sched_getcpu(), core = 0;
+	p->spread = true;
+	p->caller = pthread_self();
+	if (p->threads < 2 || p->threads != (uint32_t)CPU_COUNT(&p->given) || mine < 0 || !CPU_ISSET(mine, &p->given))
+		return;
+	keep_on(p->caller, mine);
+	for (uint32_t i = 1; i < p->threads; i++, core++) {
+		while (core == mine || !CPU_ISSET(core, &p->given))
+			core++;
+		keep_on(p->ids[i], core);
+	}
+}
+
 void pool_run(struct pool *p, pool_fn *fn, void *arg)
 {
+	if (!p->spread)
+		spread(p);
 	p->fn = fn;
 	p->arg = arg;
 	if (p->threads > 1) {
