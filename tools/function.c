@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #define MAX_ARGS 48
+#define PAGE 4096u
+#define BESIDE_WEIGHTS (256 * MIB) /* more than a function takes beside them */
 #define MAX_REPORT (16 * (size_t)MIB) /* results of large batches are long */
 
 static const char *const part_keys[] = {
@@ -139,14 +141,25 @@ int function_finish(struct function *f, struct function_run *out, struct fault *
 	return r;
 }
 
-int function_warm_memory(uint64_t model_bytes, struct fault *why)
+static int touch(uint64_t bytes, int advice, struct fault *why)
 {
-	size_t bytes = (size_t)(model_bytes + model_bytes / 4 + 64 * MIB);
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	volatile char *p = bytes ? mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
 	if (p == MAP_FAILED)
 		return fault_errno(why, TRIMS_E_NO_MEMORY, errno, "touching free memory");
-	munmap(p, bytes);
+	if (!p)
+		return 0;
+	madvise((void *)p, (size_t)bytes, advice);
+	for (uint64_t at = 0; at < bytes; at += PAGE)
+		p[at] = 1;
+	munmap((void *)p, (size_t)bytes);
 	return 0;
+}
+
+/* As they are taken: weights by huge pages, where the machine has any, the rest by small ones, which come from other lists. */
+int function_warm_memory(uint64_t weights, struct fault *why)
+{
+	int r = touch(BESIDE_WEIGHTS, MADV_NOHUGEPAGE, why);
+	return r ? r : touch(weights + weights / 4, MADV_HUGEPAGE, why);
 }
 
 /* ---- many of them ---- */

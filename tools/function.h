@@ -40,9 +40,10 @@ struct function_run {
 
 /* args: what follows `trims-run infer --json`, NULL at the end.  asked_ns: since when the caller waits; 0: now.  -errno. */
 int function_start(const struct function_options *o, struct function *f, uint64_t asked_ns, const char *const args[]);
-/* Touches as much free memory as one with a model of so many bytes may use.  Virtual machines lose free pages to their host after a
- * while, and a first touch then costs a hundred times as much: so every one finds what it would on a machine that is used. */
-int function_warm_memory(uint64_t model_bytes, struct fault *why);
+/* Touches as much free memory as one may use that takes so many bytes for weights; 0: they are in memory already.  Virtual machines
+ * lose free pages to their host after a while, and a first touch then costs a hundred times as much: so every one finds what it
+ * would on a machine that is used. */
+int function_warm_memory(uint64_t weights, struct fault *why);
 /* Waits for it.  -EPROTO: it failed, with its last words. */
 int function_finish(struct function *f, struct function_run *out, struct fault *why);
 

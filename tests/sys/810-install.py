@@ -127,6 +127,8 @@ def functions_are_measured_with_what_is_installed(t):
     for case in 'ideal', 'host_hit', 'private_warm', 'miss_disk', 'private_cold', 'miss_remote', 'private_remote':
         t.equal((model[case]['runs'], model[case]['failed']), (1, 0), case)
         assert model[case]['total_ms'] > 0, case
+    ratios = 'miss_disk', 'miss_remote', 'host_hit', 'host_hit_over_cold', 'host_hit_over_warm'
+    t.equal({name: ratio['pairs'] for name, ratio in model['times_as_fast'].items()}, dict.fromkeys(ratios, 1))
     t.equal(got.json['failed'], 0)
     loop = got.json['open_loop']
     t.equal(loop['arrivals'], 4)

@@ -1,5 +1,6 @@
 /* e2e.c - trims-bench e2e: from "the function is asked for" to "here is the result", with the daemon and without.
- * A function is a process of its own, trims-run infer; nothing is warm in it.  All cases of a model take turns in one round.
+ * A function is a process of its own, trims-run infer; nothing is warm in it.  What is compared runs back to back, and who goes
+ * first changes from round to round: machines drift, and a ratio of neighbours does not.
  * Keeps: every run either counts or is counted as failed; the page cache is as a case says, or there is no number. */
 #include "tools/bench/e2e.h"
 
@@ -15,10 +16,15 @@
 #define MAX_ARGS 32
 #define MODEL_SEED 7
 
+/* By the size of a model: its rounds, and how often in each a hit is compared with the ideal, which is the closest of the races. */
+static const struct effort {
+	uint64_t below;
+	uint32_t rounds, hits;
+} efforts[] = {{512 * MIB, 9, 3}, {2 * GIB, 5, 3}, {UINT64_MAX, 3, 2}};
+
 static const char *const case_keys[] = {
 #define CASE(NAME, key, doc) #key,
 #include "tools/bench/e2e.def"
-#undef CASE
 };
 
 const char *e2e_case_key(unsigned which)
@@ -60,13 +66,14 @@ struct stage {
 struct course {
 	const struct stage *s;
 	struct e2e_row *row;
-	char file[LAB_PATH], copy[LAB_PATH], tokens[16];
+	char file[LAB_PATH], served[LAB_PATH], copy[LAB_PATH], tokens[16]; /* what the directory has, nginx, curl has fetched */
 };
 
-static void warm_memory(const struct course *c)
+/* Weights: 0 where they are in memory already. */
+static void warm_memory(uint64_t weights)
 {
 	struct fault why;
-	if (function_warm_memory(c->row->bytes, &why))
+	if (function_warm_memory(weights, &why))
 		die("e2e: %s", why.text);
 }
 
@@ -84,17 +91,18 @@ static bool run(const struct course *c, const char *device, const char *const ho
 	return good;
 }
 
-static void run_case(struct course *c, enum e2e_case which, const char *device, const char *const how[], uint64_t asked_ns)
+/* r NULL: it failed. */
+static void add(struct course *c, enum e2e_case which, const struct function_run *r)
 {
-	struct function_run r;
-	bool good = run(c, device, how, asked_ns, &r);
-	function_cell_add(&c->row->cells[which], good ? &r : NULL);
+	function_cell_add(&c->row->cells[which], r);
+	c->row->last[which] = r ? r->total : 0;
 }
 
 static void run_shared(struct course *c, enum e2e_case which, const struct mrm *m, const char *mode, const char *device)
 {
-	warm_memory(c);
-	run_case(c, which, device, (const char *const[]){"--socket", m->socket, "--mode", mode, c->row->model->name, NULL}, 0);
+	struct function_run r;
+	bool good = run(c, device, (const char *const[]){"--socket", m->socket, "--mode", mode, c->row->model->name, NULL}, 0, &r);
+	add(c, which, good ? &r : NULL);
 }
 
 /* What it took, and what it would have taken with the weights there. */
@@ -102,16 +110,16 @@ static void run_private(struct course *c, enum e2e_case which, enum e2e_case ide
 {
 	struct function_run r;
 	const char *const how[] = {"--mode", "private", "--file", c->file, NULL};
-	warm_memory(c);
+	warm_memory(c->row->bytes);
 	bool good = run(c, device, how, 0, &r);
 	if (which < E2E_CASES)
-		function_cell_add(&c->row->cells[which], good ? &r : NULL);
+		add(c, which, good ? &r : NULL);
 	if (good) {
 		r.total -= r.part[FUNCTION_OPEN] + r.part[FUNCTION_WAIT];
 		r.part[FUNCTION_OPEN] = r.part[FUNCTION_WAIT] = 0;
 	}
 	if (ideal < E2E_CASES)
-		function_cell_add(&c->row->cells[ideal], good ? &r : NULL);
+		add(c, ideal, good ? &r : NULL);
 }
 
 static void run_remote_alone(struct course *c)
@@ -119,7 +127,7 @@ static void run_remote_alone(struct course *c)
 	char url[LAB_PATH + 64];
 	snprintf(url, sizeof url, "http://127.0.0.1:%d/%s/model.safetensors", c->s->port, c->row->model->name);
 	const char *const curl[] = {"curl", "--silent", "--show-error", "--fail", "--output", c->copy, url, NULL};
-	warm_memory(c);
+	warm_memory(c->row->bytes);
 	uint64_t asked = bench_now_ns();
 	pid_t pid = lab_spawn(c->s->o, "curl", curl);
 	int status;
@@ -133,71 +141,152 @@ static void run_remote_alone(struct course *c)
 		r.part[FUNCTION_PROCESS] -= fetch;
 		r.part[FUNCTION_WAIT] += fetch;
 	}
-	function_cell_add(&c->row->cells[E2E_CASE_PRIVATE_REMOTE], good ? &r : NULL);
+	add(c, E2E_CASE_PRIVATE_REMOTE, good ? &r : NULL);
 	unlink(c->copy);
 }
 
-static void on_device(struct course *c)
+/* ---- one run of each case, with the state that it says made before it.  Where the daemon is not asked, it has nothing in memory: the
+ * others find as much free memory as they would alone. ---- */
+
+static void private_cold(struct course *c)
 {
-	const struct stage *s = c->s;
-	if (!s->gpu)
-		return;
-	trims_model *held = lab_open(s->near_conn, c->row->model->name, TRIMS_TIER_GPU);
-	run_shared(c, E2E_CASE_GPU_HIT, &s->near, "resident", "cuda:0");
+	lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
+	model_make_cold(c->file);
+	run_private(c, E2E_CASE_PRIVATE_COLD, E2E_CASES, "cpu");
+}
+
+static void miss_disk(struct course *c)
+{
+	lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
+	model_make_cold(c->file);
+	warm_memory(c->row->bytes);
+	run_shared(c, E2E_CASE_MISS_DISK, &c->s->near, "pipeline", "cpu");
+}
+
+static void private_warm(struct course *c)
+{
+	lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
+	model_make_warm(c->file);
+	run_private(c, E2E_CASE_PRIVATE_WARM, E2E_CASE_IDEAL, "cpu");
+}
+
+static void host_hit(struct course *c)
+{
+	trims_model *held = lab_open(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
+	mrm_settle(&c->s->near);
+	warm_memory(0);
+	run_shared(c, E2E_CASE_HOST_HIT, &c->s->near, "resident", "cpu");
 	trims_close(&held);
+}
+
+static void gpu_hit(struct course *c)
+{
+	trims_model *held = lab_open(c->s->near_conn, c->row->model->name, TRIMS_TIER_GPU);
+	mrm_settle(&c->s->near);
+	warm_memory(0);
+	run_shared(c, E2E_CASE_GPU_HIT, &c->s->near, "resident", "cuda:0");
+	trims_close(&held);
+}
+
+static void gpu_ideal(struct course *c)
+{
 	run_private(c, E2E_CASES, E2E_CASE_GPU_IDEAL, "cuda:0");
 }
 
-static void one_round(struct course *c)
+static void empty_far(struct course *c)
 {
-	const struct stage *s = c->s;
+	lab_evict(c->s->far_conn, c->row->model->name, TRIMS_TIER_HOST);
+	lab_evict(c->s->far_conn, c->row->model->name, TRIMS_TIER_DISK);
+}
+
+static void miss_remote(struct course *c)
+{
+	warm_memory(c->row->bytes);
+	run_shared(c, E2E_CASE_MISS_REMOTE, &c->s->far, "pipeline", "cpu");
+	mrm_settle(&c->s->far); /* the disk tier's copy is complete; nothing of the file waits in a socket any more */
+	empty_far(c);
+}
+
+/* ---- rounds ---- */
+
+typedef void step(struct course *c);
+
+static void race(struct course *c, bool turned, step *one, step *other)
+{
+	(turned ? other : one)(c);
+	(turned ? one : other)(c);
+}
+
+static void one_round(struct course *c, uint32_t round, uint32_t hits)
+{
+	bool turned = round % 2;
+	race(c, turned, private_cold, miss_disk);
+	e2e_compare(c->row, E2E_MISS_DISK);
+	for (uint32_t i = 0; i < hits; i++, turned = !turned) {
+		race(c, turned, host_hit, private_warm);
+		e2e_compare(c->row, E2E_HOST_HIT);
+		e2e_compare(c->row, E2E_HIT_OVER_WARM);
+		e2e_compare(c->row, E2E_HIT_OVER_COLD);
+		if (c->s->gpu) {
+			race(c, turned, gpu_hit, gpu_ideal);
+			e2e_compare(c->row, E2E_GPU_HIT);
+		}
+	}
+	lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
+	model_make_cold(c->file); /* the largest would push what nginx serves out of the page cache */
+	model_make_warm(c->served);
+	race(c, round % 2, miss_remote, run_remote_alone);
+	e2e_compare(c->row, E2E_MISS_REMOTE);
+}
+
+static const struct effort *effort_of(uint64_t bytes)
+{
+	const struct effort *e = efforts;
+	while (bytes >= e->below)
+		e++;
+	return e;
+}
+
+/* Files of a model, and those that go when it is done: the open loop wants small ones again. */
+static void make_files(struct course *c)
+{
+	const struct bench_options *o = c->s->o;
 	const char *name = c->row->model->name;
-	model_make_cold(c->file);
-	run_private(c, E2E_CASE_PRIVATE_COLD, E2E_CASES, "cpu");
-	lab_evict(s->near_conn, name, TRIMS_TIER_HOST);
-	model_make_cold(c->file);
-	run_shared(c, E2E_CASE_MISS_DISK, &s->near, "pipeline", "cpu");
-	trims_model *held = lab_open(s->near_conn, name, TRIMS_TIER_HOST);
-	mrm_settle(&s->near);
-	run_shared(c, E2E_CASE_HOST_HIT, &s->near, "resident", "cpu");
-	trims_close(&held);
-	on_device(c);
-	lab_evict(s->near_conn, name, TRIMS_TIER_HOST); /* or private loads would have less memory than they have alone */
-	model_make_warm(c->file);
-	run_private(c, E2E_CASE_PRIVATE_WARM, E2E_CASE_IDEAL, "cpu");
-	lab_evict(s->far_conn, name, TRIMS_TIER_HOST);
-	lab_evict(s->far_conn, name, TRIMS_TIER_DISK);
-	run_shared(c, E2E_CASE_MISS_REMOTE, &s->far, "pipeline", "cpu");
-	mrm_settle(&s->far); /* the disk tier's copy is complete; nothing of the file waits in a socket any more */
-	lab_evict(s->far_conn, name, TRIMS_TIER_HOST);
-	lab_evict(s->far_conn, name, TRIMS_TIER_DISK);
-	run_remote_alone(c);
+	lab_path(o, c->file, "models/%s", name);
+	c->row->bytes = zoo_write(c->row->model, c->file, MODEL_SEED);
+	lab_path(o, c->served, "remote/%s", name);
+	zoo_write_config(c->row->model, c->served);
+	lab_path(o, c->copy, "fetched");
+	lab_mkdir(c->copy);
+	zoo_write_config(c->row->model, c->copy);
+	lab_path(o, c->file, "models/%s/model.safetensors", name);
+	lab_path(o, c->served, "remote/%s/model.safetensors", name);
+	lab_path(o, c->copy, "fetched/model.safetensors");
+	lab_copy(c->file, c->served); /* no link: pages that a server has sent cannot be dropped for a while */
+}
+
+static void remove_files(const struct course *c)
+{
+	unlink(c->served);
+	if (c->row->bytes > E2E_LARGEST)
+		unlink(c->file);
 }
 
 static void measure(const struct stage *s, struct e2e_row *row)
 {
 	struct course c = {.s = s, .row = row};
-	lab_path(s->o, c.file, "models/%s", row->model->name);
-	row->bytes = zoo_write(row->model, c.file, MODEL_SEED);
-	lab_path(s->o, c.copy, "remote/%s", row->model->name);
-	zoo_write_config(row->model, c.copy);
-	lab_path(s->o, c.file, "models/%s/model.safetensors", row->model->name);
-	lab_path(s->o, c.copy, "remote/%s/model.safetensors", row->model->name);
-	lab_copy(c.file, c.copy); /* no link: pages that a server has sent cannot be dropped for a while */
-	model_make_warm(c.copy);
-	lab_path(s->o, c.copy, "fetched");
-	lab_mkdir(c.copy);
-	zoo_write_config(row->model, c.copy);
-	lab_path(s->o, c.copy, "fetched/model.safetensors");
-	uint32_t rounds = s->o->rounds ? s->o->rounds : row->bytes > GIB ? 3 : 9;
+	make_files(&c);
+	const struct effort *e = effort_of(row->bytes);
+	uint32_t rounds = s->o->rounds ? s->o->rounds : e->rounds;
 	snprintf(c.tokens, sizeof c.tokens, "%" PRIu32, row->model->tokens);
 	struct function_run warm;
 	run(&c, "cpu", (const char *const[]){"--mode", "private", "--file", c.file, NULL}, 0, &warm); /* programs and libraries */
 	for (uint32_t i = 0; i < rounds; i++) {
 		lab_progress(row->model->name, i, rounds);
-		one_round(&c);
+		one_round(&c, i, MIN(e->hits, rounds));
 	}
 	lab_progress(NULL, 0, 0);
+	remove_files(&c);
 }
 
 static void start_daemons(struct stage *s)
@@ -224,6 +313,14 @@ static size_t choose(const struct bench_options *o, struct e2e_row *rows)
 	if (!n)
 		die("e2e: --only %s: no such model", o->only);
 	return n;
+}
+
+static void row_fini(struct e2e_row *row)
+{
+	for (unsigned k = 0; k < E2E_CASES; k++)
+		function_cell_fini(&row->cells[k]);
+	for (unsigned k = 0; k < E2E_RATIOS; k++)
+		samples_fini(&row->ratios[k]);
 }
 
 json_t *bench_e2e(const struct bench_options *o)
@@ -258,8 +355,7 @@ json_t *bench_e2e(const struct bench_options *o)
 	mrm_stop(&s.near);
 	mrm_stop(&s.far);
 	for (size_t i = 0; i < n; i++)
-		for (unsigned k = 0; k < E2E_CASES; k++)
-			function_cell_fini(&rows[i].cells[k]);
+		row_fini(&rows[i]);
 	free(rows);
 	return result;
 }

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #define ARRIVALS 60u       /* unless --calls says how many */
-#define LARGEST GIB        /* every process of the arm without the daemon has a copy of its own */
 #define LOAD 0.5           /* of the machine, by what a host hit takes */
 #define SEED 11
 
@@ -121,7 +120,7 @@ json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct
 	size_t n_used = 0;
 	ASSERT(used && v);
 	for (size_t i = 0; i < n; i++)
-		if (rows[i].bytes <= LARGEST && rows[i].cells[E2E_CASE_HOST_HIT].total.n)
+		if (rows[i].bytes <= E2E_LARGEST && rows[i].cells[E2E_CASE_HOST_HIT].total.n)
 			used[n_used++] = &rows[i];
 	if (!n_used) {
 		free(used);

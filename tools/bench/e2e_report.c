@@ -8,6 +8,8 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 
 static double total_of(struct e2e_row *r, enum e2e_case which)
 {
@@ -15,24 +17,32 @@ static double total_of(struct e2e_row *r, enum e2e_case which)
 	return c->total.n ? samples_median(&c->total) : 0;
 }
 
-/* How many times as fast as `other` it is: above 1 it is faster.  0: one of them has no figure. */
-static double speed(struct e2e_row *r, enum e2e_case which, enum e2e_case other)
-{
-	double a = total_of(r, which), b = total_of(r, other);
-	return a > 0 && b > 0 ? b / a : 0;
-}
-
 static const struct ratio {
 	const char *key;
 	enum e2e_case which, other;
 } ratios[] = {
-	{"miss_disk", E2E_CASE_MISS_DISK, E2E_CASE_PRIVATE_COLD},
-	{"miss_remote", E2E_CASE_MISS_REMOTE, E2E_CASE_PRIVATE_REMOTE},
-	{"host_hit", E2E_CASE_HOST_HIT, E2E_CASE_IDEAL},
-	{"host_hit_over_cold", E2E_CASE_HOST_HIT, E2E_CASE_PRIVATE_COLD},
-	{"host_hit_over_warm", E2E_CASE_HOST_HIT, E2E_CASE_PRIVATE_WARM},
-	{"gpu_hit", E2E_CASE_GPU_HIT, E2E_CASE_GPU_IDEAL},
+#define RATIO(NAME, key, WHICH, OTHER) {#key, E2E_CASE_##WHICH, E2E_CASE_##OTHER},
+#include "tools/bench/e2e.def"
 };
+
+void e2e_compare(struct e2e_row *row, enum e2e_ratio which)
+{
+	double a = row->last[ratios[which].which], b = row->last[ratios[which].other];
+	if (a > 0 && b > 0)
+		samples_add(&row->ratios[which], b / a);
+}
+
+/* How many times as fast: the median of its pairs.  0: there are none. */
+static double speed(struct e2e_row *r, unsigned which)
+{
+	return r->ratios[which].n ? samples_median(&r->ratios[which]) : 0;
+}
+
+static json_t *ratio_json(struct samples *s)
+{
+	return json_pack("{s:f,s:f,s:f,s:i}", "median", samples_median(s), "lowest", samples_quantile(s, 0), "highest",
+		samples_quantile(s, 1), "pairs", (int)s->n);
+}
 
 static json_t *cell_json(struct function_cell *c)
 {
@@ -49,30 +59,36 @@ static json_t *row_json(struct e2e_row *r)
 	for (unsigned k = 0; k < E2E_CASES; k++)
 		if (r->cells[k].total.n || r->cells[k].failed)
 			json_object_set_new(out, e2e_case_key(k), cell_json(&r->cells[k]));
-	for (size_t i = 0; i < ARRAY_LEN(ratios); i++)
-		if (speed(r, ratios[i].which, ratios[i].other) > 0)
-			json_object_set_new(json_object_get(out, e2e_case_key(ratios[i].which)), ratios[i].key,
-				json_real(speed(r, ratios[i].which, ratios[i].other)));
+	json_t *compared = json_object();
+	for (unsigned i = 0; i < E2E_RATIOS; i++)
+		if (r->ratios[i].n)
+			json_object_set_new(compared, ratios[i].key, ratio_json(&r->ratios[i]));
+	json_object_set_new(out, "times_as_fast", compared);
 	return out;
 }
 
-/* Geometric mean and worst over all models that have both figures. */
-static void add_ratio(json_t *out, const struct ratio *q, struct e2e_row *rows, size_t n)
+struct summary {
+	double geomean, worst;
+	const char *where;
+	int models;
+};
+
+/* Over all models that have it. */
+static struct summary summarise(struct e2e_row *rows, size_t n, unsigned which)
 {
-	double logs = 0, worst = INFINITY;
-	const char *where = "";
-	int count = 0;
+	struct summary s = {.worst = INFINITY, .where = ""};
+	double logs = 0;
 	for (size_t i = 0; i < n; i++) {
-		double v = speed(&rows[i], q->which, q->other);
+		double v = speed(&rows[i], which);
 		if (v <= 0)
 			continue;
 		logs += log(v);
-		count++;
-		where = v < worst ? rows[i].model->name : where;
-		worst = fmin(worst, v);
+		s.models++;
+		s.where = v < s.worst ? rows[i].model->name : s.where;
+		s.worst = fmin(s.worst, v);
 	}
-	if (count)
-		json_object_set_new(out, q->key, json_pack("{s:f,s:f,s:s}", "geomean", exp(logs / count), "worst", worst, "worst_model", where));
+	s.geomean = s.models ? exp(logs / s.models) : 0;
+	return s;
 }
 
 json_t *e2e_figures(struct e2e_row *rows, size_t n)
@@ -88,8 +104,12 @@ json_t *e2e_figures(struct e2e_row *rows, size_t n)
 	}
 	if (simulated)
 		json_object_set_new(out, "simulated", json_true());
-	for (size_t i = 0; i < ARRAY_LEN(ratios); i++)
-		add_ratio(out, &ratios[i], rows, n);
+	for (unsigned i = 0; i < E2E_RATIOS; i++) {
+		struct summary s = summarise(rows, n, i);
+		if (s.models)
+			json_object_set_new(out, ratios[i].key, json_pack("{s:f,s:f,s:s}", "geomean", s.geomean, "worst", s.worst,
+				"worst_model", s.where));
+	}
 	json_object_set_new(out, "failed", json_integer(failed));
 	json_object_set_new(out, "models", models);
 	return out;
@@ -159,21 +179,62 @@ static void write_table(FILE *f, struct e2e_row *rows, size_t n)
 	}
 }
 
+static bool has_ratio(struct e2e_row *rows, size_t n, unsigned which)
+{
+	return summarise(rows, n, which).models > 0;
+}
+
+static void write_ratio(FILE *f, struct samples *s)
+{
+	if (s->n)
+		fprintf(f, " | %.3f (%.2f to %.2f, %zu)", samples_median(s), samples_quantile(s, 0), samples_quantile(s, 1), s->n);
+	else
+		fputs(" | -", f);
+}
+
+static void write_summary(FILE *f, struct e2e_row *rows, size_t n, bool worst)
+{
+	fprintf(f, "| **%s**", worst ? "worst" : "geometric mean");
+	for (unsigned q = 0; q < E2E_RATIOS; q++) {
+		struct summary s = summarise(rows, n, q);
+		if (s.models)
+			fprintf(f, " | **%.3f**", worst ? s.worst : s.geomean);
+	}
+	fputs(" |\n", f);
+}
+
 static void write_ratios(FILE *f, struct e2e_row *rows, size_t n)
 {
-	fputs("\nTimes as fast (above 1: faster).\n\n| model", f);
-	for (size_t q = 0; q < ARRAY_LEN(ratios); q++)
-		fprintf(f, " | %s / %s", e2e_case_key(ratios[q].which), e2e_case_key(ratios[q].other));
+	fputs("\nTimes as fast (above 1: faster): the median of pairs that ran back to back (the lowest to the highest, pairs).\n\n| model", f);
+	for (unsigned q = 0; q < E2E_RATIOS; q++)
+		if (has_ratio(rows, n, q))
+			fprintf(f, " | %s / %s", e2e_case_key(ratios[q].which), e2e_case_key(ratios[q].other));
 	fputs(" |\n|---", f);
-	for (size_t q = 0; q < ARRAY_LEN(ratios); q++)
-		fputs("|---", f);
+	for (unsigned q = 0; q < E2E_RATIOS; q++)
+		if (has_ratio(rows, n, q))
+			fputs("|---", f);
 	fputs("|\n", f);
 	for (size_t i = 0; i < n; i++) {
 		fprintf(f, "| %s", rows[i].model->name);
-		for (size_t q = 0; q < ARRAY_LEN(ratios); q++)
-			write_number(f, speed(&rows[i], ratios[q].which, ratios[q].other), 2);
+		for (unsigned q = 0; q < E2E_RATIOS; q++)
+			if (has_ratio(rows, n, q))
+				write_ratio(f, &rows[i].ratios[q]);
 		fputs(" |\n", f);
 	}
+	write_summary(f, rows, n, false);
+	write_summary(f, rows, n, true);
+}
+
+static void write_ratios_csv(FILE *f, struct e2e_row *rows, size_t n)
+{
+	fputs("model,case,other,pairs,median,lowest,highest\n", f);
+	for (size_t i = 0; i < n; i++)
+		for (unsigned q = 0; q < E2E_RATIOS; q++) {
+			struct samples *s = &rows[i].ratios[q];
+			if (s->n)
+				fprintf(f, "%s,%s,%s,%zu,%.4f,%.4f,%.4f\n", rows[i].model->name, e2e_case_key(ratios[q].which),
+					e2e_case_key(ratios[q].other), s->n, samples_median(s), samples_quantile(s, 0), samples_quantile(s, 1));
+		}
 }
 
 static void write_bars(FILE *f, struct e2e_row *rows, size_t n)
@@ -204,19 +265,43 @@ static void write_bars(FILE *f, struct e2e_row *rows, size_t n)
 	free(lengths);
 }
 
+/* A figure means nothing without the machine that it is from. */
+static void write_machine(FILE *f)
+{
+	struct utsname u;
+	char line[256], cpu[256] = "unknown processor";
+	FILE *info = fopen("/proc/cpuinfo", "re");
+	while (info && fgets(line, sizeof line, info))
+		if (sscanf(line, "model name%*[^:]: %255[^\n]", cpu) == 1)
+			break;
+	if (info)
+		fclose(info);
+	fprintf(f, "# trims-bench e2e, trims %s\n\n%s, %ld cores, %ld GiB, %s %s.\n\n", TRIMS_VERSION, cpu, sysconf(_SC_NPROCESSORS_ONLN),
+		sysconf(_SC_PHYS_PAGES) / (long)(GIB / (uint64_t)sysconf(_SC_PAGESIZE)), uname(&u) ? "?" : u.sysname, uname(&u) ? "?" : u.release);
+}
+
+static void close_file(FILE *f, const char *dir)
+{
+	bool bad = ferror(f);
+	if (fclose(f) || bad)
+		die_errno(errno, "writing to %s", dir);
+}
+
 void e2e_write(const char *dir, struct e2e_row *rows, size_t n, const json_t *concurrent)
 {
 	FILE *md = lab_create(dir, "e2e.md"), *csv = lab_create(dir, "e2e.csv"), *svg = lab_create(dir, "e2e.svg");
+	FILE *ratios_csv = lab_create(dir, "e2e-ratios.csv");
+	write_machine(md);
 	write_table(md, rows, n);
 	write_ratios(md, rows, n);
 	char *text = json_dumps(concurrent, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
 	fprintf(md, "\nOpen loop, several functions at once:\n\n```\n%s\n```\n", text ? text : "");
 	free(text);
 	write_csv(csv, rows, n);
+	write_ratios_csv(ratios_csv, rows, n);
 	write_bars(svg, rows, n);
-	if (ferror(md) || ferror(csv) || ferror(svg))
-		die_errno(errno, "writing to %s", dir);
-	fclose(md);
-	fclose(csv);
-	fclose(svg);
+	close_file(md, dir);
+	close_file(csv, dir);
+	close_file(ratios_csv, dir);
+	close_file(svg, dir);
 }
