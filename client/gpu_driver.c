@@ -215,8 +215,8 @@ void gpu_leave(struct gpu_scope *s)
 
 /* ---- copies ---- */
 
-/* To the host, from it, or neither. */
-static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, const void *from_host, cu_ptr from, size_t bytes)
+/* To the host, or not. */
+static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, cu_ptr from, size_t bytes)
 {
 	const struct cuda *cu = d->cu;
 	cu_stream stream = NULL;
@@ -227,9 +227,6 @@ static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, const void *from
 	if (to_host) {
 		what = "cuMemcpyDtoHAsync";
 		r = cu->memcpy_dtoh_async(to_host, from, bytes, stream);
-	} else if (from_host) {
-		what = "cuMemcpyHtoDAsync";
-		r = cu->memcpy_htod_async(to, from_host, bytes, stream);
 	} else {
 		what = "cuMemcpyDtoDAsync";
 		r = cu->memcpy_dtod_async(to, from, bytes, stream);
@@ -246,15 +243,51 @@ static int copy(struct gpu_driver *d, void *to_host, cu_ptr to, const void *from
 
 int gpu_copy_to_host(struct gpu_driver *d, void *to, cu_ptr from, size_t bytes)
 {
-	return copy(d, to, 0, NULL, from, bytes);
+	return copy(d, to, 0, from, bytes);
 }
 
 int gpu_copy_on_device(struct gpu_driver *d, cu_ptr to, cu_ptr from, size_t bytes)
 {
-	return copy(d, NULL, to, NULL, from, bytes);
+	return copy(d, NULL, to, from, bytes);
 }
 
+#define HALF_BYTES (4 * MIB)
+
+/* By turns through two halves of a pinned buffer, each with a stream of its own. */
+static cu_result copy_by_halves(const struct cuda *cu, const cu_stream stream[2], char *buffer, cu_ptr to, const char *from, size_t bytes)
+{
+	cu_result r = CU_OK;
+	for (size_t at = 0, n; at < bytes && r == CU_OK; at += n) {
+		int half = at / HALF_BYTES & 1;
+		n = MIN(bytes - at, HALF_BYTES);
+		r = cu->stream_synchronize(stream[half]); /* it is being read */
+		if (r == CU_OK) {
+			memcpy(buffer + half * HALF_BYTES, from + at, n);
+			r = cu->memcpy_htod_async(to + at, buffer + half * HALF_BYTES, n, stream[half]);
+		}
+	}
+	return r;
+}
+
+/* Not from where it is: what drivers do with memory that is mapped for reading differs from fast to hanging. */
 int gpu_copy_to_device(struct gpu_driver *d, cu_ptr to, const void *from, size_t bytes)
 {
-	return copy(d, NULL, to, from, 0, bytes);
+	const struct cuda *cu = d->cu;
+	cu_stream stream[2] = {NULL, NULL};
+	void *buffer = NULL;
+	cu_result r = cu->mem_host_alloc(&buffer, MIN(bytes, 2 * HALF_BYTES), 0);
+	if (r)
+		return gpu_failed(d, r, "cuMemHostAlloc");
+	for (int i = 0; i < 2 && r == CU_OK; i++)
+		r = cu->stream_create(&stream[i], CU_STREAM_NO_NULL_SYNC);
+	if (r == CU_OK)
+		r = copy_by_halves(cu, stream, buffer, to, from, bytes);
+	/* In any case: nothing may go on with the buffer behind its back. */
+	for (int i = 0; i < 2 && stream[i]; i++) {
+		cu_result synced = GPU_UNDO(cu->stream_synchronize(stream[i]));
+		r = r ? r : synced;
+		GPU_UNDO(cu->stream_destroy(stream[i]));
+	}
+	GPU_UNDO(cu->mem_free_host(buffer));
+	return r ? gpu_failed(d, r, "cuMemcpyHtoDAsync") : 0;
 }
