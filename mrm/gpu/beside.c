@@ -407,6 +407,15 @@ static void send_opened(struct conn *c, const struct beside_copy *x, uint64_t re
 	conn_reply(c, &m);
 }
 
+/* By the same lease, which may ask as often as it likes. */
+static bool has_already(const struct user *u)
+{
+	const struct user *other = idmap_get(&u->copy->all->leases, u->lease);
+	while (other && (other->copy != u->copy || other->ticket))
+		other = other->next;
+	return other;
+}
+
 static void answer(struct user *u)
 {
 	struct beside_copy *x = u->copy;
@@ -415,11 +424,15 @@ static void answer(struct user *u)
 		user_free(u);
 		return;
 	}
+	metrics_add(x->way == GPU_DIRECT_NUMA ? M_direct_opens_numa : M_direct_opens_trusted, 1);
+	send_opened(c, x, u->request);
+	if (has_already(u)) {
+		user_free(u);
+		return;
+	}
 	u->ticket = 0;
 	list_del(&u->node);
 	list_add_tail(&u->node, &x->holders);
-	metrics_add(x->way == GPU_DIRECT_NUMA ? M_direct_opens_numa : M_direct_opens_trusted, 1);
-	send_opened(c, x, u->request);
 }
 
 /* ---- comparing ---- */
@@ -555,7 +568,7 @@ static void filled(struct job *job)
 		fill_fails(x, &why);
 	} else if (!f->good) {
 		metrics_add(M_verify_failures_host, 1);
-		fault_set(&why, TRIMS_E_MISMATCH, "chunk %" PRIu32 " of the host copy does not match its digest any more", f->chunk);
+		fault_set(&why, TRIMS_E_MISMATCH, "chunk %" PRIu32 " of the host copy, or where it was put, does not match its digest", f->chunk);
 		fill_fails(x, &why);
 	} else {
 		s->landed[f->chunk] = true;

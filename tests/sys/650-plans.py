@@ -327,7 +327,7 @@ def memory_that_may_be_written_is_one_user_s_alone(t):
     t.equal(code_of(lambda: direct(host)), 'NO_LEASE', 'not on a device')
     whole = t.model('b', 8 * MIB) and first.open('b', 'gpu')
     t.equal(code_of(lambda: direct(whole)), 'BAD_REQUEST', 'nothing of it is on the host')
-    t.equal(sorted(row['user'] for row in daemon.json('show', 'a')['direct']), [0, NOBODY])
+    t.equal(sorted((row['user'], row['users']) for row in daemon.json('show', 'a')['direct']), [(os.getuid(), 1), (NOBODY, 1)], "a lease counts once")
 
 
 @test
