@@ -275,6 +275,28 @@ def who_is_not_trusted_gets_nothing_to_write_to(t):
 
 
 @test
+def clients_that_die_while_it_is_filled_leave_nothing(t):
+    tensors = t.model('a', WHOLE, count=5)
+    m = machine(t, device=DEVICE, gpu_bytes='36M', direct_trusted='self')
+    for i in range(6):
+        client = m.client('attr:HOST_NUMA_VMM=0' if i % 2 else '')
+        client.say(f'open a now {PLAN}')
+        if t.random.random() < 0.5:
+            client.answer()
+        client.kill()
+        if i == 3:
+            m.ctl('evict', 'a')
+    client = m.client()
+    client.ok(f'open a {PLAN}')
+    right(t, client, tensors, 'numa')
+    client.say(f'open a now {PLAN}')
+    m.daemon.stop()  # whatever it is at
+    m.daemon.start()
+    client.kill()
+    t.eventually(lambda: not any(row['leased'] for row in m.daemon.json('doctor')['tiers']), 'leases end')
+
+
+@test
 def idle_memory_gives_way_to_what_is_asked_for(t):
     tensors = {name: t.model(name, WHOLE, count=5) for name in 'abc'}
     m = machine(t, device=DEVICE, gpu_bytes='100M', direct_bytes='48M')

@@ -3,7 +3,7 @@
  * lose and mend), holds several models, and says what descriptors it has left.
  *
  *	gpu_puppet SOCKET
- *	open MODEL [nowait|wait [UUID]]  "ok K hit"
+ *	open MODEL [nowait|wait [UUID|host]]  "ok K hit"; host: by a plan that leaves tensors 1 to 6 there
  *	wait K                stream K           private K      close K
  *	read K                "ok name=crc32 ..." of every tensor's bytes, as the device has them
  *	info K                "ok leased export stream-wait"
@@ -50,7 +50,15 @@ static void cmd_open(const char *name, const char *how, const char *device)
 	struct trims_open_options o = {.size = sizeof o, .tier = TRIMS_TIER_GPU, .device = *device ? device : NULL,
 		.flags = strcmp(how, "nowait") ? 0 : TRIMS_OPEN_NO_WAIT};
 	struct trims_info info = {.size = sizeof info};
+	struct trims_plan_entry entries[6];
+	const struct trims_plan plan = {.size = sizeof plan, .entries = entries, .n_entries = ARRAY_LEN(entries)};
 	int k = 0;
+	for (uint32_t i = 0; i < ARRAY_LEN(entries); i++)
+		entries[i] = (struct trims_plan_entry){.tensor = i + 1, .place = TRIMS_PLAN_HOST};
+	if (!strcmp(device, "host")) {
+		o.device = NULL;
+		o.plan = &plan;
+	}
 	while (k < MODELS - 1 && model[k])
 		k++;
 	if (said(trims_open(conn, name, &o, &model[k])))

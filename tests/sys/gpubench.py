@@ -99,6 +99,7 @@ class Bench:
         self.t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='gpu') == 0, 'the device is empty')
         self.t.eventually(lambda: sum(self.held().values()) <= canaries * CANARY_BYTES,
                           f'the device is empty: {self.held()}')
+        self.t.eventually(lambda: not self.held('h'), 'nor does anybody hold host memory of the driver')
 
     def uuids(self, daemon):
         """Of the devices, in the driver's order."""
