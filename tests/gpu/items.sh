@@ -79,11 +79,11 @@ part_contention() {
 # A function from its start to its first result.
 part_e2e() {
 	if [ "$simulated" = true ]; then
-		bench e2e-minilm e2e 120 --only minilm --rounds 1
+		bench e2e-minilm e2e 120 --only minilm --rounds 1 --calls 2
 		return
 	fi
-	for model in minilm:60 bert-base:110 gpt2:110 resnet-50:80 bert-large:170; do
-		bench "e2e-${model%:*}" e2e "${model#*:}" --only "${model%:*}" --rounds 5 --out "$(curves "e2e-${model%:*}")"
+	for model in minilm:80 bert-base:110 gpt2:110 resnet-50:90 bert-large:140; do
+		bench "e2e-${model%:*}" e2e "${model#*:}" --only "${model%:*}" --rounds 5 --calls 10 --out "$(curves "e2e-${model%:*}")"
 	done
 }
 

@@ -91,6 +91,23 @@ static struct summary summarise(struct e2e_row *rows, size_t n, unsigned which)
 	return s;
 }
 
+/* What sharing costs: of a hit's time, the part in which nothing is done but to connect, to open and to wait for what is there.  The
+ * worst model's; negative: there is none. */
+static double sharing(struct e2e_row *rows, size_t n)
+{
+	static const enum function_part parts[] = {FUNCTION_CONNECT, FUNCTION_OPEN, FUNCTION_WAIT};
+	double worst = -1;
+	for (size_t i = 0; i < n; i++) {
+		struct function_cell *c = &rows[i].cells[E2E_CASE_GPU_HIT];
+		double sum = 0;
+		for (size_t p = 0; c->total.n && p < ARRAY_LEN(parts); p++)
+			sum += samples_median(&c->part[parts[p]]);
+		if (c->total.n)
+			worst = fmax(worst, sum / samples_median(&c->total));
+	}
+	return worst;
+}
+
 json_t *e2e_figures(struct e2e_row *rows, size_t n)
 {
 	json_t *models = json_object(), *out = json_object();
@@ -110,6 +127,8 @@ json_t *e2e_figures(struct e2e_row *rows, size_t n)
 			json_object_set_new(out, ratios[i].key, json_pack("{s:f,s:f,s:s}", "geomean", s.geomean, "worst", s.worst,
 				"worst_model", s.where));
 	}
+	if (sharing(rows, n) >= 0)
+		json_object_set_new(json_object_get(out, "gpu_hit"), "sharing", json_real(sharing(rows, n)));
 	json_object_set_new(out, "failed", json_integer(failed));
 	json_object_set_new(out, "models", models);
 	return out;

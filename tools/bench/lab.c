@@ -300,6 +300,19 @@ static void wait_connectable(const struct bench_options *o, int port, pid_t pid)
 	die("nginx did not listen within a minute");
 }
 
+bool lab_has(const char *program)
+{
+	const char *at = getenv("PATH");
+	for (size_t n; at && *at; at += n + (at[n] == ':')) {
+		char path[LAB_PATH];
+		n = strcspn(at, ":");
+		snprintf(path, sizeof path, "%.*s/%s", (int)n, at, program);
+		if (access(path, X_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
 int nginx_start(const struct bench_options *o, const char *root)
 {
 	static const char *const temporaries[] = {"client_body", "proxy", "fastcgi", "uwsgi", "scgi"};

@@ -54,6 +54,8 @@ trims_model *lab_open(trims_conn *conn, const char *name, uint32_t tier);
  * share the machine with that; fine when it is not there. */
 void lab_evict(trims_conn *conn, const char *name, uint32_t tier);
 
+/* Whether $PATH has that program. */
+bool lab_has(const char *program);
 /* Starts nginx on a free port of the loopback with `root` as its documents; the port. */
 int nginx_start(const struct bench_options *o, const char *root);
 
