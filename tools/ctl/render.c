@@ -364,7 +364,8 @@ static void show_link_waits(const json_t *loads, FILE *out)
 		grid_add(g, "%s", waited);
 	}
 	if (n)
-		end_section(&g, out);
+		fputc('\n', out);
+	end_grid(&g, out);
 }
 
 /* What came over other devices' links, as a plan said. */
