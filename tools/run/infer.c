@@ -206,6 +206,8 @@ static int prepare(struct infer *f, struct fault *why)
 	uint64_t began = clock_ns(), ready = f->s.backend ? f->s.backend->library_ns + f->s.backend->context_ns : 0;
 	if (!e)
 		e = input_make(f->s.net, weights_catalog(f->s.weights), &options, &f->in, why);
+	if (f->s.weights && weights_read_all(f->s.weights, why))
+		e = -EPROTO;
 	if (!e)
 		e = check_options(f, why);
 	if (!e)

@@ -95,6 +95,8 @@ int session_open(struct session *s, const struct run *r, struct fault *why)
 	uint64_t began = clock_ns();
 	if (!e)
 		e = net_build(weights_catalog(s->weights), &s->net, why);
+	if (s->weights && weights_read_all(s->weights, why))
+		e = -EPROTO;
 	s->build_ns = clock_ns() - began;
 	return e;
 }

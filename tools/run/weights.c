@@ -28,6 +28,7 @@ struct weights {
 	const struct net *net;
 	struct bound *layers;
 	struct weights_times times;
+	struct fault unread; /* a file of the model that could not be asked for; code NONE: there was none */
 	bool waited;  /* mode resident: for all of it */
 	bool settled; /* a pass has come through, and everything it used was there */
 };
@@ -83,13 +84,24 @@ static int catalog_find(const struct catalog *c, const char *name, const struct 
 
 static int catalog_file(const struct catalog *c, const char *path, const void **data, size_t *bytes)
 {
-	const struct weights *w = container_of(c, struct weights, catalog);
-	return trims_file(any_copy(w), path, data, bytes) ? -ENOENT : 0;
+	struct weights *w = container_of((struct catalog *)c, struct weights, catalog);
+	int r = trims_file(any_copy(w), path, data, bytes);
+	if (r && r != -TRIMS_E_NO_FILE && !w->unread.code)
+		fail_trims(&w->unread);
+	return r ? -ENOENT : 0;
 }
 
 const struct catalog *weights_catalog(const struct weights *w)
 {
 	return w->private ? private_catalog(w->private) : &w->catalog;
+}
+
+int weights_read_all(const struct weights *w, struct fault *why)
+{
+	if (!w->unread.code)
+		return 0;
+	*why = w->unread;
+	return -EPROTO;
 }
 
 /* ---- opening ---- */

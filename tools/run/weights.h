@@ -49,6 +49,8 @@ struct weights;
 int weights_open(const struct weights_options *options, struct weights **out, struct fault *why);
 void weights_free(struct weights **w);
 const struct catalog *weights_catalog(const struct weights *w);
+/* A file that is not there and one that the daemon was not able to give look alike through the catalog: 0, or why the latter. */
+int weights_read_all(const struct weights *w, struct fault *why);
 /* Net and backend must outlive the weights. */
 int weights_bind(struct weights *w, struct backend *b, const struct net *net, struct fault *why);
 /* A layer's operands with their final addresses; their bytes may not be there yet. */
