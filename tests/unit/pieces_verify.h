@@ -84,7 +84,7 @@ static inline void verify_links(const struct pieces *p, const struct layout *l, 
 	for (uint32_t c = 0; c < l->n_chunks; c++) {
 		struct layout_chunk k = layout_chunk(l, c);
 		uint32_t want = 0, padding = true;
-		for (uint32_t i = plan ? plan->n_entries : 0; i-- > 0;) {
+		for (uint32_t i = plan->n_entries; i-- > 0;) {
 			const struct plan_entry *e = &plan_entries(plan)[i];
 			const struct tensor *t = &l->tensors[e->tensor];
 			if (!t->bytes || t->extent != k.extent || t->offset >= k.offset + k.bytes || t->offset + t->bytes <= k.offset)
@@ -93,7 +93,7 @@ static inline void verify_links(const struct pieces *p, const struct layout *l, 
 			want = e->place == PLAN_PLACE_LOAD ? e->link : want;
 		}
 		ASSERT(padding || pieces_link(p, c) == want);
-		ASSERT(!plan || pieces_link(p, c) <= plan->n_helpers);
+		ASSERT(pieces_link(p, c) <= plan->n_helpers);
 	}
 }
 
@@ -104,7 +104,10 @@ static inline void verify_pieces(const struct layout *l, const struct plan_head 
 	ASSERT(!pieces_build(&p, l, plan, whole_runs, &why));
 	verify_tiling(p, l);
 	verify_residency(p, l, plan);
-	verify_links(p, l, plan);
+	if (plan)
+		verify_links(p, l, plan);
+	for (uint32_t c = 0; !plan && c < l->n_chunks; c++)
+		ASSERT(!pieces_link(p, c));
 	for (uint32_t i = 1; whole_runs && i < p->n_plan; i++)
 		for (uint32_t j = 0; j < p->n_plan; j++)
 			ASSERT(p->v[i].extent != p->v[j].extent || p->v[i].first != p->v[j].first + p->v[j].n);
