@@ -360,6 +360,7 @@ struct cache {
 	struct list empty_copies, empty_models, dead_loads, dead_transfers;
 	uint32_t n_requests;
 	uint64_t next_generation, next_age;
+	uint64_t plan_refs, plan_sum; /* all places with a plan, and the sum of what they have: for cache_verify() */
 	struct effects effects;
 	struct cache_stats stats;
 };
@@ -511,6 +512,8 @@ bool load_is_earned(const struct cache *c, const struct copy *k, int64_t rate);
 /* reach.c: how much of a copy is on its device */
 #define GROW_AGAIN_NS (60 * NS_PER_S)
 /* What the model takes on a device by a plan. */
+/* Every place that keeps a plan is set, and emptied (0), by this alone. */
+void plan_set(struct cache *c, uint64_t *place, uint64_t plan);
 struct cache_device_size device_size(const struct cache *c, const struct model *m, uint64_t plan);
 uint64_t copy_reach_bytes(const struct copy *k, enum copy_reach reach);
 /* Nothing of the image is missing, when it is READY. */

@@ -202,6 +202,7 @@ static void free_dead(struct cache *c)
 		list_del(&l->dead_node);
 		heap_fini(&l->wants);
 		memory_free(l->inherited);
+		plan_set(c, &l->plan, 0);
 		l->magic = 0;
 		memory_free(l);
 	}
@@ -263,6 +264,7 @@ void cache_free(struct cache **cp)
 	*cp = NULL;
 	if (!c)
 		return;
+	c->config.plan_ref = NULL;
 	cache_free_owners(c);
 	names_free(c);
 	free_dead(c);

@@ -102,6 +102,9 @@ struct cache_config {
 	 * function: asked when a load is made, answered the same for as long as the model lives.  A plan that does not fit the
 	 * model is none: gpu_bytes of all.  May be NULL: so is every plan.  Must not call into the cache. */
 	void (*device_size)(void *ctx, const struct cache_model_info *info, uint64_t plan, struct cache_device_size *out);
+	/* The brain has one reference more (1) or one less (-1) to a plan: with the last one it will not come back to it, but for
+	 * what it already did.  Not called by cache_free().  May be NULL.  Must not call into the cache. */
+	void (*plan_ref)(void *ctx, uint64_t plan, int change);
 	void *ctx;
 };
 
@@ -322,9 +325,6 @@ const char *tier_kind_name(enum tier_kind k);
 /* The model a lease is on; 0: not a lease of this owner. */
 uint64_t cache_lease_model(const struct cache *c, uint64_t owner, uint64_t lease);
 uint32_t cache_owner_leases(const struct cache *c, uint64_t owner);
-/* Names every plan that the brain may still come back to (some more than once), so that the caller can drop the others.
- * Effects that wait are covered by what they are about.  Walks everything. */
-void cache_each_plan(const struct cache *c, void (*fn)(void *ctx, uint64_t plan), void *ctx);
 
 /* Counters, monotone since cache_new(). */
 struct cache_stats {

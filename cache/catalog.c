@@ -465,7 +465,8 @@ int cache_adopt_copy(struct cache *c, uint64_t now, const struct cache_model_inf
 	if (t->kind == TIER_GPU)
 		k->size = size;
 	if (part) {
-		m->plan = k->plan = part->plan;
+		plan_set(c, &k->plan, part->plan);
+		plan_set(c, &m->plan, part->plan);
 		k->reach = (uint8_t)part->reach;
 	}
 	c->next_generation = MAX(c->next_generation, generation);

@@ -61,6 +61,8 @@ static void lease_new(struct cache *c, const struct ask *ask, struct copy *k)
 	list_init(&lease->owner_node);
 	list_add_tail(&lease->owner_node, &lease->owner->leases);
 	lease->ask = *ask;
+	lease->ask.plan = 0;
+	plan_set(c, &lease->ask.plan, ask->plan);
 	lease->copy = k;
 	list_init(&lease->copy_node);
 	list_add_tail(&lease->copy_node, &k->leases);
@@ -101,6 +103,7 @@ static void lease_end(struct cache *c, struct lease *lease)
 	copy_touch(c, k);
 	load_unwant(c, &lease->want);
 	copy_settle(c, k);
+	plan_set(c, &lease->ask.plan, 0);
 	lease->magic = 0;
 	memory_free(lease);
 }
@@ -154,6 +157,8 @@ static struct request *request_new(struct cache *c, const struct ask *ask)
 	struct request *r = memory_new(sizeof(*r));
 	r->magic = REQUEST_MAGIC;
 	r->ask = *ask;
+	r->ask.plan = 0;
+	plan_set(c, &r->ask.plan, ask->plan);
 	r->owner = owner_make(c, ask->owner);
 	r->owner->n_requests++;
 	list_init(&r->owner_node);
@@ -179,6 +184,7 @@ static void request_free(struct cache *c, struct request *r)
 	if (r->name)
 		name_spare(c, r->name);
 	load_unwant(c, &r->want);
+	plan_set(c, &r->ask.plan, 0);
 	r->magic = 0;
 	memory_free(r);
 }

@@ -160,7 +160,7 @@ static void load_set_plan(struct cache *c, struct load *l, uint64_t plan)
 {
 	const struct copy *k = l->copy;
 	bool goes_on = k->state == COPY_RESERVED;
-	l->plan = goes_on && c->tiers[k->tier].kind == TIER_GPU ? k->plan : plan;
+	plan_set(c, &l->plan, goes_on && c->tiers[k->tier].kind == TIER_GPU ? k->plan : plan);
 	if (c->tiers[k->tier].kind == TIER_GPU)
 		l->size = goes_on ? k->size : device_size(c, k->model, plan);
 }

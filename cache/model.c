@@ -40,6 +40,7 @@ void model_free(struct cache *c, struct model *m)
 		map_del(&c->models_by_digest, &m->by_digest);
 	list_del(&m->empty_node);
 	slots_del(&c->models, m->id);
+	plan_set(c, &m->plan, 0);
 	m->magic = 0;
 	memory_free(m);
 }
@@ -216,6 +217,7 @@ void copy_free(struct cache *c, struct copy *k)
 	list_del(&k->empty_node);
 	m->copies[k->tier] = NULL;
 	m->n_copies--;
+	plan_set(c, &k->plan, 0);
 	k->magic = 0;
 	memory_free(k->fault);
 	memory_free(k);
@@ -312,7 +314,8 @@ static void copy_gone(struct cache *c, struct copy *k)
 	k->doom = DOOM_NONE;
 	k->has_memory = k->free_sent = k->filled = k->headed = k->stuck = k->stale_rank = false;
 	k->generation = k->bytes = k->landed_bytes = k->final_bytes = k->loaded_at = k->uses = 0;
-	k->edition = k->plan = k->grow_after = 0;
+	k->edition = k->grow_after = 0;
+	plan_set(c, &k->plan, 0);
 	k->reach = REACH_PLAN;
 	k->size = (struct cache_device_size){0};
 	k->last_use = 0;

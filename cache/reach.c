@@ -9,6 +9,20 @@
  * was.  One thing at a time: a tail that leaves, or memory that is asked for, or a transfer. */
 #include "cache/brain.h"
 
+void plan_set(struct cache *c, uint64_t *place, uint64_t plan)
+{
+	const uint64_t before = *place, moved[2] = {plan, before};
+	*place = plan;
+	for (int i = 0; i < 2 && plan != before; i++)
+		if (moved[i]) {
+			int change = i ? -1 : 1;
+			c->plan_refs += (uint64_t)change;
+			c->plan_sum += (uint64_t)change * moved[i];
+			if (c->config.plan_ref)
+				c->config.plan_ref(c->config.ctx, moved[i], change);
+		}
+}
+
 struct cache_device_size device_size(const struct cache *c, const struct model *m, uint64_t plan)
 {
 	struct cache_device_size s = {.plan_bytes = m->info.gpu_bytes, .all_bytes = m->info.gpu_bytes};
@@ -140,7 +154,7 @@ void growth_start(struct cache *c, struct copy *k)
 	uint64_t bytes = MAX(k->size.all_bytes, k->bytes); /* more of it may be there than should */
 	g->phase = LOAD_ALLOC;
 	g->class = CLASS_PREFETCH;
-	g->plan = k->plan;
+	plan_set(c, &g->plan, k->plan);
 	g->size = k->size;
 	g->edition = ++c->next_generation;
 	k->growth = g;

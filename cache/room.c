@@ -104,7 +104,8 @@ static void room_admit(struct cache *c, struct load *l)
 	k->bytes = room_bytes(c, l);
 	k->generation = k->edition = ++c->next_generation;
 	if (c->tiers[k->tier].kind == TIER_GPU) {
-		k->model->plan = k->plan = l->plan;
+		plan_set(c, &k->plan, l->plan);
+		plan_set(c, &k->model->plan, l->plan);
 		k->size = l->size;
 	}
 	copy_set(c, k, COPY_RESERVED, NULL);

@@ -227,13 +227,23 @@ static void verify_transfer(const struct cache *c, const struct transfer *t)
 struct tally {
 	struct tier tiers[CACHE_MAX_TIERS];
 	size_t waiting, readers, transfers, leases, names, digests, prints;
+	uint64_t plan_refs, plan_sum;
 };
+
+static void tally_plan(struct tally *n, uint64_t plan)
+{
+	n->plan_refs += plan != 0;
+	n->plan_sum += plan;
+}
 
 static void tally_copy(struct tally *n, const struct copy *k)
 {
 	struct tier *t = &n->tiers[k->tier];
 	const struct account *a = &k->account;
 	n->readers += k->n_readers;
+	tally_plan(n, k->plan);
+	tally_plan(n, k->load ? k->load->plan : 0);
+	tally_plan(n, k->growth ? k->growth->plan : 0);
 	n->leases += k->n_leases;
 	n->transfers += k->load && k->load->transfer;
 	n->transfers += k->growth && k->growth->transfer;
@@ -269,6 +279,7 @@ static void verify_model(const struct cache *c, const struct model *m, struct ta
 	uint32_t copies = 0;
 	CHECK_OBJ(m, MODEL_MAGIC);
 	ASSERT(slots_get(&c->models, m->id) == m);
+	tally_plan(n, m->plan);
 	for (uint8_t t = 0; t < c->n_tiers; t++) {
 		const struct copy *k = m->copies[t];
 		ASSERT(t > 0 || (!k && !model_is_pinned(m, 0)));
@@ -372,7 +383,7 @@ static void verify_names(const struct cache *c, struct tally *n)
 	ASSERT(spare == list_length(&c->spare_names));
 }
 
-static void verify_owners(const struct cache *c, const struct tally *n)
+static void verify_owners(const struct cache *c, struct tally *n)
 {
 	size_t leases = 0, requests = 0;
 	for (size_t i = 0; i <= c->owners.mask; i++) {
@@ -381,6 +392,10 @@ static void verify_owners(const struct cache *c, const struct tally *n)
 			CHECK_OBJ(o, OWNER_MAGIC);
 			ASSERT(o->n_leases || o->n_requests);
 			ASSERT(list_length(&o->leases) == o->n_leases && list_length(&o->requests) == o->n_requests);
+			list_for_each(it, &o->leases)
+				tally_plan(n, list_entry(it, struct lease, owner_node)->ask.plan);
+			list_for_each(it, &o->requests)
+				tally_plan(n, list_entry(it, struct request, owner_node)->ask.plan);
 			leases += o->n_leases;
 			requests += o->n_requests;
 		}
@@ -403,6 +418,7 @@ void cache_verify(const struct cache *c)
 	verify_transfers(c, &n);
 	verify_names(c, &n);
 	verify_owners(c, &n);
+	ASSERT(n.plan_refs == c->plan_refs && n.plan_sum == c->plan_sum);
 	heap_verify(&c->deadlines);
 	heap_verify(&c->pins);
 	const struct map *maps[] = {&c->names_by_text, &c->models_by_print, &c->models_by_digest, &c->owners, &c->requests};

@@ -141,30 +141,6 @@ const char *tier_kind_name(enum tier_kind k)
 	return (unsigned)k < TIER_KIND_N ? names[k] : "unknown";
 }
 
-static void owner_plans(const struct owner *o, void (*fn)(void *ctx, uint64_t plan), void *ctx)
-{
-	list_for_each(it, &o->leases)
-		fn(ctx, list_entry(it, struct lease, owner_node)->ask.plan);
-	list_for_each(it, &o->requests)
-		fn(ctx, list_entry(it, struct request, owner_node)->ask.plan);
-}
-
-void cache_each_plan(const struct cache *c, void (*fn)(void *ctx, uint64_t plan), void *ctx)
-{
-	for (const struct model *m = slots_above(&c->models, 0); m; m = slots_above(&c->models, m->id)) {
-		fn(ctx, m->plan);
-		for (uint8_t t = 1; t < c->n_tiers; t++) {
-			if (m->copies[t])
-				fn(ctx, m->copies[t]->plan);
-			if (m->copies[t] && m->copies[t]->load)
-				fn(ctx, m->copies[t]->load->plan);
-		}
-	}
-	for (size_t i = 0; i <= c->owners.mask; i++)
-		for (const struct map_node *node = c->owners.buckets[i]; node; node = node->next)
-			owner_plans(container_of(node, struct owner, by_id), fn, ctx);
-}
-
 const struct cache_stats *cache_stats(const struct cache *c)
 {
 	return &c->stats;

@@ -327,7 +327,7 @@ TRIMS_API int trims_private(trims_model *model, uint32_t index, void **device_ad
 
 enum trims_plan_place { TRIMS_PLAN_LOAD = 0, TRIMS_PLAN_HOST = 1 };
 
-#define TRIMS_PLAN_MAX_ENTRIES (1u << 20)
+#define TRIMS_PLAN_MAX_ENTRIES (1u << 18)
 #define TRIMS_PLAN_MAX_HELPERS 8
 
 struct trims_plan_entry {

@@ -142,9 +142,7 @@ static bool take_plan(struct conn *c, uint64_t request, const char *name, const 
 	int e = plans_read(d->plans, from->fd[0], plan, &why);
 	struct holding *img = e ? NULL : holding_by_model(d, cache_find(d->cache, name));
 	if (img) {
-		struct plan *p = plans_get(d->plans, *plan);
-		e = plan_check_model(p->head, holding_layout(img)->n_tensors, &why);
-		plan_put(&p);
+		e = plans_check(d->plans, *plan, holding_layout(img)->n_tensors, &why);
 	}
 	if (e)
 		conn_reply_fault(c, request, why.code, why.text);

@@ -1,5 +1,6 @@
 /* plans.c - see plans.h.
- * Keeps: bytes is the sum of all plans' bytes; a plan that the brain may come back to is never dropped. */
+ * Keeps: bytes is the sum of what all plans are booked with; a plan that the brain may come back to is never dropped, and each
+ * other one stands in `idle`. */
 #include "mrm/plans.h"
 
 #include "mrm/disk/hash.h"
@@ -19,10 +20,16 @@
 
 #define SEALED (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 
+#define MOST_LOOKED_AT 2048 /* idle plans, for one that wants room: twice as many as have to go for the largest one */
+_Static_assert(2 * (PLAN_WIRE_BYTES / PLANS_LEAST) <= MOST_LOOKED_AT, "room for the largest");
+
 struct plans {
 	struct daemon *daemon;
 	struct idmap by_number, by_hash;
+	struct list idle; /* the one that was let go first stands first */
 	uint64_t last, bytes;
+	void *read;       /* room for what is read, as large as has been wanted */
+	uint64_t read_bytes;
 };
 
 struct plans *plans_new(struct daemon *d)
@@ -30,6 +37,7 @@ struct plans *plans_new(struct daemon *d)
 	struct plans *p = calloc(1, sizeof *p);
 	ASSERT(p);
 	p->daemon = d;
+	list_init(&p->idle);
 	return p;
 }
 
@@ -42,12 +50,19 @@ void plan_put(struct plan **pp)
 	free(p);
 }
 
+/* What it counts for: finding it again takes room as well. */
+static uint64_t booked(const struct plan *plan)
+{
+	return MAX(plan->bytes, (uint64_t)PLANS_LEAST);
+}
+
 static void drop(struct plans *p, struct plan *plan)
 {
+	list_del(&plan->idle_node);
 	idmap_take(&p->by_number, plan->number);
 	if (idmap_get(&p->by_hash, plan->hash) == plan)
 		idmap_take(&p->by_hash, plan->hash);
-	p->bytes -= plan->bytes;
+	p->bytes -= booked(plan);
 	plan_put(&plan);
 }
 
@@ -61,87 +76,101 @@ void plans_free(struct plans **pp)
 		plan_put(&plan);
 	idmap_fini(&p->by_number);
 	idmap_fini(&p->by_hash);
+	free(p->read);
 	free(p);
 }
 
 /* ---- room ---- */
 
-static void mark(void *ctx, uint64_t number)
+void plans_ref(void *ctx, uint64_t number, int change)
 {
-	struct idmap *used = ctx;
-	if (number)
-		idmap_set(used, number, used);
+	struct daemon *d = ctx;
+	struct plan *plan = d->plans ? idmap_get(&d->plans->by_number, number) : NULL;
+	if (!plan)
+		return;
+	ASSERT(change > 0 || plan->used > 0);
+	plan->used += (uint32_t)change;
+	if (list_hooked(&plan->idle_node))
+		list_del(&plan->idle_node);
+	if (!plan->used)
+		list_add_tail(&plan->idle_node, &d->plans->idle);
 }
 
-/* Plans that neither the brain nor a copy refers to.  Gathered first, since what is taken off a map moves others about; there may
- * be 100,000 small ones, and this is the loop. */
-static void sweep(struct plans *p)
-{
-	struct idmap used = {0};
-	struct plan *plan, **idle = calloc(MAX(p->by_number.n, 1u), sizeof(struct plan *));
-	size_t n = 0;
-	ASSERT(idle);
-	cache_each_plan(p->daemon->cache, mark, &used);
-	for (size_t at = 0; (plan = idmap_next(&p->by_number, &at));)
-		if (!idmap_get(&used, plan->number) && atomic_load(&plan->refs) == 1)
-			idle[n++] = plan;
-	for (size_t i = 0; i < n; i++)
-		drop(p, idle[i]);
-	free(idle);
-	idmap_fini(&used);
-}
-
-static bool has_room(struct plans *p, uint64_t bytes)
+/* A copy that the brain has let go may hold its plan a little longer, until its memory is given back. */
+static bool make_room(struct plans *p, uint64_t bytes)
 {
 	uint64_t most = p->daemon->config->plan_memory;
-	if (bytes > most || p->bytes > most - bytes)
-		sweep(p);
+	for (int i = 0; i < MOST_LOOKED_AT && bytes <= most && p->bytes > most - bytes && !list_empty(&p->idle); i++) {
+		struct plan *plan = list_first(&p->idle, struct plan, idle_node);
+		if (atomic_load(&plan->refs) == 1) {
+			drop(p, plan);
+		} else {
+			list_del(&plan->idle_node);
+			list_add_tail(&plan->idle_node, &p->idle);
+		}
+	}
 	return bytes <= most && p->bytes <= most - bytes;
 }
 
 /* ---- taking in ---- */
 
-/* Takes the bytes over, also on failure. */
-static int take(struct plans *p, struct plan_head *head, uint64_t n, uint64_t *number, struct fault *why)
+static struct plan *make(const struct plan_head *head, uint64_t n, uint64_t hash, struct fault *why)
 {
-	OWN_MEM struct plan_head *mine = head;
-	int e = plan_check(head, n, 0, why);
-	if (e)
-		return e;
+	struct plan *plan = malloc(sizeof *plan);
+	struct plan_head *copy = malloc(n);
+	if (!plan || !copy) {
+		free(plan);
+		free(copy);
+		fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a plan of %" PRIu64 " bytes", n);
+		return NULL;
+	}
+	memcpy(copy, head, n);
+	*plan = (struct plan){.refs = 1, .hash = hash, .bytes = n, .head = copy};
+	for (uint32_t i = 0; i < head->n_entries; i++)
+		plan->n_tensors = MAX(plan->n_tensors, plan_entries(head)[i].tensor + 1);
+	list_init(&plan->idle_node);
+	return plan;
+}
+
+/* Bytes that are there already are no others for being brought again. */
+int plans_add(struct plans *p, const void *bytes, uint64_t n, uint64_t *number, struct fault *why)
+{
+	const struct plan_head *head = bytes;
 	uint64_t hash = chunk_hash(head, n).lo | 1; /* no key is 0 */
 	struct plan *same = idmap_get(&p->by_hash, hash);
 	if (same && same->bytes == n && !memcmp(same->head, head, n)) {
 		*number = same->number;
 		return 0;
 	}
-	if (!has_room(p, n))
+	int e = plan_check(head, n, 0, why);
+	if (e)
+		return e;
+	struct plan *plan = make(head, n, hash, why);
+	if (!plan)
+		return -ENOMEM;
+	if (!make_room(p, booked(plan))) {
+		plan_put(&plan);
 		return fault_set(why, TRIMS_E_LIMIT, "plan: %" PRIu64 " bytes are more than plan-memory leaves", n), -ENOSPC;
-	struct plan *plan = malloc(sizeof *plan);
-	ASSERT(plan);
-	*plan = (struct plan){.refs = 1, .number = ++p->last, .hash = hash, .bytes = n, .head = STEAL(mine)};
+	}
+	plan->number = ++p->last;
 	idmap_set(&p->by_number, plan->number, plan);
-	if (!same)
+	if (!idmap_get(&p->by_hash, hash))
 		idmap_set(&p->by_hash, hash, plan);
-	p->bytes += n;
+	list_add_tail(&plan->idle_node, &p->idle);
+	p->bytes += booked(plan);
 	*number = plan->number;
 	return 0;
 }
 
-static struct plan_head *room_for(uint64_t n, struct fault *why)
+/* Where n bytes can be read to, 8-aligned; NULL: no memory.  Fresh memory each time would cost more than reading. */
+static void *room_to_read(struct plans *p, uint64_t n)
 {
-	struct plan_head *head = malloc(MAX(n, sizeof *head));
-	if (!head)
-		fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a plan of %" PRIu64 " bytes", n);
-	return head;
-}
-
-int plans_add(struct plans *p, const void *bytes, uint64_t n, uint64_t *number, struct fault *why)
-{
-	struct plan_head *head = room_for(n, why);
-	if (!head)
-		return -ENOMEM;
-	memcpy(head, bytes, n);
-	return take(p, head, n, number, why);
+	if (n > p->read_bytes) {
+		free(p->read);
+		p->read = malloc(n);
+		p->read_bytes = p->read ? n : 0;
+	}
+	return p->read;
 }
 
 int plans_read(struct plans *p, int fd, uint64_t *number, struct fault *why)
@@ -150,17 +179,21 @@ int plans_read(struct plans *p, int fd, uint64_t *number, struct fault *why)
 	int seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & SEALED) != SEALED || fstat(fd, &st))
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "plan: not a sealed memory file"), -EPROTO;
-	if (st.st_size < 0 || (uint64_t)st.st_size > PLAN_WIRE_BYTES)
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "plan: larger than any plan"), -EPROTO;
+	if (st.st_size < (off_t)sizeof(struct plan_head) || (uint64_t)st.st_size > PLAN_WIRE_BYTES)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "plan: no plan has %lld bytes", (long long)st.st_size), -EPROTO;
 	uint64_t n = (uint64_t)st.st_size;
-	struct plan_head *head = room_for(n, why);
-	if (!head)
-		return -ENOMEM;
-	if (pread(fd, head, n, 0) != st.st_size) {
-		free(head);
+	void *room = room_to_read(p, n);
+	if (!room)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a plan of %" PRIu64 " bytes", n), -ENOMEM;
+	if (pread(fd, room, n, 0) != st.st_size)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "plan: it cannot be read"), -EPROTO;
-	}
-	return take(p, head, n, number, why);
+	return plans_add(p, room, n, number, why);
+}
+
+int plans_check(struct plans *p, uint64_t number, uint32_t n_tensors, struct fault *why)
+{
+	const struct plan *plan = idmap_get(&p->by_number, number);
+	return !plan || plan->n_tensors <= n_tensors ? 0 : plan_check_model(plan->head, n_tensors, why);
 }
 
 struct plan *plans_get(struct plans *p, uint64_t number)

@@ -54,6 +54,7 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 		.first_copy = clock_unix() / NS_PER_US, /* no run makes a million copies a second */
 		.on_edge = on_edge,
 		.device_size = plans_device_size,
+		.plan_ref = plans_ref,
 		.ctx = d,
 	};
 	d->tier_remote = 0;

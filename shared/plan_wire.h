@@ -16,7 +16,7 @@
 
 #define PLAN_WIRE_MAGIC "TRIMSPLN" /* without its NUL */
 #define PLAN_WIRE_VERSION 1
-#define PLAN_WIRE_ENTRIES ((uint32_t)1 << 20)
+#define PLAN_WIRE_ENTRIES ((uint32_t)1 << 18) /* a model of a million million parameters has 150,000 tensors */
 #define PLAN_WIRE_HELPERS 8
 #define PLAN_WIRE_UUID 48 /* a UUID and its NUL */
 #define PLAN_WIRE_BYTES (sizeof(struct plan_head) + PLAN_WIRE_ENTRIES * sizeof(struct plan_entry))

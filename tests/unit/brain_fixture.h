@@ -44,6 +44,7 @@ struct fixture {
 	uint64_t version;            /* of every model at the source */
 	uint64_t gpu_round;          /* GPU copies take multiples of this; 0: as large as on the host */
 	int edges;
+	int plan_refs[8];            /* of the plans with these last three bits */
 };
 
 static inline void fix_on_edge(void *ctx, uint64_t model, uint8_t tier, enum copy_state from, enum copy_state to,
@@ -62,6 +63,13 @@ static inline void fix_device_size(void *ctx, const struct cache_model_info *inf
 {
 	(void)ctx;
 	*out = (struct cache_device_size){.head_bytes = plan >> 32, .plan_bytes = plan & UINT32_MAX, .all_bytes = info->gpu_bytes};
+}
+
+static inline void fix_plan_ref(void *ctx, uint64_t plan, int change)
+{
+	struct fixture *f = ctx;
+	f->plan_refs[plan & 7] += change;
+	ck_assert_int_ge(f->plan_refs[plan & 7], 0);
 }
 
 /* Disk 1000, host 1000, gpus 500 bytes; every policy knob off; `hands` all. */
@@ -91,6 +99,7 @@ static inline void fix_prepare(struct fixture *f)
 		.max_waiters = 100,
 		.on_edge = fix_on_edge,
 		.device_size = fix_device_size,
+		.plan_ref = fix_plan_ref,
 		.ctx = f,
 	};
 	for (size_t i = 0; i < FIX_ANSWERS; i++)
