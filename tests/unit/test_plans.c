@@ -94,7 +94,7 @@ START_TEST(when_all_are_in_use_others_are_refused_without_a_search)
 		number[i] = added(s.plans, i);
 		plans_ref(s.d, number[i], 1);
 	}
-	for (uint64_t i = 0; i < 100000; i++) {
+	for (uint64_t i = 0; i < 30000; i++) {
 		const struct plan_head other = numbered(MANY + i);
 		ck_assert_int_lt(plans_add(s.plans, &other, sizeof other, &none, &why), 0);
 		ck_assert_int_eq(why.code, TRIMS_E_LIMIT);
