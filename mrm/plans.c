@@ -51,9 +51,9 @@ void plan_put(struct plan **pp)
 }
 
 /* What it counts for: finding it again takes room as well. */
-static uint64_t booked(const struct plan *plan)
+static uint64_t booked(uint64_t bytes)
 {
-	return MAX(plan->bytes, (uint64_t)PLANS_LEAST);
+	return MAX(bytes, (uint64_t)PLANS_LEAST);
 }
 
 static void drop(struct plans *p, struct plan *plan)
@@ -62,7 +62,7 @@ static void drop(struct plans *p, struct plan *plan)
 	idmap_take(&p->by_number, plan->number);
 	if (idmap_get(&p->by_hash, plan->hash) == plan)
 		idmap_take(&p->by_hash, plan->hash);
-	p->bytes -= booked(plan);
+	p->bytes -= booked(plan->bytes);
 	plan_put(&plan);
 }
 
@@ -145,19 +145,17 @@ int plans_add(struct plans *p, const void *bytes, uint64_t n, uint64_t *number, 
 	int e = plan_check(head, n, 0, why);
 	if (e)
 		return e;
+	if (!make_room(p, booked(n)))
+		return fault_set(why, TRIMS_E_LIMIT, "plan: %" PRIu64 " bytes are more than plan-memory leaves", n), -ENOSPC;
 	struct plan *plan = make(head, n, hash, why);
 	if (!plan)
 		return -ENOMEM;
-	if (!make_room(p, booked(plan))) {
-		plan_put(&plan);
-		return fault_set(why, TRIMS_E_LIMIT, "plan: %" PRIu64 " bytes are more than plan-memory leaves", n), -ENOSPC;
-	}
 	plan->number = ++p->last;
 	idmap_set(&p->by_number, plan->number, plan);
 	if (!idmap_get(&p->by_hash, hash))
 		idmap_set(&p->by_hash, hash, plan);
 	list_add_tail(&plan->idle_node, &p->idle);
-	p->bytes += booked(plan);
+	p->bytes += booked(n);
 	*number = plan->number;
 	return 0;
 }

@@ -58,7 +58,7 @@ int plan_check(const void *plan, uint64_t bytes, uint32_t n_tensors, struct faul
 	const struct plan_head *p = plan;
 	uint32_t n = n_tensors ? n_tensors : PLAN_WIRE_ENTRIES;
 	int r = check_head(p, bytes, why);
-	if (r)
+	if (r || !p->n_entries)
 		return r;
 	OWN_MEM uint8_t *seen = calloc(1, n / 8 + 1);
 	if (!seen)
