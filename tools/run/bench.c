@@ -62,7 +62,7 @@ static int run_mode(struct bench *b, struct bench_mode *m, struct function_run *
 {
 	const struct function_options how = {.program = b->program, .err = STDERR_FILENO};
 	const char *args[MAX_ARGS] = {NULL};
-	struct numbers v;
+	struct numbers v = {.batch = ""};
 	struct function f;
 	make_args(b, m, &v, args);
 	int r = function_start(&how, &f, 0, args);
