@@ -422,6 +422,24 @@ void flow_uncap(struct linksched *s, struct flow *f)
 	f->capped_since = 0;
 }
 
+/* *last filled when it has ended by that. */
+static void flow_set_bytes(struct linksched *s, struct flow *f, uint64_t bytes, uint64_t ready, struct linksched_flow_view *last)
+{
+	struct link *l = &s->links[f->link];
+	wait_clock(s, l);
+	guards_accrue(s, l);
+	f->bytes = bytes;
+	f->ready = ready;
+	f->late = false; /* to be judged anew */
+	flow_settle(s, f); /* a tiny one goes when all of it is ready */
+	s->kicks |= (uint64_t)1 << f->link;
+	if (f->done < bytes)
+		return;
+	flow_uncap(s, f);
+	flow_fill_view(s, f, last);
+	flow_free(s, f);
+}
+
 int linksched_resize(struct linksched *s, uint64_t now, uint64_t id, uint64_t bytes, struct linksched_flow_view *last)
 {
 	sched_at(s, now);
@@ -432,18 +450,20 @@ int linksched_resize(struct linksched *s, uint64_t now, uint64_t id, uint64_t by
 	if (!bytes || bytes > LINKSCHED_MAX_BYTES || bytes < f->picked + f->ready ||
 		(f->class == LINK_TINY && bytes > LINKSCHED_TINY_BYTES))
 		return -EINVAL;
-	struct link *l = &s->links[f->link];
-	wait_clock(s, l);
-	guards_accrue(s, l);
-	f->bytes = bytes;
-	f->late = false; /* to be judged anew */
-	flow_settle(s, f); /* a tiny one goes when all of it is ready */
-	s->kicks |= (uint64_t)1 << f->link;
-	if (f->done < bytes)
-		return 0;
-	flow_uncap(s, f);
-	flow_fill_view(s, f, last);
-	flow_free(s, f);
+	flow_set_bytes(s, f, bytes, f->ready, last);
+	return 0;
+}
+
+int linksched_call_back(struct linksched *s, uint64_t now, uint64_t id, uint64_t bytes, struct linksched_flow_view *last)
+{
+	sched_at(s, now);
+	struct flow *f = flow_get(s, id);
+	*last = (struct linksched_flow_view){0};
+	if (!f)
+		return -ENOENT;
+	if (!bytes || bytes > f->ready)
+		return -EINVAL;
+	flow_set_bytes(s, f, f->bytes - bytes, f->ready - bytes, last);
 	return 0;
 }
 

@@ -162,9 +162,12 @@ struct linksched_flow_view {
 };
 
 /* From now on the flow has `bytes` in all: some of what it was to bring comes another way, or what was to come another way
- * comes with it.  *last is filled (last->id not 0) when it has ended by that, since all of it is done.  -ENOENT; -EINVAL: out of range, or
- * less than what was ready. */
+ * comes with it.  *last is filled (last->id not 0) when it has ended by that, since all of it is done.  -ENOENT; -EINVAL: out of
+ * range, or less than what was ready. */
 int linksched_resize(struct linksched *s, uint64_t now, uint64_t id, uint64_t bytes, struct linksched_flow_view *last);
+/* The same of `bytes` that were ready and not picked: it does not bring them.  One that has nothing else ends.  -ENOENT; -EINVAL:
+ * more than that, or none. */
+int linksched_call_back(struct linksched *s, uint64_t now, uint64_t id, uint64_t bytes, struct linksched_flow_view *last);
 /* No further piece.  True: it is gone, *last filled; false: pieces are in flight, and linksched_done() of the last one
  * says so, or the id is unknown (last->id is 0 then).  Bytes that landed are last->done. */
 bool linksched_cancel(struct linksched *s, uint64_t now, uint64_t id, struct linksched_flow_view *last);

@@ -87,23 +87,48 @@ static bool in_flight(const struct link *k, const struct gpu_chunk *c)
 	return false;
 }
 
-/* Under the lock; the chunks of cancelled flows go to `out`, but for those the engine works on. */
+/* Under the lock; its chunks that nothing was picked of go home. */
+static void call_back(struct gpu_flow *f, uint64_t bytes)
+{
+	struct linksched_flow_view last;
+	if (!bytes || !f->id || f->cancelled)
+		return;
+	f->bytes -= bytes;
+	int e = linksched_call_back(f->link->all->sched, clock_now(), f->id, bytes, &last);
+	ASSERT(!e);
+	if (last.id)
+		flow_ended(f, &last);
+}
+
+/* Under the lock.  Those of a cancelled flow, but for what the engine works on; else those of which nothing was picked. */
+static void collect_of(struct link *k, struct gpu_flow *f, struct list *out)
+{
+	struct list keep;
+	uint64_t bytes = 0;
+	list_init(&keep);
+	while (!list_empty(&f->chunks)) {
+		struct gpu_chunk *c = list_first(&f->chunks, struct gpu_chunk, job.node);
+		bool stays = f->cancelled ? in_flight(k, c) : c->picked_bytes > 0;
+		list_del(&c->job.node);
+		list_add_tail(&c->job.node, stays ? &keep : out);
+		bytes += stays ? 0 : c->bytes;
+	}
+	while (!list_empty(&keep)) {
+		struct list *c = keep.next;
+		list_del(c);
+		list_add_tail(c, &f->chunks);
+	}
+	f->called_back = false;
+	call_back(f, bytes);
+}
+
+/* Under the lock. */
 static void collect_called_back(struct link *k, struct list *out)
 {
 	list_for_each(n, &k->flows) {
 		struct gpu_flow *f = list_entry(n, struct gpu_flow, node);
-		struct list keep;
-		list_init(&keep);
-		while (f->cancelled && !list_empty(&f->chunks)) {
-			struct gpu_chunk *c = list_first(&f->chunks, struct gpu_chunk, job.node);
-			list_del(&c->job.node);
-			list_add_tail(&c->job.node, in_flight(k, c) ? &keep : out);
-		}
-		while (!list_empty(&keep)) {
-			struct list *c = keep.next;
-			list_del(c);
-			list_add_tail(c, &f->chunks);
-		}
+		if (f->cancelled || f->called_back)
+			collect_of(k, f, out);
 	}
 }
 
@@ -606,40 +631,49 @@ int gpu_flow_new(struct gpu_flow **out, struct gpu_links *l, const struct gpu_fl
 	return 0;
 }
 
-/* Under the lock; of a flow that the scheduler still knows. */
-static void resize(struct gpu_flow *f, uint64_t bytes)
-{
-	struct linksched_flow_view last;
-	f->bytes = bytes;
-	int e = linksched_resize(f->link->all->sched, clock_now(), f->id, bytes, &last);
-	ASSERT(!e || f->cancelled);
-	if (last.id)
-		flow_ended(f, &last);
-}
-
 int gpu_flow_more(struct gpu_flow *f, uint64_t bytes, struct fault *why)
 {
+	struct gpu_links *l = f->link->all;
+	struct linksched_flow_view last;
 	int e = 0;
 	CHECK_OBJ(f, FLOW_MAGIC);
-	links_lock(f->link->all);
-	if (f->id)
-		resize(f, f->bytes + bytes);
-	else if (!f->cancelled)
+	links_lock(l);
+	if (f->id && !f->cancelled) {
+		f->bytes += bytes;
+		e = linksched_resize(l->sched, clock_now(), f->id, f->bytes, &last);
+		ASSERT(!e && !last.id);
+	} else if (!f->cancelled) {
 		e = schedule(f, bytes);
-	links_unlock(f->link->all);
+	}
+	links_unlock(l);
 	return e ? too_many(f->link, e, why) : 0;
 }
 
 void gpu_flow_less(struct gpu_flow *f, uint64_t bytes)
 {
-	struct linksched_flow_view last;
+	struct gpu_links *l = f->link->all;
+	struct linksched_flow_view last = {0};
+	CHECK_OBJ(f, FLOW_MAGIC);
+	links_lock(l);
+	if (f->id && !f->cancelled && bytes < f->bytes) {
+		f->bytes -= bytes;
+		int e = linksched_resize(l->sched, clock_now(), f->id, f->bytes, &last);
+		ASSERT(!e);
+	} else if (f->id && !f->cancelled) {
+		linksched_cancel(l->sched, clock_now(), f->id, &last); /* it has had nothing, and will not */
+	}
+	if (last.id)
+		flow_ended(f, &last);
+	links_unlock(l);
+}
+
+void gpu_flow_call_back(struct gpu_flow *f)
+{
 	CHECK_OBJ(f, FLOW_MAGIC);
 	links_lock(f->link->all);
-	if (f->id && bytes < f->bytes)
-		resize(f, f->bytes - bytes);
-	else if (f->id && !f->cancelled && linksched_cancel(f->link->all->sched, clock_now(), f->id, &last))
-		flow_ended(f, &last); /* it has had nothing, and will not */
+	f->called_back = f->link->called_back = true;
 	links_unlock(f->link->all);
+	pool_kick(f->link->pool);
 }
 
 void gpu_flow_cancel(struct gpu_flow *f)

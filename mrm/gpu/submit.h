@@ -87,6 +87,8 @@ void gpu_flow_less(struct gpu_flow *f, uint64_t bytes);
 void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadline, uint32_t user);
 /* All it will copy is on the host. */
 void gpu_flow_filled(struct gpu_flow *f);
+/* Its chunks of which nothing was picked yet come home withdrawn, and it has so much less; the others go on. */
+void gpu_flow_call_back(struct gpu_flow *f);
 /* Its chunks come home, those of which nothing is with the engine at the next piece's edge, withdrawn; no further one is
  * taken. */
 void gpu_flow_cancel(struct gpu_flow *f);

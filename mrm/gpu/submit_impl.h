@@ -23,6 +23,7 @@ struct gpu_flow {
 	struct list node;             /* of the link's flows */
 	uint64_t id;                  /* the scheduler's; 0: it is done with it */
 	bool cancelled;
+	bool called_back;             /* what was not begun, once */
 	enum load_class class;        /* with which it is made again when it gets more than it had; */
 	uint64_t deadline;
 	uint32_t user;
@@ -54,7 +55,7 @@ struct link {
 	char name[12];
 	struct pool *pool;            /* one thread; the loop's pointer */
 	struct list flows;            /* under the lock */
-	bool called_back;             /* under the lock: a flow was cancelled, its chunks are still here */
+	bool called_back;             /* under the lock: a flow was cancelled or called back, its chunks are still here */
 	_Atomic uint32_t in_flight;   /* for the other direction's eyes */
 	/* the thread's */
 	struct pool *mine;

@@ -68,7 +68,13 @@ static void resize(struct state *st, uint64_t id, uint8_t arg)
 	struct linksched_flow_view v, last;
 	if (linksched_flow_view(st->s, id - 1, &v) || v.id != id)
 		return;
-	uint64_t bytes = arg & 1 ? v.done + v.in_flight + v.ready : (uint64_t)arg * 30000;
+	uint64_t bytes = arg & 1 ? v.done + v.in_flight + v.ready : (uint64_t)arg * 30000, back = arg & 4 ? v.ready : arg * 1000;
+	if (arg & 2) {
+		if (linksched_call_back(st->s, st->now, id, back, &last) == 0)
+			st->expected -= back;
+		ASSERT(!last.id || last.done == v.bytes - back);
+		return;
+	}
 	if (linksched_resize(st->s, st->now, id, bytes, &last) == 0)
 		st->expected += bytes - v.bytes;
 	else

@@ -198,6 +198,50 @@ START_TEST(a_cancelled_flow_comes_home_at_the_next_edge)
 }
 END_TEST
 
+START_TEST(what_was_not_begun_is_called_back_and_the_rest_goes_on)
+{
+	struct gpu_flow *prefetch = blocked_prefetch();
+	gpu_flow_call_back(prefetch);
+	release_all();
+	until_home(CHUNKS);
+	int n = n_withdrawn;
+	ck_assert_int_ge(n, CHUNKS - 2);
+	ck_assert_int_lt(n, CHUNKS);
+	for (int i = 0; i < CHUNKS; i++)
+		ck_assert(chunks[i].job.withdrawn || (!chunks[i].result && chunks[i].done_bytes == CHUNK_BYTES));
+	struct gpu_flow_facts f;
+	ck_assert(!gpu_links_flow(links, 0, &f)); /* it has ended: the rest is none of it any more */
+	gpu_flow_free(&prefetch);
+}
+END_TEST
+
+START_TEST(a_flow_gets_more_also_when_it_has_ended)
+{
+	struct fault why;
+	struct gpu_flow_facts f;
+	struct gpu_flow *a = flow(CLASS_DEMAND, GPU_H2D, 1);
+	submit(a, 0, 0);
+	until_home(1);
+	ck_assert(!gpu_links_flow(links, 0, &f));
+	ck_assert_int_eq(gpu_flow_more(a, 3 * CHUNK_BYTES, &why), 0);
+	ck_assert_int_eq(gpu_flow_more(a, CHUNK_BYTES, &why), 0);
+	gpu_flow_less(a, CHUNK_BYTES);
+	ck_assert(gpu_links_flow(links, 0, &f));
+	ck_assert_uint_eq(f.view.bytes, 3 * CHUNK_BYTES);
+	for (int i = 1; i < 4; i++)
+		submit(a, i, i);
+	until_home(4);
+	ck_assert(!gpu_links_flow(links, 0, &f));
+	ck_assert_int_eq(gpu_flow_more(a, CHUNK_BYTES, &why), 0);
+	gpu_flow_less(a, CHUNK_BYTES);
+	ck_assert(!gpu_links_flow(links, 0, &f));
+	gpu_flow_cancel(a);
+	ck_assert_int_eq(gpu_flow_more(a, CHUNK_BYTES, &why), 0);
+	ck_assert(!gpu_links_flow(links, 0, &f));
+	gpu_flow_free(&a);
+}
+END_TEST
+
 START_TEST(a_copy_that_fails_fails_its_chunk_alone)
 {
 	ck_assert_int_eq(set_script("cuMemcpyHtoDAsync:3=1"), 0);
@@ -492,6 +536,8 @@ static void copies(Suite *s)
 	tcase_add_test(t, a_demand_overtakes_what_the_engine_has_not_been_given);
 	tcase_add_test(t, a_prefetch_that_somebody_waits_for_overtakes_others);
 	tcase_add_test(t, a_cancelled_flow_comes_home_at_the_next_edge);
+	tcase_add_test(t, what_was_not_begun_is_called_back_and_the_rest_goes_on);
+	tcase_add_test(t, a_flow_gets_more_also_when_it_has_ended);
 	tcase_add_test(t, a_copy_that_fails_fails_its_chunk_alone);
 	tcase_add_test(t, pieces_that_the_submitter_copies_itself_are_counted);
 	tcase_add_test(t, pieces_that_the_submitter_copies_itself_are_smaller_where_the_link_is_faster);

@@ -363,15 +363,36 @@ START_TEST(a_flow_can_become_more_or_less)
 	ck_assert_int_eq(next(&b), LINKSCHED_NOTHING);
 	ck_assert_int_eq(linksched_ready(b.s, b.now, id, 2 * MIB), 0);
 	ck_assert_uint_eq(next_flow(&b), id);
-	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 4 * MIB - 1, &last), -EINVAL);
+	ck_assert_int_eq(linksched_ready(b.s, b.now, id, MIB), 0);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 5 * MIB - 1, &last), -EINVAL);
+	ck_assert_int_eq(linksched_call_back(b.s, b.now, id, MIB + 1, &last), -EINVAL);
+	ck_assert_int_eq(linksched_call_back(b.s, b.now, id, 0, &last), -EINVAL);
+	ck_assert_int_eq(linksched_call_back(b.s, b.now, id + 1, 1, &last), -ENOENT);
+	ck_assert_int_eq(linksched_call_back(b.s, b.now, id, MIB - 1, &last), 0);
+	ck_assert_uint_eq(last.id, 0);
 	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 0, &last), -EINVAL);
 	ck_assert_int_eq(linksched_resize(b.s, b.now, id + 1, MIB, &last), -ENOENT);
+	ck_assert_uint_eq(next_flow(&b), id);
+	ck_assert_uint_eq(b.picks[1].bytes, 1);
+	ck_assert(!done(&b, &last));
+	ck_assert(done(&b, &last));
+	ck_assert_uint_eq(last.id, id);
+	id = add(&b, LINK_DEMAND, 4 * MIB);
+	ck_assert_uint_eq(next_flow(&b), id);
+	ck_assert_uint_eq(next_flow(&b), id);
+	ck_assert(!done(&b, &last));
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 5 * MIB, &last), 0);
 	ck_assert(!done(&b, &last));
 	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 4 * MIB, &last), 0);
 	ck_assert_uint_eq(last.id, id);
 	ck_assert_uint_eq(last.done, 4 * MIB);
 	ck_assert(!last.cancelled);
 	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 8 * MIB, &last), -ENOENT);
+	id = add(&b, LINK_DEMAND, 4 * MIB);
+	ck_assert_int_eq(linksched_call_back(b.s, b.now, id, 4 * MIB, &last), 0);
+	ck_assert_uint_eq(last.id, id);
+	ck_assert_uint_eq(last.done, 0);
+	ck_assert_int_eq(next(&b), LINKSCHED_NOTHING);
 	bed_fini(&b);
 }
 END_TEST
