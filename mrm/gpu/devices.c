@@ -314,6 +314,23 @@ static void doctor_link(struct daemon *d, uint32_t device, enum gpu_direction wa
 		gpu_direction_name(way), (double)x.view.bytes_per_s / 1e9, pcie, x.view.bound_ns / NS_PER_US, doubts);
 }
 
+/* Where bytes may pass through this device on their way to others. */
+static void doctor_staging(struct daemon *d, uint32_t device, void (*check)(json_t *, const char *, const char *, const char *, ...)
+	__attribute__((format(printf, 4, 5))), json_t *checks)
+{
+	struct gpu_staging_facts s;
+	struct fault why;
+	uint32_t takers = 0;
+	for (uint32_t to = 0; to < gpu_count(d->gpu); to++)
+		takers += to != device && !gpu_peers_reach(d->peers, to, device, &why);
+	gpu_peers_staging_view(d->peers, device, &s);
+	if (takers && gpu_peers_staging(d->peers, device, &why))
+		check(checks, "gpu-staging", "off", "%s: none: %s", gpu_facts(d->gpu, device)->uuid, why.text);
+	else if (takers)
+		check(checks, "gpu-staging", "ok", "%s%s: %.1f MB for what goes on to %" PRIu32 " other devices, which take it from there",
+			gpu_is_simulated(d->gpu) ? "simulated: " : "", gpu_facts(d->gpu, device)->uuid, (double)s.bytes / 1e6, takers);
+}
+
 static void doctor_nodes(struct daemon *d, void (*check)(json_t *, const char *, const char *, const char *, ...)
 	__attribute__((format(printf, 4, 5))), json_t *checks)
 {
@@ -340,6 +357,8 @@ void devices_doctor(struct daemon *d, void (*check)(json_t *checks, const char *
 	for (uint32_t i = 0; d->links && i < gpu_count(d->gpu); i++)
 		for (int way = 0; way < GPU_DIRECTIONS && !gpu_lost(d->gpu, i); way++)
 			doctor_link(d, i, (enum gpu_direction)way, check, checks);
+	for (uint32_t i = 0; i < gpu_count(d->gpu); i++)
+		doctor_staging(d, i, check, checks);
 	if (d->links)
 		doctor_nodes(d, check, checks);
 }

@@ -28,9 +28,10 @@ struct part {
 	uint32_t device;       /* whose link */
 	struct gpu_flow *flow; /* NULL: it has had nothing yet */
 	uint32_t *chunk, next, end; /* chunk[next, end): not begun */
-	uint32_t out;
+	uint32_t out, on_link; /* on_link: of them, those that are not in staging yet */
 	bool filled;           /* the flow knows that nothing brings the host copy any more */
 	bool given_up;         /* a helper that failed */
+	bool called_back;      /* nothing was left for the own link but what this one had not begun */
 	bool wants_slot;       /* it would go on if it had one */
 };
 
@@ -206,16 +207,23 @@ void upload_begin(struct haul *t)
 
 /* ---- chunks come home ---- */
 
-/* One that a helper did not bring. */
-static void goes_home(struct haul *t, uint32_t chunk)
+/* What was to come over a helper comes over the own link. */
+static void own_gets(struct haul *t, uint32_t chunk)
 {
 	struct part *own = &t->upload->part[0];
 	struct fault why;
-	haul_chunk_back(t);
 	own->chunk[own->end++] = chunk;
-	metrics_add(M_helper_failed, 1);
 	if (part_gets(t, own, bytes_of(t, chunk), &why))
 		haul_fail(t, &why);
+}
+
+static void own_takes_back(struct haul *t, uint32_t chunk)
+{
+	struct trace_load *l = trace_find(&t->image->trace, t->id);
+	if (l)
+		l->taken_back++;
+	metrics_add(M_helper_taken_back, 1);
+	own_gets(t, chunk);
 }
 
 /* Whose load comes first gets the slot. */
@@ -272,8 +280,10 @@ static void not_helped(struct up_chunk *c, const struct fault *why)
 	} else if (gpu_lost(t->daemon->gpu, t->upload->device)) {
 		haul_chunk_up(t, c->number, why);
 	} else {
+		haul_chunk_back(t);
 		give_up(t, c->part, why);
-		goes_home(t, c->number);
+		metrics_add(M_helper_failed, 1);
+		own_gets(t, c->number);
 	}
 	chunk_ends(c);
 }
@@ -304,6 +314,13 @@ static void relayed(struct job *job)
 	chunk_ends(c);
 }
 
+static void was_called_back(struct up_chunk *c)
+{
+	haul_chunk_back(c->haul);
+	own_takes_back(c->haul, c->number);
+	chunk_ends(c);
+}
+
 /* It is in the helper's memory. */
 static void begin_relay(struct up_chunk *c)
 {
@@ -319,9 +336,13 @@ static void helper_has(struct up_chunk *c)
 {
 	struct haul *t = c->haul;
 	struct fault why = c->chunk.why;
+	bool failed = c->chunk.result || c->part->given_up || haul_is_over(t);
+	c->part->on_link--;
 	if (!c->chunk.result)
 		fault_set(&why, TRIMS_E_CANCELLED, "called back");
-	if (c->chunk.job.withdrawn || c->chunk.result || haul_is_over(t) || c->part->given_up)
+	if (c->chunk.job.withdrawn && c->part->called_back && !failed)
+		was_called_back(c);
+	else if (c->chunk.job.withdrawn || failed)
 		not_helped(c, &why);
 	else
 		begin_relay(c);
@@ -337,6 +358,7 @@ static void up_done(struct job *job)
 		helper_has(c);
 		return;
 	}
+	c->part->on_link--;
 	if (job->withdrawn)
 		haul_chunk_back(t);
 	else
@@ -375,6 +397,7 @@ static void submit(struct haul *t, struct part *p, uint64_t at)
 		p->filled = true;
 	}
 	p->out++;
+	p->on_link++;
 	t->outstanding++;
 	gpu_flow_submit(p->flow, &c->chunk);
 }
@@ -395,24 +418,32 @@ static bool take_back(struct haul *t)
 {
 	struct upload *u = t->upload;
 	struct part *own = &u->part[0], *most = own;
-	struct trace_load *l = trace_find(&t->image->trace, t->id);
-	struct fault why;
 	for (uint32_t i = 1; i < u->n_parts; i++)
 		if (u->part[i].end - u->part[i].next > most->end - most->next)
 			most = &u->part[i];
 	if (most == own || !may_go(t, most->chunk[most->end - 1]))
 		return false;
 	uint32_t chunk = most->chunk[--most->end];
-	uint64_t bytes = bytes_of(t, chunk);
-	gpu_flow_less(most->flow, bytes);
+	gpu_flow_less(most->flow, bytes_of(t, chunk));
 	most->wants_slot &= most->next < most->end;
-	own->chunk[own->end++] = chunk;
-	if (l)
-		l->taken_back++;
-	metrics_add(M_helper_taken_back, 1);
-	if (part_gets(t, own, bytes, &why))
-		haul_fail(t, &why);
+	own_takes_back(t, chunk);
 	return !haul_is_over(t);
+}
+
+/* The own link has done all it could get: what helpers' links have not begun is called back from those that have more than they work
+ * on.  (Not when it never had any: helpers shall have the time to begin.) */
+static void call_back(struct haul *t)
+{
+	struct upload *u = t->upload;
+	if (u->part[0].out || !u->part[0].next || !upload_has_begun_all(t))
+		return;
+	for (uint32_t i = 1; i < u->n_parts; i++) {
+		struct part *p = &u->part[i];
+		if (p->on_link < 2 || p->called_back || p->given_up)
+			continue;
+		p->called_back = true;
+		gpu_flow_call_back(p->flow);
+	}
 }
 
 static void advance_own(struct haul *t)
@@ -421,8 +452,12 @@ static void advance_own(struct haul *t)
 	const struct layout *l = holding_layout(t->image);
 	const struct segment *to = t->image->copies[t->to];
 	while (p->out < OWN_WINDOW) {
-		if (p->next == p->end && (p->out > TAKE_BACK_AT || !take_back(t)))
+		if (p->next == p->end && p->out > TAKE_BACK_AT)
 			return;
+		if (p->next == p->end && !take_back(t)) {
+			call_back(t);
+			return;
+		}
 		uint32_t chunk = p->chunk[p->next];
 		if (!may_go(t, chunk))
 			return;

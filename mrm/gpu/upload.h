@@ -4,8 +4,8 @@
  * Each link that the plan names has a part of the chunks, and goes through it in the plan's order without regard to the
  * others.  Over another device's link, the helper's, a chunk goes to a slot of that device's staging (peer.h) and is taken from
  * there (relay.h); on that link it ranks a class lower than the load, since those it was made for go first.  When the
- * device's own link has nothing left of its part, it takes chunks that were not begun yet from the ends of the others: a busy
- * helper costs time, never the load.
+ * device's own link has nothing left of its part, it takes chunks that were not begun yet from the ends of the others, and in the
+ * end those that wait for a helper's link: a busy helper costs time, never the load.
  *
  * Where a helper cannot be used, what it was to bring comes over the own link; the haul does not fail by it:
  *   pt-no-such-device  the plan names a device that is not here, or lost

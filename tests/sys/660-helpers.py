@@ -8,13 +8,22 @@ from simgpu import UUIDS, attached, gpu_daemon
 from trimstest import main, test
 
 MIB = 1 << 20
-PAIR = 'device bytes=256M\n' * 2 + 'nvlink 0 1\n'
-FAST, SLOW = 'set speed=unlimited\n', 'set speed=1\n'
-STAGING = 16 * MIB
+FAST = 'set speed=unlimited\n'
+PAIR = FAST + 'device bytes=256M\n' * 2 + 'nvlink 0 1\n'
 
 
-def machine(t, topology=FAST + PAIR, **options):
-    return gpu_daemon(t, topology=topology, pt_staging=options.pop('pt_staging', '64M'), **options)
+def slow(*gbps, size='256M'):
+    """Devices whose links take time, each with an NVLink to the first.  The own link takes what others have not begun: where it is
+    the slow one, they get to their part."""
+    return ('set speed=1\n' + ''.join(f'device bytes={size} gbps={rate}\n' for rate in gbps) +
+            ''.join(f'nvlink 0 {i} gbps=40\n' for i in range(1, len(gbps))))
+
+
+AT_START = 24  # copies between two such devices, by which it is measured
+
+
+def machine(t, topology=PAIR, **options):
+    return gpu_daemon(t, topology=topology, **options)
 
 
 def halves(*helpers, n=8, more=()):
@@ -55,7 +64,7 @@ def link_bytes(daemon):
 @test
 def half_of_a_model_comes_over_a_helper(t):
     tensors = t.model('a', 64 * MIB)
-    daemon = machine(t)
+    daemon = machine(t, slow(0.2, 4))
     lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
     same(t, lease, tensors)
     t.equal(fell_back(daemon), {})
@@ -64,7 +73,7 @@ def half_of_a_model_comes_over_a_helper(t):
 @test
 def several_helpers_have_a_part_each(t):
     tensors = t.model('a', 64 * MIB)
-    daemon = machine(t, FAST + 'device bytes=256M\n' * 4 + ''.join(f'nvlink 0 {i}\n' for i in (1, 2, 3)))
+    daemon = machine(t, slow(0.2, 1, 1, 1))
     uuids = device_uuids(daemon)
     lease = attached(daemon, *uuids).open('a', 'gpu', device=uuids[0], plan=halves(*uuids[1:]))
     same(t, lease, tensors)
@@ -72,12 +81,14 @@ def several_helpers_have_a_part_each(t):
     moved = link_bytes(daemon)
     t.equal(sum(moved), sum(r[5] for r in lease.records))
     t.equal(sum(moved[1:]), lease.helper_bytes())
+    assert all(moved), moved
 
 
 @test
 def two_devices_help_each_other(t):
-    tensors = {name: t.model(name, 64 * MIB) for name in 'ab'}
-    daemon = machine(t)
+    """As far as the demands of their own let them."""
+    tensors = {name: t.model(name, 32 * MIB) for name in 'ab'}
+    daemon = machine(t, slow(0.4, 0.4))
     for _ in range(3):
         clients = [attached(daemon, *UUIDS) for _ in range(2)]
         leases = [client.open(name, 'gpu', wait=False, device=UUIDS[i], plan=halves(UUIDS[1 - i]))
@@ -87,7 +98,6 @@ def two_devices_help_each_other(t):
             lease.close()
             daemon.ctl('evict', name)
     t.equal(fell_back(daemon), {})
-    assert helped(daemon) > 0
 
 
 @test
@@ -109,14 +119,14 @@ def plans_at_random_bring_the_same_bytes(t):
         lease.close()
         t.equal(daemon.ctl('evict', 'a', '--tier', 'gpu').rc, 0)
         t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='gpu') == 0, 'it is gone')
-    assert helped(daemon) > 0 and set(fell_back(daemon)) <= {'no-such-device'}, fell_back(daemon)
+    assert set(fell_back(daemon)) <= {'no-such-device'}, fell_back(daemon)
 
 
 @test
 def a_busy_helper_does_not_hold_the_load_up(t):
-    """Its link is a thousand times slower: the own link takes back what is not begun, from the end."""
+    """Its link is a thousandth of the own one: the own link takes back what is not begun, from the end."""
     tensors = t.model('a', 64 * MIB)
-    daemon = machine(t, SLOW + 'device bytes=256M gbps=50\ndevice bytes=256M gbps=0.1\nnvlink 0 1 gbps=100\n')
+    daemon = machine(t, slow(50, 0.05))
     lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
     same(t, lease, tensors)
     assert chunks(daemon, 'taken-back') > 0
@@ -137,7 +147,7 @@ def release(t):
 def a_slot_is_used_again_only_after_the_copy_from_it(t):
     """The copy from the first of two slots stands still on the device; whatever came into it meanwhile would arrive in its place."""
     tensors = t.model('a', 64 * MIB)
-    daemon = machine(t, FAST + 'device bytes=128M\n' * 2 + 'nvlink 0 1\n', faults='~cuMemcpyPeerAsync:1=stall')
+    daemon = machine(t, slow(0.4, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 1}=stall')
     t.at_end(lambda: release(t))
     client = attached(daemon)
     lease = client.open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
@@ -155,7 +165,7 @@ def a_slot_is_used_again_only_after_the_copy_from_it(t):
 def a_cancelled_load_ends_after_its_last_copy(t):
     """Its memory is nobody else's before."""
     tensors, other = t.model('a', 64 * MIB), t.model('b', 64 * MIB)
-    daemon = machine(t, FAST + 'device bytes=128M\n' * 2 + 'nvlink 0 1\n', faults='~cuMemcpyPeerAsync:1=stall')
+    daemon = machine(t, slow(0.4, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 1}=stall')
     t.at_end(lambda: release(t))
     client = attached(daemon)
     lease = client.open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
@@ -172,11 +182,51 @@ def a_cancelled_load_ends_after_its_last_copy(t):
 
 
 @test
+def a_daemon_killed_between_two_devices_leaves_nothing(t):
+    """It dies as the second copy from staging runs; the next one starts on the same devices."""
+    tensors = t.model('a', 64 * MIB)
+    daemon = machine(t, slow(0.4, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 2}=kill')
+    lease = attached(daemon).open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
+    daemon.process.wait(60)
+    lease.unmap()  # what this process has of it would outlive the daemon
+    daemon.environment.pop('SIMCUDA_FAULTS')
+    daemon.start()
+    for _ in range(2):  # there would be no room for what had been left
+        lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+        same(t, lease, tensors)
+        lease.close()
+        t.equal(daemon.ctl('evict', 'a', '--tier', 'gpu').rc, 0)
+    t.equal(fell_back(daemon), {})
+
+
+def rows_for(daemon, helper):
+    return [row for row in daemon.json('links')['transfers'] if row['device'] == helper]
+
+
+@test
+def on_a_helper_s_link_its_own_demands_go_first(t):
+    t.model('a', 64 * MIB)
+    tensors = t.model('b', 4 * MIB)
+    daemon = machine(t, slow(0.01, 0.1))
+    client = attached(daemon)
+    lease = client.open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
+    t.eventually(lambda: any(row['in_flight'] for row in rows_for(daemon, UUIDS[1])), 'it is on its way')
+    (row,) = rows_for(daemon, UUIDS[1])
+    t.equal((row['model'], row['class'], row['helps']), ('a', 'prefetch', UUIDS[0]))
+    assert '(helps)' in daemon.ctl('links').out
+    other = attached(daemon, UUIDS[1])
+    same(t, other.open('b', 'gpu', device=UUIDS[1]), tensors)
+    (row,) = rows_for(daemon, UUIDS[1])
+    assert row['waited_ns']['demand'] > 0, row
+    lease.close()
+
+
+@test
 def who_cannot_help_is_named(t):
     tensors = t.model('a', 32 * MIB)
     alone = FAST + 'device bytes=256M\n' * 2
-    for topology, staging, helper, reason in ((alone, '64M', UUIDS[1], 'no-peer'), (FAST + PAIR, '0', UUIDS[1], 'no-staging'),
-                                              (FAST + PAIR, '64M', UUIDS[1][:-1] + '9', 'no-such-device')):
+    for topology, staging, helper, reason in ((alone, '64M', UUIDS[1], 'no-peer'), (PAIR, '0', UUIDS[1], 'no-staging'),
+                                              (PAIR, '64M', UUIDS[1][:-1] + '9', 'no-such-device')):
         daemon = machine(t, topology, pt_staging=staging)
         lease = attached(daemon).open('a', 'gpu', plan=halves(helper))
         same(t, lease, tensors)
@@ -189,8 +239,8 @@ def who_cannot_help_is_named(t):
 @test
 def a_helper_that_fails_in_the_middle_costs_no_load(t):
     tensors = t.model('a', 64 * MIB)
-    for fault in ('cuMemcpyPeerAsync:2=1', 'cuMemcpyPeerAsync:1+=1', 'cuMemcpyPeerAsync:3=lose:719@1'):
-        daemon = machine(t, faults=fault)
+    for fault in (f'cuMemcpyPeerAsync:{AT_START + 2}=1', f'cuMemcpyPeerAsync:{AT_START + 1}+=1', f'cuMemcpyPeerAsync:{AT_START + 3}=lose:719@1'):
+        daemon = machine(t, slow(0.4, 4), faults=fault)
         lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
         same(t, lease, tensors)
         t.equal(fell_back(daemon), {'helper-lost': 1}, fault)
@@ -203,8 +253,8 @@ def a_helper_that_fails_in_the_middle_costs_no_load(t):
 @test
 def a_target_that_is_lost_ends_the_load_with_words(t):
     t.model('a', 64 * MIB)
-    for fault in ('~cuMemcpyPeerAsync:2=719', 'cuMemcpyPeerAsync:2=lose:719@0'):
-        daemon = machine(t, faults=fault)
+    for fault in (f'~cuMemcpyPeerAsync:{AT_START + 2}=719', f'cuMemcpyPeerAsync:{AT_START + 2}=lose:719@0'):
+        daemon = machine(t, slow(0.4, 4), faults=fault)
         try:
             attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
             raise AssertionError('it was loaded')

@@ -148,7 +148,7 @@ def helpers_are_who_the_daemon_says_can_help(t):
 @test
 def a_plan_with_helpers_is_carried_out(t):
     tensors = t.model('a', 64 << 20, count=4)
-    daemon = gpu_daemon(t, topology='set speed=1\n' + 2 * 'device bytes=256M gbps=2\n' + 'nvlink 0 1 gbps=40\n')
+    daemon = gpu_daemon(t, topology='set speed=1\n' + 2 * 'device bytes=256M gbps=0.3\n' + 'nvlink 0 1 gbps=40\n')
     layers = [{'name': name, 'bytes': len(data), 'tensors': [name], 'batches': [{'batch': 1, 'exec_ns': 1000}]}
               for name, (_, _, data) in tensors.items()]
     (t.dir / 'profile').write_text(json.dumps({'format': 'trims-profile-1', 'model': 'a', 'layers': layers}))
