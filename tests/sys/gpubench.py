@@ -64,6 +64,8 @@ class Bench:
         self.crc = {name: {tensor: f'{zlib.crc32(data):08x}' for tensor, (_, _, data) in t.model(name, size).items()}
                     for name, size in models}
         self.served, self.stood = None, 0
+        self.staging = 0  # bytes that the daemon keeps on all devices for what goes on to another one
+        self.over = ()  # UUIDs of the device that models are opened on, and of the one over whose link they come
         self.options = {'cuda_driver': DRIVER, 'self_check': 'yes', 'host_bytes': '128M', **options}
 
     def daemon(self, **environment):
@@ -95,9 +97,9 @@ class Bench:
         return found
 
     def until_empty(self, daemon, canaries=1):
-        """What is left on the devices are the daemon's trial allocations."""
+        """What is left on the devices are the daemon's trial allocations, and staging."""
         self.t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='gpu') == 0, 'the device is empty')
-        self.t.eventually(lambda: sum(self.held().values()) <= canaries * CANARY_BYTES,
+        self.t.eventually(lambda: sum(self.held().values()) <= canaries * CANARY_BYTES + self.staging,
                           f'the device is empty: {self.held()}')
         self.t.eventually(lambda: not self.held('h'), 'nor does anybody hold host memory of the driver')
 
