@@ -128,8 +128,8 @@ def without_a_machine_the_daemons_link_counts(t):
     t.equal(daemon.ctl('plan', 'gpt2', '--profile', PROFILES / 'gpt2.json', '--device', 'GPU-none').rc, 1)
 
 
-PAIRS = ('set speed=1\nswitch s gbps=8\nswitch u gbps=8\n' + 2 * 'device bytes=256M gbps=4 switch=s\n' +
-         2 * 'device bytes=256M gbps=4 switch=u\n' + 'nvlink 0 2 gbps=40\nnvlink 1 2 gbps=40\n')
+PAIRS = ('set speed=1\nswitch s gbps=1\nswitch u gbps=1\n' + 2 * 'device bytes=256M gbps=0.4 switch=s\n' +
+         2 * 'device bytes=256M gbps=0.4 switch=u\n' + 'nvlink 0 2 gbps=40\nnvlink 1 2 gbps=40\n')
 
 
 @test
@@ -141,8 +141,7 @@ def helpers_are_who_the_daemon_says_can_help(t):
         got = daemon.json('plan', 'gpt2', '--profile', PROFILES / 'gpt2.json', '--device', uuids[target])
         found = got['plan']['helpers']
         assert len(found) == bool(helpers) and {uuids.index(uuid) for uuid in found} <= set(helpers), (target, found)
-        t.equal(set(got['link_bytes']) >= {uuids[target], *found}, True)
-        t.equal({row['link'] for row in got['plan']['tensors']}, set(range(1 + len(found))))
+        t.equal(max(row['link'] for row in got['plan']['tensors']), len(found))
 
 
 @test
