@@ -5,6 +5,7 @@ TRIMS_FAULT_SHARE=1 tries all of them, and more than one of each."""
 import os
 
 from gpubench import Bench, Refused, Stalled, calls
+from simgpu import UUIDS
 from trimstest import main, test
 
 SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.04 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.02))
@@ -29,7 +30,7 @@ def story(bench, client, faults):
         return got
 
     for name, more in (('a', ()), ('b', ('host',)), ('a', ())):
-        opened = step('open', name, 'nowait', *more)
+        opened = step('open', name, 'nowait', *(bench.over or more))
         if not opened:
             continue
         number = opened[0]
@@ -90,7 +91,7 @@ def start(bench, what, **environment):
         return None
 
 
-def count(bench, who):
+def count(bench, who='daemon'):
     folder = bench.t.dir / 'counts'
     folder.mkdir(exist_ok=True)
     counted = {'SIMCUDA_COUNT': str(folder)}
@@ -221,6 +222,47 @@ def every_call_of_the_daemon_stalled_once(t):
 def every_call_of_a_client_stalled_once(t):
     bench = with_faults(t, 'client', while_others_go_on(in_client), stall)
     assert bench.stood, 'nothing stood still'
+
+
+# What a load over another device's link calls, beside or more often than others do.
+HELPED = ('cuMemcpyPeerAsync', 'cuMemcpyHtoDAsync_v2', 'cuEventRecord', 'cuEventQuery', 'cuEventSynchronize', 'cuStreamSynchronize',
+          'cuCtxSetCurrent', 'cuDeviceCanAccessPeer', 'cuDeviceGetP2PAttribute', 'cuCtxEnablePeerAccess', 'cuCtxDisablePeerAccess',
+          'cuMemAlloc_v2', 'cuMemFree_v2')
+PAIR = 'device bytes=128M gbps=50 context=1M\n' * 2 + 'nvlink 0 1\n'
+
+
+def helper_is_lost(bench, what, script):
+    """The load may be refused or not; the daemon serves its other device, and the next one both."""
+    daemon = start(bench, what, SIMCUDA_FAULTS=script)
+    if daemon:
+        client = bench.puppet(daemon)
+        story(bench, client, True)
+        client.process.kill()
+        host = bench.ctl(daemon, 'open', 'a', '--tier', 'host')
+        assert host.rc == 0, f'{what}: {host}'
+        daemon.stop()
+    daemon = bench.daemon()
+    bench.simcuda(daemon, 'mend', 1)
+    daemon.stop()
+    daemon = bench.daemon()
+    round_trip(bench, daemon, False, f'{what}, mended')
+    daemon.stop()
+
+
+@test
+def every_call_of_a_load_over_a_helper_failed_stalled_or_lost_its_device_once(t):
+    bench = Bench(t, PAIR)
+    bench.over, bench.staging = UUIDS, 2 * (8 << 20)  # a sixteenth of each
+    findings = Findings(bench)
+    counts = count(bench)
+    assert counts['cuMemcpyPeerAsync'] > 0, 'nothing came over the helper'
+    ways = {'failed': (in_daemon, failure), 'stalled': (while_others_go_on(in_daemon), stall),
+            'lost': (helper_is_lost, lambda name, n: f'{name}:{n}=lose:719@1')}
+    for name, n in chosen(t, {name: counts[name] for name in HELPED if name in counts}):
+        for way in ways if SHARE >= 1 else (t.random.choice(list(ways)),):
+            case, script = ways[way]
+            findings.case(f'{name}, call {n}: {way}', case, script(name, n))
+    findings.tell()
 
 
 def mended(bench, daemon, what):

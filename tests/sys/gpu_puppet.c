@@ -3,7 +3,8 @@
  * lose and mend), holds several models, and says what descriptors it has left.
  *
  *	gpu_puppet SOCKET
- *	open MODEL [nowait|wait [UUID|host]]  "ok K hit"; host: by a plan that leaves tensors 1 to 6 there
+ *	open MODEL [nowait|wait [UUID|host [HELPER]]]  "ok K hit"; host: by a plan that leaves tensors 1 to 6 there; HELPER: by
+ *			      one that sends them over that device's link
  *	wait K                stream K           private K      close K
  *	read K                "ok name=crc32 ..." of every tensor's bytes, as the device has them
  *	info K                "ok leased export stream-wait"
@@ -45,20 +46,22 @@ static bool said(int result)
 	return result >= 0;
 }
 
-static void cmd_open(const char *name, const char *how, const char *device)
+static void cmd_open(const char *name, const char *how, const char *device, const char *helper)
 {
 	struct trims_open_options o = {.size = sizeof o, .tier = TRIMS_TIER_GPU, .device = *device ? device : NULL,
 		.flags = strcmp(how, "nowait") ? 0 : TRIMS_OPEN_NO_WAIT};
 	struct trims_info info = {.size = sizeof info};
 	struct trims_plan_entry entries[6];
-	const struct trims_plan plan = {.size = sizeof plan, .entries = entries, .n_entries = ARRAY_LEN(entries)};
+	const struct trims_plan plan = {.size = sizeof plan, .entries = entries, .n_entries = ARRAY_LEN(entries), .helpers = &helper,
+		.n_helpers = *helper != 0};
 	int k = 0;
 	for (uint32_t i = 0; i < ARRAY_LEN(entries); i++)
-		entries[i] = (struct trims_plan_entry){.tensor = i + 1, .place = TRIMS_PLAN_HOST};
-	if (!strcmp(device, "host")) {
+		entries[i] = (struct trims_plan_entry){.tensor = i + 1, .place = *helper ? TRIMS_PLAN_LOAD : TRIMS_PLAN_HOST,
+			.link = *helper != 0};
+	if (!strcmp(device, "host"))
 		o.device = NULL;
+	if (!strcmp(device, "host") || *helper)
 		o.plan = &plan;
-	}
 	while (k < MODELS - 1 && model[k])
 		k++;
 	if (said(trims_open(conn, name, &o, &model[k])))
@@ -164,11 +167,11 @@ static bool of_model(const char *verb, trims_model **m)
 	return true;
 }
 
-static void command(const char *verb, const char *a, const char *b, const char *c)
+static void command(const char *verb, const char *a, const char *b, const char *c, const char *d)
 {
 	int k = atoi(a);
 	if (!strcmp(verb, "open"))
-		cmd_open(a, b, c);
+		cmd_open(a, b, c, d);
 	else if (!strcmp(verb, "fds"))
 		cmd_fds();
 	else if (!strcmp(verb, "lose"))
@@ -189,9 +192,9 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	while (fgets(line, sizeof line, stdin)) {
-		char verb[16] = "", a[512] = "", b[16] = "", c[64] = "";
-		sscanf(line, "%15s %511s %15s %63s", verb, a, b, c);
-		command(verb, a, b, c);
+		char verb[16] = "", a[512] = "", b[16] = "", c[64] = "", d[64] = "";
+		sscanf(line, "%15s %511s %15s %63s %63s", verb, a, b, c, d);
+		command(verb, a, b, c, d);
 		putchar('\n');
 		fflush(stdout);
 	}
