@@ -428,9 +428,12 @@ static void flow_set_bytes(struct linksched *s, struct flow *f, uint64_t bytes, 
 	struct link *l = &s->links[f->link];
 	wait_clock(s, l);
 	guards_accrue(s, l);
+	if (f->late && bytes < f->bytes) { /* to be judged anew */
+		f->late = false;
+		f->due = flow_due(s, f->deadline);
+	}
 	f->bytes = bytes;
 	f->ready = ready;
-	f->late = false; /* to be judged anew */
 	flow_settle(s, f); /* a tiny one goes when all of it is ready */
 	s->kicks |= (uint64_t)1 << f->link;
 	if (f->done < bytes)

@@ -397,10 +397,42 @@ START_TEST(a_flow_can_become_more_or_less)
 }
 END_TEST
 
+static uint64_t late_flows(const struct bed *b)
+{
+	struct linksched_link_view v;
+	ck_assert_int_eq(linksched_link_view(b->s, b->link, &v), 0);
+	return v.late;
+}
+
+/* 26 MB take a millisecond. */
+START_TEST(a_flow_that_is_late_is_so_once_and_in_time_again_when_it_has_less)
+{
+	struct bed b;
+	struct linksched_flow_view last, v;
+	bed_init(&b, &(struct linksched_config){0});
+	uint64_t id = flow_of(&b, LINK_DEMAND, 52 * MIB, b.now + NS_PER_MS, LINKSCHED_ANYBODY);
+	uint64_t later = flow_of(&b, LINK_DEMAND, 8 * MIB, b.now + NS_PER_S, LINKSCHED_ANYBODY);
+	ck_assert_uint_eq(next_flow(&b), later);
+	ck_assert_uint_eq(late_flows(&b), 1);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 56 * MIB, &last), 0);
+	ck_assert_uint_eq(next_flow(&b), later);
+	ck_assert_uint_eq(late_flows(&b), 1);
+	ck_assert_int_eq(linksched_flow_view(b.s, id - 1, &v), 0);
+	ck_assert(v.late);
+	ck_assert_int_eq(linksched_call_back(b.s, b.now, id, 51 * MIB, &last), 0);
+	ck_assert_int_eq(linksched_resize(b.s, b.now, id, 4 * MIB, &last), 0);
+	done(&b, NULL);
+	ck_assert_uint_eq(next_flow(&b), id);
+	ck_assert_uint_eq(late_flows(&b), 1);
+	bed_fini(&b);
+}
+END_TEST
+
 static void pieces(Suite *s)
 {
 	UNIT_CASE(s, "pieces", two_chunks_are_in_flight_and_no_more, pieces_end_at_edges_and_at_what_is_ready,
-		a_trimmed_piece_gives_the_rest_back, a_cancelled_flow_ends_with_its_last_piece, a_flow_can_become_more_or_less);
+		a_trimmed_piece_gives_the_rest_back, a_cancelled_flow_ends_with_its_last_piece, a_flow_can_become_more_or_less,
+		a_flow_that_is_late_is_so_once_and_in_time_again_when_it_has_less);
 }
 
 /* ---- order ---- */
