@@ -71,10 +71,9 @@ static void accept_chunks(struct link *k)
 		struct gpu_flow *f = c->flow;
 		list_add_tail(&job->node, &f->chunks);
 		links_lock(k->all);
-		if (f->cancelled)
-			k->called_back = true;
-		else if (linksched_ready(k->all->sched, clock_now(), f->id, c->bytes))
+		if (!f->cancelled && linksched_ready(k->all->sched, clock_now(), f->id, c->bytes))
 			NEVER(); /* more than the flow was made for */
+		k->called_back |= f->cancelled || f->called_back;
 		links_unlock(k->all);
 	}
 }
@@ -87,7 +86,7 @@ static bool in_flight(const struct link *k, const struct gpu_chunk *c)
 	return false;
 }
 
-/* Under the lock; its chunks that nothing was picked of go home. */
+/* Under the lock; the scheduler hears that the flow has so much less. */
 static void call_back(struct gpu_flow *f, uint64_t bytes)
 {
 	struct linksched_flow_view last;
@@ -100,25 +99,38 @@ static void call_back(struct gpu_flow *f, uint64_t bytes)
 		flow_ended(f, &last);
 }
 
-/* Under the lock.  Those of a cancelled flow, but for what the engine works on; else those of which nothing was picked. */
+/* Under the lock; nobody else's flows are on its link. */
+static bool is_alone(const struct gpu_flow *f)
+{
+	struct linksched_link_view v;
+	int e = linksched_link_view(f->link->all->sched, f->link->index, &v);
+	ASSERT(!e);
+	return v.flows == (f->id ? 1 : 0);
+}
+
+/* Under the lock.  Those of a cancelled flow, but for what the engine works on; of one that was called back likewise where others
+ * would be served before the rest of a chunk, else those of which nothing was picked. */
 static void collect_of(struct link *k, struct gpu_flow *f, struct list *out)
 {
+	bool whole = !f->cancelled && is_alone(f);
 	struct list keep;
 	uint64_t bytes = 0;
 	list_init(&keep);
 	while (!list_empty(&f->chunks)) {
 		struct gpu_chunk *c = list_first(&f->chunks, struct gpu_chunk, job.node);
-		bool stays = f->cancelled ? in_flight(k, c) : c->picked_bytes > 0;
+		bool stays = whole ? c->picked_bytes > 0 : in_flight(k, c);
 		list_del(&c->job.node);
 		list_add_tail(&c->job.node, stays ? &keep : out);
-		bytes += stays ? 0 : c->bytes;
+		if (c->called_back || (stays && whole))
+			continue;
+		c->called_back = true;
+		bytes += c->bytes - c->picked_bytes;
 	}
 	while (!list_empty(&keep)) {
 		struct list *c = keep.next;
 		list_del(c);
 		list_add_tail(c, &f->chunks);
 	}
-	f->called_back = false;
 	call_back(f, bytes);
 }
 
@@ -146,6 +158,13 @@ static void send_called_back(struct link *k)
 		c->job.withdrawn = true;
 		send_home(k, c);
 	}
+}
+
+/* What is to go home went out of the scheduler's sight when it came, or does so here, before the next piece is picked. */
+static void look_for_work(struct link *k)
+{
+	accept_chunks(k);
+	send_called_back(k);
 }
 
 /* ---- pieces ---- */
@@ -312,11 +331,11 @@ static void finish_piece(struct link *k)
 	bool ended = linksched_done(k->all->sched, clock_now(), &x.pick, &last);
 	if (ended)
 		flow_ended(f, &last);
-	bool cancelled = f->cancelled;
+	bool goes = f->cancelled || c->called_back;
 	links_unlock(k->all);
 	if (c->done_bytes == c->bytes) {
 		send_home(k, c);
-	} else if (cancelled && !in_flight(k, c)) {
+	} else if (goes && !in_flight(k, c)) {
 		c->job.withdrawn = true;
 		send_home(k, c);
 	}
@@ -354,7 +373,7 @@ static uint64_t fill(struct link *k)
 {
 	while (k->n_flight < IN_FLIGHT) {
 		struct linksched_pick pick;
-		accept_chunks(k); /* what has come while a piece was copied goes before the next one */
+		look_for_work(k); /* what has come while a piece was copied goes before the next one */
 		uint64_t until = 0, now = clock_now();
 		links_lock(k->all);
 		enum linksched_answer a = linksched_next(k->all->sched, now, k->index, &pick, &until);
@@ -401,8 +420,7 @@ static void serve(struct pool *p, void *worker)
 	struct link *k = worker;
 	k->mine = p;
 	for (;;) {
-		accept_chunks(k);
-		send_called_back(k);
+		look_for_work(k);
 		while (k->n_flight && is_over(k, false))
 			finish_piece(k);
 		bool closing = pool_is_closing(p);
@@ -676,6 +694,14 @@ void gpu_flow_call_back(struct gpu_flow *f)
 	pool_kick(f->link->pool);
 }
 
+bool gpu_flow_is_alone(const struct gpu_flow *f)
+{
+	links_lock(f->link->all);
+	bool alone = is_alone(f);
+	links_unlock(f->link->all);
+	return alone;
+}
+
 void gpu_flow_cancel(struct gpu_flow *f)
 {
 	struct link *k = f->link;
@@ -711,6 +737,7 @@ void gpu_flow_submit(struct gpu_flow *f, struct gpu_chunk *chunk)
 	CHECK_OBJ(f, FLOW_MAGIC);
 	chunk->flow = f;
 	chunk->picked_bytes = chunk->done_bytes = 0;
+	chunk->called_back = false;
 	chunk->result = 0;
 	pool_submit(f->link->pool, &chunk->job);
 }

@@ -28,6 +28,7 @@ struct gpu_chunk {
 	bool registered;       /* host is registered memory; else the bytes go through the submitter's own buffers */
 	/* the submitter's */
 	uint64_t picked_bytes, done_bytes;
+	bool called_back;      /* what was not picked of it will not be */
 	/* the way home; job.withdrawn: called back, nothing is known of its bytes */
 	int result;            /* 0 or -errno with `why` */
 	struct fault why;
@@ -87,8 +88,11 @@ void gpu_flow_less(struct gpu_flow *f, uint64_t bytes);
 void gpu_flow_reclass(struct gpu_flow *f, enum load_class class, uint64_t deadline, uint32_t user);
 /* All it will copy is on the host. */
 void gpu_flow_filled(struct gpu_flow *f);
-/* Its chunks of which nothing was picked yet come home withdrawn, and it has so much less; the others go on. */
+/* Its chunks of which nothing was picked yet come home withdrawn, and it has so much less; those that were begun as well, where
+ * others have something to be copied over the link, or they would wait for those.  What it is given from now on comes home, too. */
 void gpu_flow_call_back(struct gpu_flow *f);
+/* Nobody else has anything to be copied over its link. */
+bool gpu_flow_is_alone(const struct gpu_flow *f);
 /* Its chunks come home, those of which nothing is with the engine at the next piece's edge, withdrawn; no further one is
  * taken. */
 void gpu_flow_cancel(struct gpu_flow *f);

@@ -23,7 +23,7 @@ struct gpu_flow {
 	struct list node;             /* of the link's flows */
 	uint64_t id;                  /* the scheduler's; 0: it is done with it */
 	bool cancelled;
-	bool called_back;             /* what was not begun, once */
+	bool called_back;             /* what was not begun, also what comes later */
 	enum load_class class;        /* with which it is made again when it gets more than it had; */
 	uint64_t deadline;
 	uint32_t user;

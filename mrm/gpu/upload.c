@@ -430,16 +430,16 @@ static bool take_back(struct haul *t)
 	return !haul_is_over(t);
 }
 
-/* The own link has done all it could get: what helpers' links have not begun is called back from those that have more than they work
- * on.  (Not when it never had any: helpers shall have the time to begin.) */
+/* The own link has done all it could get: what helpers' links have not begun is called back.  When it never had any, which is of
+ * loads of a few chunks, a helper's link that nobody else uses has the time to begin. */
 static void call_back(struct haul *t)
 {
 	struct upload *u = t->upload;
-	if (u->part[0].out || !u->part[0].next || !upload_has_begun_all(t))
+	if (u->part[0].out || !upload_has_begun_all(t))
 		return;
 	for (uint32_t i = 1; i < u->n_parts; i++) {
 		struct part *p = &u->part[i];
-		if (p->on_link < 2 || p->called_back || p->given_up)
+		if (!p->on_link || p->called_back || p->given_up || (!u->part[0].next && gpu_flow_is_alone(p->flow)))
 			continue;
 		p->called_back = true;
 		gpu_flow_call_back(p->flow);

@@ -215,6 +215,54 @@ START_TEST(what_was_not_begun_is_called_back_and_the_rest_goes_on)
 }
 END_TEST
 
+/* The loop may have submitted it just before, and the link's thread not have seen it yet. */
+START_TEST(what_comes_to_a_flow_that_was_called_back_goes_home)
+{
+	struct gpu_flow *f = flow(CLASS_PREFETCH, GPU_H2D, 2);
+	ck_assert(gpu_flow_is_alone(f));
+	struct gpu_flow *other = flow(CLASS_DEMAND, GPU_H2D, 1);
+	ck_assert(!gpu_flow_is_alone(f));
+	gpu_flow_call_back(f);
+	submit(other, 0, 0); /* whose thread has looked at what was called back when this is home */
+	until_home(1);
+	submit(f, 1, 1);
+	submit(f, 2, 2);
+	until_home(3);
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(chunks[i].job.withdrawn, i > 0);
+	gpu_flow_free(&f);
+	gpu_flow_free(&other);
+}
+END_TEST
+
+/* A chunk of many pieces; the first one stands still. */
+START_TEST(what_was_begun_is_called_back_where_others_would_be_served_before_the_rest)
+{
+	for (int alone = 0; alone < 2; alone++) {
+		n_home = 0;
+		ck_assert_int_eq(set_script("~cuMemcpyHtoDAsync:1=stall"), 0);
+		struct gpu_flow *f = flow(CLASS_PREFETCH, GPU_H2D, CHUNKS), *other = NULL;
+		chunks[0] = (struct gpu_chunk){.at = gpu_memory_address(memory, 0), .host = host, .bytes = CHUNKS * CHUNK_BYTES,
+			.job = {.done = came_home}};
+		gpu_flow_submit(f, &chunks[0]);
+		while (!stalled())
+			jobs_wait(jobs, NS_PER_MS);
+		if (!alone)
+			other = flow(CLASS_DEMAND, GPU_H2D, 1);
+		gpu_flow_call_back(f);
+		if (other)
+			submit(other, 1, 0);
+		release_all();
+		until_home(alone ? 1 : 2);
+		ck_assert_int_eq(chunks[0].job.withdrawn, !alone);
+		ck_assert_int_eq(chunks[0].done_bytes == CHUNKS * CHUNK_BYTES, alone);
+		ck_assert_uint_gt(chunks[0].done_bytes, 0);
+		gpu_flow_free(&f);
+		gpu_flow_free(&other);
+	}
+}
+END_TEST
+
 START_TEST(a_flow_gets_more_also_when_it_has_ended)
 {
 	struct fault why;
@@ -537,6 +585,8 @@ static void copies(Suite *s)
 	tcase_add_test(t, a_prefetch_that_somebody_waits_for_overtakes_others);
 	tcase_add_test(t, a_cancelled_flow_comes_home_at_the_next_edge);
 	tcase_add_test(t, what_was_not_begun_is_called_back_and_the_rest_goes_on);
+	tcase_add_test(t, what_comes_to_a_flow_that_was_called_back_goes_home);
+	tcase_add_test(t, what_was_begun_is_called_back_where_others_would_be_served_before_the_rest);
 	tcase_add_test(t, a_flow_gets_more_also_when_it_has_ended);
 	tcase_add_test(t, a_copy_that_fails_fails_its_chunk_alone);
 	tcase_add_test(t, pieces_that_the_submitter_copies_itself_are_counted);
