@@ -87,7 +87,7 @@ static bool helper_ends(int probe)
 {
 	struct pollfd p = {.fd = probe, .events = POLLIN};
 	char byte;
-	return poll(&p, 1, 30000) == 1 && recv(probe, &byte, 1, 0) <= 0;
+	return poll(&p, 1, 120000) == 1 && recv(probe, &byte, 1, 0) <= 0;
 }
 
 START_TEST(what_is_kept_is_there_for_the_next)
@@ -158,13 +158,13 @@ START_TEST(garbage_hangs_up_and_harms_nothing)
 	struct keep *k = open_keep("helper", hold_ns);
 	put(k, "good", "as ever");
 	int probe, n = 0;
-	ck_assert_int_eq(seqpacket_connect(path, NS_PER_S, &probe), 0);
+	ck_assert_int_eq(seqpacket_connect(path, 60 * NS_PER_S, &probe), 0);
 	struct helper_msg m = {.op = HELPER_PUT}; /* no descriptor */
 	memset(m.name, 'x', sizeof m.name);       /* no end */
 	ck_assert_int_eq(seqpacket_send(probe, &m, sizeof m, NULL, 0, 0), 0);
 	ck_assert(helper_ends(probe));
 	close(probe);
-	ck_assert_int_eq(seqpacket_connect(path, NS_PER_S, &probe), 0);
+	ck_assert_int_eq(seqpacket_connect(path, 60 * NS_PER_S, &probe), 0);
 	ck_assert_int_eq(seqpacket_send(probe, &n, sizeof n, NULL, 0, 0), 0);
 	ck_assert(helper_ends(probe));
 	close(probe);
@@ -183,7 +183,7 @@ START_TEST(a_helper_that_was_killed_is_a_clear_error)
 	struct ucred peer;
 	socklen_t len = sizeof peer;
 	int probe, fd = memory("lost");
-	ck_assert_int_eq(seqpacket_connect(path, NS_PER_S, &probe), 0);
+	ck_assert_int_eq(seqpacket_connect(path, 60 * NS_PER_S, &probe), 0);
 	ck_assert_int_eq(getsockopt(probe, SOL_SOCKET, SO_PEERCRED, &peer, &len), 0);
 	/* The listener was made by this process, so that is whom the kernel names; the helper is asked for by its own end. */
 	struct helper_msg m = {.op = HELPER_END};
