@@ -617,6 +617,8 @@ static void advance(struct beside_copy *x)
 
 void beside_advance(struct beside *b, const struct holding *img)
 {
+	if (!b)
+		return;
 	list_for_each_safe(it, &b->copies) {
 		struct beside_copy *x = list_entry(it, struct beside_copy, node);
 		if (x->image == img)

@@ -37,7 +37,7 @@ void beside_ask(struct conn *c, uint64_t request, const struct msg_direct *m);
 void beside_left(struct beside *b, uint64_t lease);
 /* That copy (its generation) is gone. */
 void beside_forget(struct beside *b, uint64_t copy);
-/* More of the host copy can be read, perhaps. */
+/* More of the host copy can be read, perhaps.  NULL: nobody is there whom it concerns. */
 void beside_advance(struct beside *b, const struct holding *img);
 
 /* A row for each copy of that model. */

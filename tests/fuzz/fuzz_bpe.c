@@ -99,6 +99,16 @@ static void try_bytes(const char *text)
 	json_decref(j);
 }
 
+/* strndup() would do, but the address sanitizer has it read on to the next zero. */
+static char *text_of(const uint8_t *data, size_t size)
+{
+	char *text = malloc(size + 1);
+	CHECK(text);
+	memcpy(text, data, size);
+	text[size] = 0;
+	return text;
+}
+
 static void try_model(const char *const *names, const uint8_t *data, size_t size)
 {
 	struct files f = {.names = names};
@@ -109,7 +119,7 @@ static void try_model(const char *const *names, const uint8_t *data, size_t size
 		size -= f.bytes[i] + (zero != NULL);
 		data += f.bytes[i] + (zero != NULL);
 	}
-	char *text = strndup((const char *)data, size);
+	char *text = text_of(data, size);
 	CHECK(text);
 	try_files(&f, text, MOST_TOKENS, false);
 	free(text);
@@ -126,7 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	} else if (*data == 'j') {
 		try_model(one, data + 1, size - 1);
 	} else if (*data == 't') {
-		char *text = strndup((const char *)data + 1, size - 1);
+		char *text = text_of(data + 1, size - 1);
 		CHECK(text);
 		try_bytes(text);
 		free(text);
