@@ -142,6 +142,24 @@ def a_busy_helper_does_not_hold_the_load_up(t):
     t.equal((load['helper_bytes'], load['taken_back']), (lease.helper_bytes(), chunks(daemon, 'taken-back')))
 
 
+@test
+def a_load_does_not_wait_for_a_helper_s_demands(t):
+    """All of it is to come over a helper that has a demand of its own to bring, of which it would get a twentieth."""
+    tensors = t.model('a', 12 * MIB)
+    t.model('b', SIZE)
+    daemon = machine(t, slow(5, 0.02))
+    for own in 0, 4:
+        other = attached(daemon, UUIDS[1]).open('b', 'gpu', wait=False, device=UUIDS[1])
+        t.eventually(lambda lease=other: lease.progress()[3], 'the demand is under way')
+        lease = attached(daemon).open('a', 'gpu', plan=wire.plan(*((i, 0, int(i > own)) for i in range(1, 9)), helpers=[UUIDS[1]]))
+        t.equal(other.progress()[1], wire.LOADING)
+        same(t, lease, tensors)
+        for name, held in (('a', lease), ('b', other)):
+            held.close()
+            t.equal(daemon.ctl('evict', name, '--tier', 'gpu').rc, 0)
+    t.equal(fell_back(daemon), {})
+
+
 def stalls(t, daemon, symbol):
     t.eventually(lambda: list((t.dir / 'devices').glob(f'stalled.*.{symbol}')), f'{symbol} stands still')
 
