@@ -63,8 +63,8 @@ int plan_for(const struct trims_plan *plan, uint32_t tier, struct msg_fds *out, 
 	struct trims_plan p;
 	if (!plan)
 		return 0;
-	if (tier != TRIMS_TIER_GPU)
-		return fail(TRIMS_E_BAD_REQUEST, "a plan is for a model on a GPU");
+	if (tier != TRIMS_TIER_GPU && tier != TRIMS_TIER_HOST)
+		return fail(TRIMS_E_BAD_REQUEST, "a plan is for a model on a GPU or, as the order in which it comes, on the host");
 	int r = options_read(&p, sizeof p, plan, "trims_plan");
 	if (r == 0 && (p.n_entries > TRIMS_PLAN_MAX_ENTRIES || p.n_helpers > TRIMS_PLAN_MAX_HELPERS))
 		r = fail(TRIMS_E_BAD_REQUEST, "a plan of %u tensors and %u helpers is too long", p.n_entries, p.n_helpers);

@@ -137,7 +137,7 @@ enum trims_open_flags {
 	TRIMS_OPEN_BACKGROUND = 4 /* stand behind every load that somebody waits for */
 };
 
-/* How a model comes to a GPU: see "Plans" below. */
+/* How a model comes to a GPU, or in which order to the host: see "Plans" below. */
 struct trims_plan;
 
 struct trims_open_options {
@@ -146,7 +146,8 @@ struct trims_open_options {
 	uint32_t flags;      /* enum trims_open_flags */
 	uint64_t timeout_ns; /* for the whole call; 0: none */
 	const char *device;  /* UUID ("GPU-...", "MIG-..."), for TRIMS_TIER_GPU; NULL: any that this process sees */
-	const struct trims_plan *plan; /* for TRIMS_TIER_GPU, read during the call; NULL: all of it, in the order of its tensors */
+	const struct trims_plan *plan; /* for TRIMS_TIER_GPU and TRIMS_TIER_HOST, read during the call; NULL: all of it, in the
+	                                * order of its tensors */
 };
 
 /* Takes a lease on `name` or `name@revision`.  options NULL: the best tier, wait until every byte is there. */
@@ -308,6 +309,8 @@ TRIMS_API int trims_private(trims_model *model, uint32_t index, void **device_ad
  *
  * A plan says which tensors a GPU needs in its own memory and in which order, and which its kernels read where the host tier
  * has them (direct host access): an embedding of which a run touches a few rows is not worth its way over the link.
+ * On TRIMS_TIER_HOST a plan is the order alone: a load that this open begins follows it, and of one that is under way without an
+ * order whatever was not begun comes in it; who learns a model's tensors by opening it opens it again with the order.
  * A plan is a wish about cost, never about results: it is given by whoever makes the daemon load the model on a device, stays
  * with that copy, and other opens, with another plan or none, get the copy as it is.  So do pins, which have no plan: a copy that
  * trims_prefetch() has brought by one is kept as it is, and where a pin itself makes the daemon load, all of the model comes (it

@@ -5,6 +5,7 @@
 
 #include "client/fail.h"
 #include "client/gpu.h"
+#include "shared/image.h"
 
 #include <linux/futex.h>
 #include <string.h>
@@ -25,11 +26,33 @@ static int poisoned(struct progress_page *page)
 	return fail((enum trims_code)code, "%s", *f.text ? f.text : error_text(code));
 }
 
-/* On a device by pieces, else by extents, whose bytes in all only READY vouches for. */
+/* Above the watermark: where a load follows a plan, what is wanted first need not lie first. */
+static bool chunks_landed(trims_model *m, struct progress_page *page, const struct tensor_place *place)
+{
+	const struct mapped_image *im;
+	uint64_t first = 0;
+	if (mapping_image(m->mapping, &im) < 0)
+		return false;
+	for (uint32_t e = 0; e < place->extent; e++)
+		first += (im->extents[e].bytes + IMAGE_CHUNK_BYTES - 1) / IMAGE_CHUNK_BYTES;
+	uint64_t last = first + (place->end - 1) / IMAGE_CHUNK_BYTES;
+	for (uint64_t c = first + place->offset / IMAGE_CHUNK_BYTES; c <= last; c++)
+		if (c >= PROGRESS_MAX_CHUNKS || !(atomic_load_explicit(&page->chunk[c / 64], memory_order_acquire) >> c % 64 & 1))
+			return false;
+	return true;
+}
+
+static bool has_landed_on_host(trims_model *m, struct progress_page *page, const struct tensor_place *place)
+{
+	return atomic_load_explicit(&page->watermark[place->extent], memory_order_acquire) >= place->end ||
+		chunks_landed(m, page, place);
+}
+
+/* On a device by pieces, else by extents and chunks; of all bytes in all only READY vouches for those. */
 static bool has_landed(trims_model *m, struct progress_page *page, const struct tensor_place *place)
 {
 	if (!m->gpu)
-		return place && atomic_load_explicit(&page->watermark[place->extent], memory_order_acquire) >= place->end;
+		return place && has_landed_on_host(m, page, place);
 	for (struct gpu_need need = {0}; gpu_next(m, place, &need);)
 		if (atomic_load_explicit(&page->watermark[need.piece], memory_order_acquire) < need.bytes)
 			return false;

@@ -10,6 +10,7 @@
 #include "mrm/gpu/beside.h"
 #include "mrm/gpu/integrity.h"
 #include "mrm/gpu/session.h"
+#include "mrm/haul.h"
 #include "mrm/holding.h"
 #include "mrm/plans.h"
 #include "mrm/profiles.h"
@@ -129,6 +130,9 @@ static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32
 	req->tier = (enum tier_kind)tier;
 	ask(d->cache, clock_now(), req);
 	engine_pump(d);
+	struct holding *img = req->plan ? holding_by_model(d, cache_find(d->cache, name)) : NULL;
+	if (img)
+		haul_arrange(img, req->plan);
 }
 
 /* The plan that came with a request, if any; one that cannot be meant for this model is refused while there is somebody to

@@ -489,6 +489,44 @@ static void take_order(struct haul *t, uint64_t plan)
 		order_by(t, plan);
 }
 
+/* What has been begun stands first, as it was: in image order. */
+static void keep_begun(const struct haul *t)
+{
+	uint32_t n = holding_layout(t->image)->n_chunks, at = t->next;
+	uint32_t *rest = malloc(n * sizeof *rest);
+	ASSERT(rest);
+	for (uint32_t i = 0, k = 0; i < n; i++)
+		if (t->order[i] >= t->next)
+			rest[k++] = t->order[i];
+	for (uint32_t i = 0; i < at; i++)
+		t->order[i] = i;
+	memcpy(t->order + at, rest, (n - at) * sizeof *rest);
+	free(rest);
+}
+
+/* Not one that follows a download to disk: it would wait for chunks that come last there. */
+static bool can_be_arranged(const struct haul *t)
+{
+	return fills_host(t) && !t->order && !haul_is_over(t) && t->stage < STAGE_FINISH &&
+		t->next < holding_layout(t->image)->n_chunks && !leader_of(t);
+}
+
+void haul_arrange(struct holding *img, uint64_t plan)
+{
+	struct haul *t;
+	for (size_t at = 0; (t = idmap_next(&img->daemon->hauls, &at));) {
+		if (t->image != img || !can_be_arranged(t))
+			continue;
+		order_by(t, plan);
+		struct trace_load *l = trace_of(t);
+		if (!t->order)
+			continue;
+		keep_begun(t);
+		if (l)
+			l->plan = plan;
+	}
+}
+
 static void begin_trace(struct haul *t, const struct cache_effect *fx)
 {
 	struct trace_load *l = trace_begin(&t->image->trace, t->id);

@@ -320,6 +320,15 @@ bool segment_populate(struct segment *c, const struct layout *l, uint32_t chunk,
 	return good || !huge;
 }
 
+/* Loads that follow a plan leave holes, which a watermark stops at. */
+static bool tell_chunk(const struct segment *c, struct progress_page *p, uint32_t chunk)
+{
+	if (!c->extents || chunk >= PROGRESS_MAX_CHUNKS)
+		return false;
+	atomic_fetch_or_explicit(&p->chunk[chunk / 64], (uint64_t)1 << chunk % 64, memory_order_release);
+	return true;
+}
+
 void segment_set_readable(struct segment *c, const struct layout *l, uint32_t chunk)
 {
 	ASSERT(c->pieces && c->landed[chunk]);
@@ -334,10 +343,11 @@ void segment_set_readable(struct segment *c, const struct layout *l, uint32_t ch
 	const struct image_piece *v = &c->pieces->v[i];
 	while (c->edge[i] < v->first + v->n && c->readable[c->edge[i]])
 		c->edge[i]++;
-	if (c->edge[i] == before)
-		return;
-	atomic_store_explicit(&p->watermark[i], watermark_of(c, l, i), memory_order_release);
-	wake_all(p);
+	bool told = tell_chunk(c, p, chunk);
+	if (c->edge[i] > before)
+		atomic_store_explicit(&p->watermark[i], watermark_of(c, l, i), memory_order_release);
+	if (told || c->edge[i] > before)
+		wake_all(p);
 }
 
 void segment_set_helped(struct segment *c, const struct layout *l, uint32_t chunk)

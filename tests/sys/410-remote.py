@@ -206,6 +206,39 @@ def chunks_asked(server, name):
 
 
 @test
+def a_load_under_way_takes_the_order_of_whoever_has_one(t):
+    """Eight tensors of 8 MiB; once the first chunks are asked for somebody comes who wants the last one first."""
+    tensors = t.model('a', 64 * MIB)
+    server = remote.Server(t, t.models_dir)
+    asked, arranged = threading.Event(), threading.Event()
+
+    def hold(request):
+        first = (request.range(1 << 60) or (0, 0))[0] if request.is_weights else 0
+        if first and not arranged.is_set():
+            asked.set()
+            arranged.wait()
+        elif 24 * MIB < first < 52 * MIB:  # behind what was begun, before the last one
+            server.released.wait()
+        return False
+    server.fault = hold
+    t.at_end(arranged.set)
+    daemon = t.daemon(sources=[server.url], connections=2, stall_timeout='1h')
+    lease = daemon.client().open('a', 'host', wait=False)
+    assert asked.wait(PATIENCE), 'it comes'
+    order = wire.plan(*((i, 0) for i in (8, 7, 6, 5, 4, 3, 2, 1)))
+    other = daemon.client()
+    t.equal(other.open('a', 'host', wait=False, plan=order).opened['copy'], lease.opened['copy'])
+    (load,) = [row for row in daemon.json('trace', 'a')['loads'] if row['to'] == 'host']
+    assert load.get('plan'), load
+    arranged.set()
+    t.eventually(lambda: lease.chunk_has_landed(15), 'the last chunk is there before those in the middle')
+    assert not lease.chunk_has_landed(8)
+    other.open('a', 'host', wait=False, plan=wire.plan((4, 0))).close()  # one order is enough
+    server.released.set()
+    t.equal(models.digests(lease.wait().tensors()), models.digests(tensors))
+
+
+@test
 def a_model_that_is_wanted_on_two_tiers_at_once_is_downloaded_once(t):
     server = remote.Server(t, t.models_dir)
     asked = threading.Event()

@@ -71,17 +71,19 @@ def modes_on_the_host_give_the_same_bits(t):
 
 @test
 def a_pipeline_runs_ahead_of_the_load(t):
-    """What the net does not use never comes, and the result is there all the same."""
+    """What the net does not use never comes, and the result is there all the same; the daemon knows the order of execution."""
     model = reference.Bert(t.random, hidden=192, layers=2)
-    model.add('unused.weight', 3 * MIB)
+    model.add('unused.weight', 6 * MIB)
     model.write(t.models_dir / 'a')
     server = remote.Server(t, t.models_dir)
-    server.fault = remote.stall(after=0, beyond=len(model.safetensors(list(model.stored))) - 8 * MIB)
+    server.fault = remote.stall(after=0, beyond=len(model.safetensors(list(model.stored))) - 20 * MIB)
     daemon = t.daemon(sources=[server.url], stall_timeout='1h', connections=1)
     want = private(t, daemon, 'a')['digest']
     got = infer(t, daemon, 'a', '--mode', 'pipeline')
     t.equal(got['digest'], want)
     t.equal(got['hit'], False)
+    (load,) = [row for row in daemon.json('trace', 'a')['loads'] if row['to'] == 'host']
+    assert load.get('plan'), load
     resident = t.spawn(*command(daemon, 'a'))
     assert server.reached.wait(PATIENCE), 'something is still missing'
     server.released.set()

@@ -297,6 +297,11 @@ class Lease:
         _, _, wake, state, error, _, _, _, landed = struct.unpack_from('<6I3Q', head)
         return wake, state, ERRORS[error], landed, head[1088:1600].split(b'\0')[0].decode()
 
+    def chunk_has_landed(self, chunk):
+        """Below the watermark or not; tier host."""
+        word, = struct.unpack('<Q', ctypes.string_at(self.page + 1608 + chunk // 64 * 8, 8))
+        return bool(word >> chunk % 64 & 1)
+
     def helper_bytes(self):
         """How many came over other devices' links."""
         return struct.unpack('<Q', ctypes.string_at(self.page + 1600, 8))[0]

@@ -227,6 +227,12 @@ START_TEST(a_tensor_is_there_when_its_watermark_is)
 	ck_assert_int_eq(trims_wait_tensor(m, 0, 0), 0);
 	ck_assert_int_eq(trims_wait_tensor(m, 1, 0), -TRIMS_E_TIMED_OUT);
 	ck_assert_int_eq(trims_wait_tensor(m, 3, 0), 0); /* it is empty */
+	ck_assert_int_eq(trims_wait_tensor(m, 2, 0), -TRIMS_E_TIMED_OUT);
+	atomic_store(&copies[1].p->chunk[0], 1u << 2);
+	ck_assert_int_eq(trims_wait_tensor(m, 2, 0), -TRIMS_E_TIMED_OUT);
+	atomic_store(&copies[1].p->chunk[0], 1u << 1); /* the second extent begins with it, and there is a hole before */
+	ck_assert_int_eq(trims_wait_tensor(m, 2, 0), 0);
+	ck_assert_int_eq(trims_wait_tensor(m, 1, 0), -TRIMS_E_TIMED_OUT);
 	ck_assert_int_eq(trims_wait(m, 0), -TRIMS_E_TIMED_OUT);
 	ck_assert_int_eq(trims_progress(m, &p), 0);
 	ck_assert_uint_eq(p.state, TRIMS_STATE_LOADING);

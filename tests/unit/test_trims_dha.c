@@ -653,7 +653,7 @@ START_TEST(a_plan_that_makes_no_sense_is_refused_here)
 	struct trims_plan_entry entries[] = {{.tensor = 1}, {.tensor = 2}};
 	struct trims_plan plan = {.size = sizeof plan, .entries = entries, .n_entries = 2};
 	all_ready();
-	ck_assert_int_eq(try_plan(&plan, TRIMS_TIER_HOST), -TRIMS_E_BAD_REQUEST);
+	ck_assert_int_eq(try_plan(&plan, TRIMS_TIER_DISK), -TRIMS_E_BAD_REQUEST);
 	ck_assert_int_eq(try_plan(&plan, TRIMS_TIER_ANY), -TRIMS_E_BAD_REQUEST);
 	int opens = fake.opens;
 	entries[1].tensor = 1;

@@ -350,6 +350,8 @@ static json_t *tell(const struct infer *f)
 			"helper_bytes", (json_int_t)info.helper_bytes,
 			"direct_tensors", (int)info.direct_tensors, "direct_bytes", (json_int_t)info.direct_bytes, "staged_tensors",
 			(int)info.staged_tensors, "staged_bytes", (json_int_t)info.staged_bytes, "note", info.note));
+	if (f->r->mode == MODE_PIPELINE && *info.note)
+		json_object_set_new(j, "order_note", json_string(info.note));
 	if (f->layers)
 		json_object_set(j, "layers", f->layers);
 	if (f->s.backend->note[0])

@@ -42,7 +42,8 @@ static bool is_only_table(const struct net *net, uint32_t tensor)
 	return true;
 }
 
-static int make_usual(const struct net *net, uint32_t n_tensors, struct plan_file *out, struct fault *why)
+/* direct: tables are read from the host. */
+static int make_usual(const struct net *net, uint32_t n_tensors, bool direct, struct plan_file *out, struct fault *why)
 {
 	uint8_t *seen = calloc(n_tensors + 1, 1);
 	out->entries = calloc(n_tensors + 1, sizeof *out->entries);
@@ -54,7 +55,8 @@ static int make_usual(const struct net *net, uint32_t n_tensors, struct plan_fil
 				continue;
 			out->entries[n++] = (struct trims_plan_entry){
 				.tensor = tensor,
-				.place = net->layers[i].op == OP_EMBED && is_only_table(net, tensor) ? TRIMS_PLAN_HOST : TRIMS_PLAN_LOAD,
+				.place = direct && net->layers[i].op == OP_EMBED && is_only_table(net, tensor) ? TRIMS_PLAN_HOST
+													    : TRIMS_PLAN_LOAD,
 				.step = (uint16_t)MIN(i, (uint32_t)UINT16_MAX),
 			};
 		}
@@ -94,9 +96,21 @@ int planned_make(const struct planned_wish *wish, const struct net *net, trims_m
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s follows a plan: name it with --plan", wish->mode);
 	if (trims_tensor_count(table, &n))
 		return fault_set(why, (enum trims_code)trims_last_error()->code, "%s", trims_last_error()->text);
-	int r = wish->file ? read_file(wish, table, out, why) : make_usual(net, n, out, why);
+	int r = wish->file ? read_file(wish, table, out, why) : make_usual(net, n, true, out, why);
 	if (!r)
 		r = check(wish, &out->plan, why);
+	if (r)
+		plan_file_fini(out);
+	return r;
+}
+
+int planned_order(const struct net *net, trims_model *table, struct plan_file *out, struct fault *why)
+{
+	uint32_t n = 0;
+	*out = (struct plan_file){0};
+	if (trims_tensor_count(table, &n))
+		return fault_set(why, (enum trims_code)trims_last_error()->code, "%s", trims_last_error()->text);
+	int r = make_usual(net, n, false, out, why);
 	if (r)
 		plan_file_fini(out);
 	return r;

@@ -17,5 +17,7 @@ struct planned_wish {
 /* table: the model, open on any tier, for its tensors' numbers.  BAD_REQUEST: no such plan, or one that is for another mode. */
 int planned_make(const struct planned_wish *wish, const struct net *net, trims_model *table, struct plan_file *out,
 	struct fault *why);
+/* All of it is loaded, in the order in which the net's layers run. */
+int planned_order(const struct net *net, trims_model *table, struct plan_file *out, struct fault *why);
 
 #endif

@@ -28,6 +28,7 @@ struct weights {
 	const struct net *net;
 	struct bound *layers;
 	struct weights_times times;
+	struct fault unordered; /* bytes come in the order of the files, though that of execution was asked for; code NONE: not so */
 	struct fault unread; /* a file of the model that could not be asked for; code NONE: there was none */
 	bool waited;  /* mode resident: for all of it */
 	bool settled; /* a pass has come through, and everything it used was there */
@@ -270,6 +271,25 @@ static int bind_layer(struct weights *w, uint32_t i, struct fault *why)
 	return 0;
 }
 
+/* A file has its tensors by name, a pass that runs ahead of the load wants them as its layers come: the names are known once the
+ * model is open, so it is opened once more with the order.  A wish: without it the pass waits longer. */
+static void ask_for_order(struct weights *w)
+{
+	struct trims_info info = {.size = sizeof info};
+	struct plan_file order;
+	if (w->options.mode != MODE_PIPELINE || w->options.device || w->private || trims_info(w->model, &info) || info.hit)
+		return;
+	if (planned_order(w->net, w->model, &order, &w->unordered))
+		return;
+	struct trims_open_options options = {.size = sizeof options, .tier = TRIMS_TIER_HOST, .flags = TRIMS_OPEN_NO_WAIT,
+		.plan = &order.plan};
+	trims_model *again = NULL;
+	if (trims_open(w->conn, w->options.model, &options, &again))
+		fail_trims(&w->unordered);
+	trims_close(&again);
+	plan_file_fini(&order);
+}
+
 int weights_bind(struct weights *w, struct backend *b, const struct net *net, struct fault *why)
 {
 	w->backend = b;
@@ -284,6 +304,8 @@ int weights_bind(struct weights *w, struct backend *b, const struct net *net, st
 		r = open_planned(w, why);
 	for (uint32_t i = 0; !r && i < net->n_layers; i++)
 		r = bind_layer(w, i, why);
+	if (!r)
+		ask_for_order(w);
 	return r;
 }
 
@@ -409,6 +431,9 @@ struct weights_info weights_info(const struct weights *w)
 		.direct_tensors = info.direct_tensors + info.numa_tensors + info.trusted_tensors,
 		.staged_tensors = info.staged_tensors,
 	};
-	memcpy(out.note, info.place_note, sizeof out.note);
+	if (w->unordered.code)
+		snprintf(out.note, sizeof out.note, "not in the order of execution: %.200s", w->unordered.text);
+	else
+		memcpy(out.note, info.place_note, sizeof out.note);
 	return out;
 }

@@ -79,7 +79,8 @@ struct weights_info {
 	uint64_t device_bytes, direct_bytes, staged_bytes;
 	uint64_t helper_bytes;                   /* of device_bytes, what came over other devices' links */
 	uint32_t direct_tensors, staged_tensors; /* read from the host by the device, or from a copy of this process for want of it */
-	char note[256];                          /* the way they are read, unless all are registered, and why */
+	char note[256];                          /* the way they are read, unless all are registered, and why; mode pipeline: why
+	                                          * bytes do not come in the order of execution */
 };
 struct weights_info weights_info(const struct weights *w);
 
