@@ -130,9 +130,9 @@ static void ask_brain(struct conn *c, uint64_t request, const char *name, uint32
 	req->tier = (enum tier_kind)tier;
 	ask(d->cache, clock_now(), req);
 	engine_pump(d);
-	struct holding *img = req->plan ? holding_by_model(d, cache_find(d->cache, name)) : NULL;
+	struct holding *img = req->plan && !req->only_resident ? holding_by_model(d, cache_find(d->cache, name)) : NULL;
 	if (img)
-		haul_arrange(img, req->plan);
+		haul_arrange(img, req->plan, tier == TIER_GPU);
 }
 
 /* The plan that came with a request, if any; one that cannot be meant for this model is refused while there is somebody to

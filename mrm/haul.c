@@ -8,6 +8,7 @@
 #include "mrm/finish.h"
 #include "mrm/gpu/beside.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/gpu.h"
 #include "mrm/gpu/session.h"
 #include "mrm/gpu/upload.h"
 #include "mrm/plans.h"
@@ -464,29 +465,21 @@ static void copy_order(struct haul *t, const struct pieces *p)
 	memcpy(t->order, p->order, bytes);
 }
 
-static void order_by(struct haul *t, uint64_t number)
+static void order_by(struct haul *t, uint64_t number, bool device)
 {
 	struct plan *plan = plans_get(t->daemon->plans, number);
-	struct pieces *p = NULL;
-	struct fault why;
-	if (plan && !plans_pieces(t->daemon, holding_layout(t->image), plan, &p, &why))
-		copy_order(t, p);
-	pieces_free(&p);
+	if (plan)
+		t->order = plans_host_order(t->daemon, holding_layout(t->image), plan, device);
 	plan_put(&plan);
 }
 
 /* A load of a device, and those on the way there, go by the order of its plan. */
 static void take_order(struct haul *t, uint64_t plan)
 {
-	const struct segment *goal = t->way == WAY_HOST_GPU ? t->image->copies[t->to] : NULL;
-	for (size_t i = t->daemon->tier_gpu; !goal && fills_host(t) && plan && i < CACHE_MAX_TIERS; i++) {
-		const struct segment *c = t->image->copies[i];
-		goal = c && c->plan && c->plan->number == plan ? c : NULL;
-	}
-	if (goal)
-		copy_order(t, goal->pieces);
+	if (t->way == WAY_HOST_GPU)
+		copy_order(t, t->image->copies[t->to]->pieces);
 	else if (fills_host(t) && plan)
-		order_by(t, plan);
+		order_by(t, plan, gpu_count(t->daemon->gpu) > 0);
 }
 
 /* What has been begun stands first, as it was: in image order. */
@@ -511,17 +504,17 @@ static bool can_be_arranged(const struct haul *t)
 		t->next < holding_layout(t->image)->n_chunks && !leader_of(t);
 }
 
-void haul_arrange(struct holding *img, uint64_t plan)
+void haul_arrange(struct holding *img, uint64_t plan, bool device)
 {
 	struct haul *t;
 	for (size_t at = 0; (t = idmap_next(&img->daemon->hauls, &at));) {
 		if (t->image != img || !can_be_arranged(t))
 			continue;
-		order_by(t, plan);
-		struct trace_load *l = trace_of(t);
+		order_by(t, plan, device);
 		if (!t->order)
 			continue;
 		keep_begun(t);
+		struct trace_load *l = trace_of(t);
 		if (l)
 			l->plan = plan;
 	}

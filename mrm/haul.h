@@ -55,8 +55,8 @@ struct haul {
 /* Starts; failures are reported to the brain like any other end. */
 void haul_start(struct daemon *d, const struct cache_effect *fx);
 void haul_cancel(struct daemon *d, uint64_t id);
-/* A load of the host copy that follows no plan does so from here on, with what has not been begun. */
-void haul_arrange(struct holding *img, uint64_t plan);
+/* A load of the host copy that follows no plan does so from here on, with what has not been begun.  device: one is filled from it. */
+void haul_arrange(struct holding *img, uint64_t plan, bool device);
 void haul_reclass(struct daemon *d, const struct cache_effect *fx);
 struct haul *haul_find(struct daemon *d, uint64_t id);
 /* More of what it brings can be read (or all): hauls that follow it go on. */

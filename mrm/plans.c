@@ -220,6 +220,19 @@ int plans_pieces(struct daemon *d, const struct layout *l, const struct plan *pl
 	return pieces_build(out, l, fits ? plan->head : NULL, wants_whole_runs(d), why);
 }
 
+uint32_t *plans_host_order(struct daemon *d, const struct layout *l, const struct plan *plan, bool device)
+{
+	struct pieces *p = NULL;
+	struct fault why;
+	if (plan_check_model(plan->head, l->n_tensors, &why) || (device && plans_pieces(d, l, plan, &p, &why)))
+		return NULL;
+	uint32_t *order = calloc(MAX(l->n_chunks, 1u), sizeof *order);
+	if (order && pieces_host_order(l, plan->head, p, order))
+		free(STEAL(order));
+	pieces_free(&p);
+	return order;
+}
+
 /* Cutting a large model takes milliseconds. */
 static bool measure(struct daemon *d, const struct holding *img, const struct plan *plan, struct cache_device_size *out)
 {

@@ -46,6 +46,9 @@ struct plan *plans_get(struct plans *p, uint64_t number);
 void plan_put(struct plan **p);
 
 /* How a model is cut by a plan (NULL, or one that does not fit: none) for devices of this daemon. */
+/* In which order the host's copy comes by it (pieces_host_order()); device: one is filled from there.  A new array, or NULL: the
+ * plan does not fit, or there is no memory: image order. */
+uint32_t *plans_host_order(struct daemon *d, const struct layout *l, const struct plan *plan, bool device);
 int plans_pieces(struct daemon *d, const struct layout *l, const struct plan *plan, struct pieces **out, struct fault *why);
 /* For struct cache_config; ctx is the daemon. */
 void plans_ref(void *ctx, uint64_t number, int change);

@@ -28,6 +28,7 @@ struct cutter {
 	uint32_t *ranked;    /* [n_loaded] chunks by rank */
 	uint32_t n_loaded;
 	bool whole_runs, cut_head;
+	bool all;            /* what is read from the host counts as loaded */
 	uint32_t min;        /* chunks before a change of order or link counts */
 };
 
@@ -41,7 +42,7 @@ static void place_tensor(struct cutter *k, const struct tensor *t, uint32_t plac
 	uint32_t end = base + (uint32_t)((t->offset + t->bytes - 1) / IMAGE_CHUNK_BYTES);
 	for (uint32_t c = base + (uint32_t)(t->offset / IMAGE_CHUNK_BYTES); c <= end; c++) {
 		struct chunk *x = &k->chunk[c];
-		if (dha) {
+		if (dha && !k->all) {
 			x->host = true;
 		} else if (place < x->first) {
 			x->first = place;
@@ -238,23 +239,58 @@ static int collect_links(const struct cutter *k, struct pieces *p)
 	return p->link ? 0 : -ENOMEM;
 }
 
+/* Each chunk's use, and the order of those that are loaded. */
+static int rank_all(struct cutter *k)
+{
+	for (uint32_t c = 0; c < k->l->n_chunks; c++)
+		k->chunk[c].first = NEVER_LOADED;
+	int e = place_tensors(k);
+	if (e)
+		return e;
+	place_rest(k);
+	rank(k);
+	return 0;
+}
+
 static int by_plan(const struct layout *l, const struct plan_head *plan, bool whole_runs, struct pieces *p)
 {
 	OWN_MEM struct chunk *chunk = calloc(l->n_chunks, sizeof *chunk);
 	OWN_MEM uint32_t *ranked = calloc(l->n_chunks, sizeof *ranked);
 	struct cutter k = {.l = l, .plan = plan, .chunk = chunk, .ranked = ranked, .whole_runs = whole_runs};
-	if (!chunk || !ranked)
-		return -ENOMEM;
-	for (uint32_t c = 0; c < l->n_chunks; c++)
-		chunk[c].first = NEVER_LOADED;
-	int e = place_tensors(&k);
+	int e = chunk && ranked ? rank_all(&k) : -ENOMEM;
 	if (e)
 		return e;
-	place_rest(&k);
-	rank(&k);
 	settle(&k);
 	collect_all(&k, p);
 	return collect_links(&k, p);
+}
+
+/* The device's chunks in its order; each of the others before the first of them that is used later. */
+static void merge(const struct cutter *k, const struct pieces *p, uint32_t *order)
+{
+	uint32_t n = k->l->n_chunks, n_device = pieces_chunks(p, p->n_plan), device = 0;
+	for (uint32_t i = 0, at = 0; at < n;) {
+		while (i < n && p->of_chunk[k->ranked[i]] < p->n_plan)
+			i++;
+		bool host = i < n && (device == n_device || i < k->chunk[pieces_chunk(p, device)].rank);
+		order[at++] = host ? k->ranked[i++] : pieces_chunk(p, device++);
+	}
+}
+
+int pieces_host_order(const struct layout *l, const struct plan_head *plan, const struct pieces *p, uint32_t *order)
+{
+	OWN_MEM struct chunk *chunk = calloc(MAX(l->n_chunks, 1u), sizeof *chunk);
+	OWN_MEM uint32_t *ranked = calloc(MAX(l->n_chunks, 1u), sizeof *ranked);
+	struct cutter k = {.l = l, .plan = plan, .chunk = chunk, .ranked = ranked, .all = true};
+	int e = chunk && ranked ? rank_all(&k) : -ENOMEM;
+	if (e)
+		return e;
+	ASSERT(k.n_loaded == l->n_chunks);
+	if (p)
+		merge(&k, p, order);
+	else
+		memcpy(order, ranked, l->n_chunks * sizeof *order);
+	return 0;
 }
 
 static void by_extent(const struct layout *l, struct pieces *p)

@@ -34,6 +34,10 @@ struct pieces {
 int pieces_build(struct pieces **out, const struct layout *l, const struct plan_head *plan, bool whole_runs,
 	struct fault *why);
 void pieces_free(struct pieces **p);
+/* In which order the host's copy gets order[n_chunks]: that of their first use, wherever they are read from then.  p: pieces by
+ * the same plan, of a device that is filled from there: its chunks come in its order, the others in between; NULL: nothing waits for
+ * them.  -ENOMEM. */
+int pieces_host_order(const struct layout *l, const struct plan_head *plan, const struct pieces *p, uint32_t *order);
 
 /* What the first n pieces take, each rounded up to what a device gives out. */
 uint64_t pieces_bytes(const struct pieces *p, uint32_t n, uint64_t granularity);

@@ -3,8 +3,8 @@
  *
  * Order of an update: chunks and watermarks (release), then `wake` + 1, then FUTEX_WAKE.  A reader that saw watermark[e] >= end of
  * a tensor, or on tier host all of its chunks, may read those bytes.  On tier gpu a watermark is a piece's (gpu_handle.h), not an extent's.  `state` only moves LOADING -> READY or LOADING -> POISONED; after READY every
- * watermark equals its extent's bytes.  POISONED: the load failed, `error` says why, bytes under the watermarks stay
- * valid, nothing more will arrive. */
+ * watermark equals its extent's bytes.  POISONED: the load failed, `error` says why, bytes under the watermarks and
+ * in marked chunks stay valid, nothing more will arrive. */
 #ifndef SHARED_PROGRESS_H
 #define SHARED_PROGRESS_H
 

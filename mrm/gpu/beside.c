@@ -45,7 +45,9 @@ struct user {
 struct beside_copy {
 	struct list node;
 	struct beside *all;
-	struct holding *image;    /* referenced */
+	struct holding *image;    /* it is there as long as the copy on the device, until this is dropped: no reference, which
+	                           * those who wait until nobody works on the model would wait for */
+	struct image_desc *desc;  /* referenced: whose layout it is */
 	const struct layout *layout;
 	uint64_t number, of;      /* its own, and of the copy on a device: the generation */
 	uint8_t tier;             /* of that */
@@ -62,6 +64,8 @@ struct beside_copy {
 	struct list holders, waiting;
 	uint32_t n_had;           /* users who let go of it since it was compared last; beyond HAD_MAX they only count */
 	uid_t had[HAD_MAX];
+	uint32_t n_was;           /* those on whose account it is being compared */
+	uid_t was[HAD_MAX];
 	struct job job;
 	char label[128];
 	int result;
@@ -250,7 +254,7 @@ static void copy_end(struct beside_copy *x)
 	book(b);
 	list_del(&x->node);
 	pieces_free(&x->pieces);
-	holding_put(&x->image);
+	image_desc_free(&x->desc);
 	free(x->want);
 	free(x);
 }
@@ -353,12 +357,14 @@ static void add_user(struct beside_copy *x, struct conn *c, uint64_t request, ui
 	list_add_tail(&u->node, &x->waiting);
 }
 
+/* First it goes, then it is told: a reply may end its connection, and with that whatever the lease has here. */
 static void refuse(struct user *u, const struct fault *why)
 {
 	struct conn *c = server_conn(u->copy->all->daemon->server, u->conn);
-	if (c && conn_redeem(c, u->ticket))
-		conn_reply_fault(c, u->request, why->code, why->text);
+	uint64_t request = u->request, ticket = u->ticket;
 	user_free(u);
+	if (c && conn_redeem(c, ticket))
+		conn_reply_fault(c, request, why->code, why->text);
 }
 
 static void refuse_all(struct beside_copy *x, const struct fault *why)
@@ -416,6 +422,7 @@ static bool has_already(const struct user *u)
 	return other;
 }
 
+/* Last of all it is told: neither it nor its neighbours need be there afterwards. */
 static void answer(struct user *u)
 {
 	struct beside_copy *x = u->copy;
@@ -425,14 +432,15 @@ static void answer(struct user *u)
 		return;
 	}
 	metrics_add(x->way == GPU_DIRECT_NUMA ? M_direct_opens_numa : M_direct_opens_trusted, 1);
-	send_opened(c, x, u->request);
+	uint64_t request = u->request;
 	if (has_already(u)) {
 		user_free(u);
-		return;
+	} else {
+		u->ticket = 0;
+		list_del(&u->node);
+		list_add_tail(&u->node, &x->holders);
 	}
-	u->ticket = 0;
-	list_del(&u->node);
-	list_add_tail(&u->node, &x->holders);
+	send_opened(c, x, request);
 }
 
 /* ---- comparing ---- */
@@ -451,8 +459,8 @@ static void say_damage(const struct beside_copy *x)
 {
 	struct daemon *d = x->all->daemon;
 	char who[200] = "";
-	for (uint32_t i = 0; i < MIN(x->n_had, (uint32_t)HAD_MAX); i++)
-		snprintf(who + strlen(who), sizeof who - strlen(who), "%s%u", i ? ", " : "", (unsigned)x->had[i]);
+	for (uint32_t i = 0; i < MIN(x->n_was, (uint32_t)HAD_MAX); i++)
+		snprintf(who + strlen(who), sizeof who - strlen(who), "%s%u", i ? ", " : "", (unsigned)x->was[i]);
 	log_error("gpu", "%s: %" PRIu32 " chunks of what devices read on the host (%s) were changed by who had them: it is dropped; "
 		"had by users %s", x->label, x->n_bad, way_names[x->way], who);
 	daemon_degraded(d, "device-memory-changed", "%s, %s, last held by users %s", x->label, way_names[x->way], who);
@@ -488,7 +496,6 @@ static void checked(struct job *job)
 		drop_damaged(x);
 	} else {
 		metrics_add(M_integrity_good, 1);
-		x->n_had = 0;
 	}
 	answer_those_who_may(x);
 	settle(x);
@@ -510,6 +517,9 @@ static bool begin_check(struct beside_copy *x)
 		}
 	x->n_bad = 0;
 	x->checking = true;
+	memcpy(x->was, x->had, sizeof x->was);
+	x->n_was = x->n_had;
+	x->n_had = 0; /* from here on: who lets go while it is compared, and may have changed what was looked at already */
 	submit(x, run_check, checked);
 	return true;
 }
@@ -521,12 +531,27 @@ static void answer_those_who_may(struct beside_copy *x)
 	bool tainted = false;
 	if (x->phase == PHASE_MAKING || x->checking || x->dropped)
 		return;
-	list_for_each_safe(it, &x->waiting) {
-		struct user *u = list_entry(it, struct user, node);
-		if (is_tainted_for(x, u->uid))
-			tainted = true;
-		else
+	struct list must_wait;
+	list_init(&must_wait);
+	while (!list_empty(&x->waiting) && !x->dropped) {
+		struct user *u = list_first(&x->waiting, struct user, node);
+		if (!is_tainted_for(x, u->uid)) {
 			answer(u);
+			continue;
+		}
+		list_del(&u->node);
+		list_add_tail(&u->node, &must_wait);
+	}
+	while (!list_empty(&must_wait)) {
+		struct user *u = list_first(&must_wait, struct user, node);
+		tainted = true;
+		list_del(&u->node);
+		list_add_tail(&u->node, &x->waiting);
+	}
+	if (x->dropped) { /* by the end of whoever was answered last */
+		fault_set(&why, TRIMS_E_BUSY, "it has just been given up; try again");
+		refuse_all(x, &why);
+		return;
 	}
 	if (!tainted || x->phase != PHASE_READY || begin_check(x))
 		return;
@@ -711,7 +736,7 @@ static struct beside_copy *begin(struct beside *b, struct holding *img, uint8_t 
 	}
 	struct beside_copy *x = calloc(1, sizeof *x);
 	ASSERT(x);
-	*x = (struct beside_copy){.all = b, .image = holding_get(img), .layout = holding_layout(img), .number = NUMBERS | ++b->made,
+	*x = (struct beside_copy){.all = b, .image = img, .desc = image_desc_ref(holding_desc(img)), .layout = holding_layout(img), .number = NUMBERS | ++b->made,
 		.of = of->generation, .tier = tier, .device = gpu_memory_device(of->device), .way = way, .uid = uid, .bytes = bytes,
 		.pieces = p};
 	snprintf(x->label, sizeof x->label, "%s", holding_label(img));
@@ -788,6 +813,10 @@ void beside_ask(struct conn *c, uint64_t request, const struct msg_direct *m)
 		return;
 	}
 	struct beside_copy *x = find(b, img->copies[tier]->generation, (enum gpu_direct_way)m->way, conn_uid(c));
+	if (m->flags & ~1u) {
+		conn_reply_fault(c, request, TRIMS_E_BAD_REQUEST, "unknown flag");
+		return;
+	}
 	if (m->flags & 1 && (!x || x->phase != PHASE_READY)) {
 		conn_reply_fault(c, request, TRIMS_E_BUSY, "not all of it is there");
 		return;
@@ -799,6 +828,10 @@ void beside_ask(struct conn *c, uint64_t request, const struct msg_direct *m)
 	}
 	if ((ticket = conn_begin(c, request)))
 		add_user(x, c, request, ticket, m->lease);
+	if (x->dropped) { /* room for the request was made by ending a connection, the last one that had it */
+		fault_set(&why, TRIMS_E_BUSY, "it has just been given up; try again");
+		refuse_all(x, &why);
+	}
 	answer_those_who_may(x);
 	advance(x);
 	settle(x);
@@ -807,7 +840,7 @@ void beside_ask(struct conn *c, uint64_t request, const struct msg_direct *m)
 /* All of the model is on the device by now, and nobody needs it; or nobody is left who would see to it that it gets filled. */
 static bool is_of_no_use(const struct beside_copy *x)
 {
-	const struct segment *of = x->image->copies[x->tier];
+	const struct segment *of = x->dropped ? NULL : x->image->copies[x->tier];
 	return x->phase != PHASE_READY || !of || of->generation != x->of || of->n_pieces == of->pieces->n;
 }
 

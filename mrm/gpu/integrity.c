@@ -38,6 +38,7 @@ struct record {
 	struct past past[PAST_MAX];
 	bool many_users;         /* among those that are not: check for whoever comes */
 	bool checking;
+	uint32_t n_compared;     /* of n_past, those on whose account */
 	struct list waiting;     /* GRANTs */
 };
 
@@ -105,7 +106,7 @@ static void tenant_free(struct integrity *i, struct tenant *t)
 {
 	struct record *r = t->record;
 	direct_left(i->daemon->direct, r->copy);
-	beside_left(i->daemon->beside, t->lease);
+	uint64_t lease = t->lease;
 	idmap_take(&i->leases, t->lease);
 	list_del(&t->of_record);
 	list_del(&t->of_conn);
@@ -116,6 +117,7 @@ static void tenant_free(struct integrity *i, struct tenant *t)
 	r->n_past++;
 	free(t);
 	record_settle(i, r);
+	beside_left(i->daemon->beside, lease); /* last: its answers may end the connection, which comes here again */
 }
 
 /* Somebody else had it, and has let go of it altogether. */
@@ -176,12 +178,23 @@ static void let_go(struct integrity *i, struct list *waiting, const struct copyc
 			refuse(d, fx, &result->why);
 		else if (!server_conn(d->server, fx->owner))
 			; /* its lease has gone with it */
-		else if (!result->n_bad)
-			engine_grant(d, fx);
-		else
+		else if (result->n_bad)
 			cache_regrant(d->cache, clock_now(), fx->owner, fx->lease, fx->request);
+		else if (!integrity_defers(i, server_conn(d->server, fx->owner), fx))
+			engine_grant(d, fx);
 		free(w);
 	}
+}
+
+/* Who let go meanwhile may have changed what was looked at already.  When there were too many for their names, nobody is forgotten. */
+static void forget_compared(struct record *r)
+{
+	uint32_t later = r->n_past - r->n_compared;
+	if (later && r->n_past > PAST_MAX)
+		return;
+	memmove(r->past, r->past + MIN(r->n_compared, (uint32_t)PAST_MAX), later * sizeof *r->past);
+	r->n_past = later;
+	r->many_users = false;
 }
 
 static void checked(void *ctx, const struct copycheck_result *result)
@@ -208,10 +221,8 @@ static void checked(void *ctx, const struct copycheck_result *result)
 	} else {
 		metrics_add(M_integrity_good, 1);
 	}
-	if (!result->error) {
-		r->n_past = 0;
-		r->many_users = false;
-	}
+	if (!result->error)
+		forget_compared(r);
 	record_settle(i, r);
 	let_go(i, &waiting, result);
 	engine_pump(d);
@@ -223,6 +234,7 @@ static void begin_check(struct integrity *i, struct record *r, const struct cach
 	ASSERT(k);
 	*k = (struct check){.all = i, .copy = r->copy};
 	r->checking = true;
+	r->n_compared = r->n_past;
 	struct holding *img = holding_by_model(i->daemon, fx->model);
 	const struct copycheck_options o = {.image = img, .tier = fx->to, .n = holding_layout(img)->n_chunks,
 		.landed = fx->state != COPY_READY,

@@ -4,6 +4,7 @@ import json
 import os
 
 import models
+import remote
 import wire
 from keeper import leave_no_helper, until_kept
 from simgpu import NOBODY, UUIDS, as_user, attached, gpu_daemon
@@ -305,6 +306,35 @@ def what_devices_read_on_the_host_is_checked_before_another_user_gets_it(t):
     assert checks(daemon, 'good') >= 1
     rows = daemon.json('verify', 'a')['copies']
     t.equal([row['result'] for row in rows if row['tier'] == 'dha-host-numa'], ['ok'])
+
+
+@test
+def what_devices_read_on_the_host_holds_up_nobody(t):
+    """It was a user of the model, and who wants to work on one alone waited for it; and a client that does not listen was answered
+    after it had been ended for that."""
+    t.model('a', 64 * MIB)
+    server = remote.Server(t, t.models_dir)
+    daemon = gpu_daemon(t, sources=[server.url], gpu_bytes='63M')
+    client = attached(daemon)
+    client.open('a', 'host')
+    direct(client.open('a', 'gpu', plan=embedding_on_host()))
+    settled(t, daemon)
+    t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='disk') > 0, 'it is on disk')
+    client.close()
+    t.eventually(lambda: not daemon.json('show', 'a')['direct'][0]['users'], 'nobody has it')
+    client = attached(daemon)
+    client.call('evict', model='a', tier=wire.TIERS['disk'])
+    t.eventually(lambda: daemon.metric('trims_tier_used_bytes', tier='disk') == 0, 'the disk has its room back')
+    deaf = attached(daemon)
+    lease = deaf.open('a', 'gpu').opened['lease']
+    try:
+        for _ in range(400):
+            deaf.send('direct', lease=lease, way=1, flags=0)
+    except wire.Gone:
+        pass  # it was told to go
+    deaf.close()
+    t.eventually(lambda: all(not row['users'] for row in daemon.json('show', 'a')['direct']), 'it has gone')
+    direct(attached(daemon).open('a', 'gpu'))
 
 
 @test

@@ -127,6 +127,47 @@ START_TEST(a_plan_that_loads_nothing_loads_a_chunk)
 }
 END_TEST
 
+/* What the device reads from there comes when it is used, not last; the device's chunks come in the device's order. */
+START_TEST(the_host_gets_what_is_used_first)
+{
+	const uint64_t bytes[] = {3 * CHUNK, 3 * CHUNK, 2 * CHUNK};
+	struct layout *l = pieces_layout(bytes, 3);
+	struct plan_head *plan = in_order(3);
+	for (uint32_t i = 0; i < 3; i++)
+		entry(plan, i)->tensor = 2 - i;
+	entry(plan, 1)->place = PLAN_PLACE_DHA; /* executed 2, 1 (from the host), 0 */
+	static const uint32_t want[] = {6, 7, 3, 4, 5, 0, 1, 2};
+	for (int whole = 0; whole < 2; whole++) {
+		struct pieces *p = built(l, plan, whole);
+		uint32_t order[8];
+		ck_assert_int_eq(pieces_host_order(l, plan, whole ? NULL : p, order), 0);
+		ck_assert_mem_eq(order, want, sizeof want);
+		pieces_free(&p);
+	}
+	free(plan);
+	layout_free(&l);
+}
+END_TEST
+
+/* Every chunk once, and those of the device as it takes them. */
+static void verify_host_order(const struct layout *l, const struct plan_head *plan, bool whole_runs)
+{
+	struct pieces *p = built(l, plan, whole_runs);
+	uint32_t *order = calloc(l->n_chunks + 1, sizeof *order), device = 0;
+	bool *seen = calloc(l->n_chunks + 1, sizeof *seen);
+	ck_assert_int_eq(pieces_host_order(l, plan, p, order), 0);
+	for (uint32_t i = 0; i < l->n_chunks; i++) {
+		ck_assert(!seen[order[i]]);
+		seen[order[i]] = true;
+		if (p->of_chunk[order[i]] < p->n_plan)
+			ck_assert_uint_eq(order[i], pieces_chunk(p, device++));
+	}
+	ck_assert_uint_eq(device, pieces_chunks(p, p->n_plan));
+	free(order);
+	free(seen);
+	pieces_free(&p);
+}
+
 START_TEST(any_plan_of_any_model_keeps_the_rules)
 {
 	uint64_t seed = unit_seed();
@@ -147,6 +188,7 @@ START_TEST(any_plan_of_any_model_keeps_the_rules)
 			entry(plan, i)->link = entry(plan, i)->place ? 0 : (uint8_t)(unit_random(&seed) % 3);
 		}
 		verify_pieces(l, plan, round % 4 == 0);
+		verify_host_order(l, plan, round % 4 == 0);
 		verify_pieces(l, NULL, false);
 		free(plan);
 		layout_free(&l);
@@ -201,7 +243,7 @@ END_TEST
 static void pieces(Suite *s)
 {
 	UNIT_CASE(s, "pieces", without_a_plan_pieces_are_extents, an_embedding_stays_on_the_host,
-		what_is_kept_is_a_prefix_cut_where_it_ends, a_plan_that_jumps_about_gives_no_more_pieces_than_there_may_be,
+		what_is_kept_is_a_prefix_cut_where_it_ends, the_host_gets_what_is_used_first, a_plan_that_jumps_about_gives_no_more_pieces_than_there_may_be,
 		a_plan_that_loads_nothing_loads_a_chunk, any_plan_of_any_model_keeps_the_rules);
 	UNIT_CASE(s, "plans", plans_that_make_no_sense_are_refused);
 }

@@ -72,7 +72,7 @@ static int run_mode(struct bench *b, struct bench_mode *m, struct function_run *
 /* For state hit: nobody looks at its times. */
 static int run_unseen(struct bench *b, struct bench_mode *m, struct fault *why)
 {
-	struct function_run run;
+	struct function_run run = {0};
 	int r = run_mode(b, m, &run, why);
 	json_decref(run.report);
 	return r;

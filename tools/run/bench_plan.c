@@ -64,9 +64,13 @@ static int ask(struct bench *b, const char *policy, json_t **out, char **text, s
 static int keep(struct bench_mode *m, const char *text, size_t bytes, struct fault *why)
 {
 	m->plan = memfd_create("plan", 0);
-	if (m->plan < 0 || write(m->plan, text, bytes) != (ssize_t)bytes)
-		return fault_errno(why, TRIMS_E_NO_SYSTEM, errno, "a file for the plan");
-	return 0;
+	if (m->plan >= 0 && write(m->plan, text, bytes) == (ssize_t)bytes)
+		return 0;
+	fault_errno(why, TRIMS_E_NO_SYSTEM, errno, "a file for the plan");
+	if (m->plan >= 0)
+		close(m->plan);
+	m->plan = -1;
+	return -EIO;
 }
 
 static int plan_mode(struct bench *b, struct bench_mode *m, struct fault *why)

@@ -257,6 +257,8 @@ static json_t *tell_notes(const struct infer *f)
 	if (f->not_finite)
 		json_array_append_new(notes, json_sprintf("not-finite: %" PRIu64 " values that the model computed are no finite numbers",
 			f->not_finite));
+	if (weights_info(f->s.weights).unordered)
+		json_array_append_new(notes, json_sprintf("not-ordered: %s", weights_info(f->s.weights).unordered));
 	if (f->no_text.text[0])
 		json_array_append_new(notes, json_sprintf("no-text: %s", f->no_text.text));
 	return notes;
@@ -350,8 +352,6 @@ static json_t *tell(const struct infer *f)
 			"helper_bytes", (json_int_t)info.helper_bytes,
 			"direct_tensors", (int)info.direct_tensors, "direct_bytes", (json_int_t)info.direct_bytes, "staged_tensors",
 			(int)info.staged_tensors, "staged_bytes", (json_int_t)info.staged_bytes, "note", info.note));
-	if (f->r->mode == MODE_PIPELINE && *info.note)
-		json_object_set_new(j, "order_note", json_string(info.note));
 	if (f->layers)
 		json_object_set(j, "layers", f->layers);
 	if (f->s.backend->note[0])
@@ -435,6 +435,8 @@ int run_infer(struct run *r)
 		json_t *j = tell(&f);
 		if (f.not_finite)
 			fprintf(stderr, "trims-run: not-finite: %" PRIu64 " values that the model computed are no finite numbers\n", f.not_finite);
+		if (weights_info(f.s.weights).unordered)
+			fprintf(stderr, "trims-run: not-ordered: %s\n", weights_info(f.s.weights).unordered);
 		if (f.no_text.text[0])
 			fprintf(stderr, "trims-run: no-text: %s\n", f.no_text.text);
 		if (r->given & OPT_json)

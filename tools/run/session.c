@@ -98,6 +98,8 @@ int session_open(struct session *s, const struct run *r, struct fault *why)
 	if (s->weights && weights_read_all(s->weights, why))
 		e = -EPROTO;
 	s->build_ns = clock_ns() - began;
+	if (!e)
+		weights_ask_for_order(s->weights, s->net);
 	return e;
 }
 

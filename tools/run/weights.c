@@ -271,15 +271,13 @@ static int bind_layer(struct weights *w, uint32_t i, struct fault *why)
 	return 0;
 }
 
-/* A file has its tensors by name, a pass that runs ahead of the load wants them as its layers come: the names are known once the
- * model is open, so it is opened once more with the order.  A wish: without it the pass waits longer. */
-static void ask_for_order(struct weights *w)
+void weights_ask_for_order(struct weights *w, const struct net *net)
 {
 	struct trims_info info = {.size = sizeof info};
 	struct plan_file order;
 	if (w->options.mode != MODE_PIPELINE || w->options.device || w->private || trims_info(w->model, &info) || info.hit)
 		return;
-	if (planned_order(w->net, w->model, &order, &w->unordered))
+	if (planned_order(net, w->model, &order, &w->unordered))
 		return;
 	struct trims_open_options options = {.size = sizeof options, .tier = TRIMS_TIER_HOST, .flags = TRIMS_OPEN_NO_WAIT,
 		.plan = &order.plan};
@@ -304,8 +302,6 @@ int weights_bind(struct weights *w, struct backend *b, const struct net *net, st
 		r = open_planned(w, why);
 	for (uint32_t i = 0; !r && i < net->n_layers; i++)
 		r = bind_layer(w, i, why);
-	if (!r)
-		ask_for_order(w);
 	return r;
 }
 
@@ -431,9 +427,7 @@ struct weights_info weights_info(const struct weights *w)
 		.direct_tensors = info.direct_tensors + info.numa_tensors + info.trusted_tensors,
 		.staged_tensors = info.staged_tensors,
 	};
-	if (w->unordered.code)
-		snprintf(out.note, sizeof out.note, "not in the order of execution: %.200s", w->unordered.text);
-	else
-		memcpy(out.note, info.place_note, sizeof out.note);
+	memcpy(out.note, info.place_note, sizeof out.note);
+	out.unordered = w->unordered.code ? w->unordered.text : NULL;
 	return out;
 }

@@ -51,6 +51,9 @@ void weights_free(struct weights **w);
 const struct catalog *weights_catalog(const struct weights *w);
 /* A file that is not there and one that the daemon was not able to give look alike through the catalog: 0, or why the latter. */
 int weights_read_all(const struct weights *w, struct fault *why);
+/* A file has its tensors by name, a pass that runs ahead of the load wants them as its layers come: so mode pipeline on the CPU asks
+ * for what has not been begun in that order.  A wish: without it the pass waits longer, and weights_info() says why. */
+void weights_ask_for_order(struct weights *w, const struct net *net);
 /* Net and backend must outlive the weights. */
 int weights_bind(struct weights *w, struct backend *b, const struct net *net, struct fault *why);
 /* A layer's operands with their final addresses; their bytes may not be there yet. */
@@ -79,8 +82,8 @@ struct weights_info {
 	uint64_t device_bytes, direct_bytes, staged_bytes;
 	uint64_t helper_bytes;                   /* of device_bytes, what came over other devices' links */
 	uint32_t direct_tensors, staged_tensors; /* read from the host by the device, or from a copy of this process for want of it */
-	char note[256];                          /* the way they are read, unless all are registered, and why; mode pipeline: why
-	                                          * bytes do not come in the order of execution */
+	char note[256];                          /* the way they are read, unless all are registered, and why */
+	const char *unordered;                   /* why bytes do not come in the order of execution though that was asked for, or NULL */
 };
 struct weights_info weights_info(const struct weights *w);
 
