@@ -80,6 +80,16 @@ static void print_help(const struct cmdline *line, FILE *out)
 	grid_free(&g);
 }
 
+/* What getopt_long() stopped at: a letter, a name that there is not, or one that takes no value and was given one. */
+static int refuse_option(const struct cmdline *line, unsigned given, const char *word)
+{
+	if (optopt > ' ' && optopt < 127 && strncmp(word, "--", 2))
+		return refuse(line, given, "unknown option -%c", optopt);
+	if (strchr(word, '=') && (unsigned)optopt < line->n_options && !strncmp(word + 2, line->options[optopt].name, strlen(line->options[optopt].name)))
+		return refuse(line, given, "--%s takes no value", line->options[optopt].name);
+	return refuse(line, given, "unknown option %s", word);
+}
+
 static int parse_options(const struct cmdline *line, int argc, char **argv, void *into, unsigned *given)
 {
 	struct option options[CMDLINE_MAX_OPTIONS + 1] = {0};
@@ -91,7 +101,7 @@ static int parse_options(const struct cmdline *line, int argc, char **argv, void
 		if (option == ':')
 			return refuse(line, *given, "%s wants a value", argv[optind - 1]);
 		if (option == '?')
-			return refuse(line, *given, "unknown option %s", argv[optind - 1]);
+			return refuse_option(line, *given, argv[optind - 1]);
 		*given |= option == 'h' ? line->help : 1u << option;
 		int r = option == 'h' ? 0 : line->take(into, (unsigned)option, optarg);
 		if (r)

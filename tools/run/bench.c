@@ -176,13 +176,20 @@ static int find_self(struct bench *b, struct fault *why)
 	return 0;
 }
 
+static bool wants_gpu(enum mode m)
+{
+	return m == MODE_DHA || m == MODE_PT || m == MODE_PT_DHA;
+}
+
 static int prepare(struct bench *b, struct fault *why)
 {
 	const struct trims_connect_options options = {.size = sizeof options, .program = "trims-run"};
 	const struct trims_error *e;
 	int r = find_self(b, why);
+	bool all = !(b->r->given & OPT_modes) && strcmp(b->r->device, "cpu") == 0;
 	for (uint32_t i = 0; i < b->r->n_modes; i++)
-		b->modes[b->n_modes++] = (struct bench_mode){.mode = b->r->modes[i], .plan = -1};
+		if (!all || !wants_gpu(b->r->modes[i]))
+			b->modes[b->n_modes++] = (struct bench_mode){.mode = b->r->modes[i], .plan = -1};
 	if (!r)
 		r = session_find_uuid(b->r, b->uuid, &b->simulated, why);
 	if (!r)
