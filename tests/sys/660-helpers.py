@@ -71,8 +71,10 @@ def link_bytes(daemon):
 @test
 def half_of_a_model_comes_over_a_helper(t):
     tensors = t.model('a', SIZE)
-    daemon = machine(t, slow(0.2, 4))
-    lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+    daemon = machine(t, slow(0.1, 4))
+    client = attached(daemon)
+    client.open('a', 'host')
+    lease = client.open('a', 'gpu', plan=halves(UUIDS[1]))
     same(t, lease, tensors)
     t.equal(fell_back(daemon), {})
     assert 0 < lease.helper_bytes() == helped(daemon) <= 24 * MIB, (lease.helper_bytes(), helped(daemon))
@@ -174,7 +176,7 @@ def release(t):
 def a_slot_is_used_again_only_after_the_copy_from_it(t):
     """The copy from the first of two slots stands still on the device; whatever came into it meanwhile would arrive in its place."""
     tensors = t.model('a', SIZE)
-    daemon = machine(t, slow(0.4, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 1}=stall')
+    daemon = machine(t, slow(0.1, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 1}=stall')
     t.at_end(lambda: release(t))
     client = attached(daemon)
     lease = client.open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
@@ -192,7 +194,7 @@ def a_slot_is_used_again_only_after_the_copy_from_it(t):
 def a_cancelled_load_ends_after_its_last_copy(t):
     """Its memory is nobody else's before."""
     tensors, other = t.model('a', 64 * MIB), t.model('b', 64 * MIB)
-    daemon = machine(t, slow(0.4, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 1}=stall')
+    daemon = machine(t, slow(0.1, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 1}=stall')
     t.at_end(lambda: release(t))
     client = attached(daemon)
     lease = client.open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
@@ -212,7 +214,7 @@ def a_cancelled_load_ends_after_its_last_copy(t):
 def a_daemon_killed_between_two_devices_leaves_nothing(t):
     """It dies as the second copy from staging runs; the next one starts on the same devices."""
     tensors = t.model('a', SIZE)
-    daemon = machine(t, slow(0.4, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 2}=kill')
+    daemon = machine(t, slow(0.1, 4, size='128M'), faults=f'~cuMemcpyPeerAsync:{AT_START + 2}=kill')
     lease = attached(daemon).open('a', 'gpu', wait=False, plan=halves(UUIDS[1]))
     daemon.process.wait(60)
     lease.unmap()  # what this process has of it would outlive the daemon
@@ -270,8 +272,10 @@ def who_cannot_help_is_named(t):
 def a_helper_that_fails_in_the_middle_costs_no_load(t):
     tensors = t.model('a', SIZE)
     for fault in (f'cuMemcpyPeerAsync:{AT_START + 2}=1', f'cuMemcpyPeerAsync:{AT_START + 1}+=1', f'cuMemcpyPeerAsync:{AT_START + 3}=lose:719@1'):
-        daemon = machine(t, slow(0.4, 4), faults=fault)
-        lease = attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+        daemon = machine(t, slow(0.1, 4), faults=fault)
+        client = attached(daemon)
+        client.open('a', 'host')  # or the own link, waiting for bytes like the other one, takes back what comes to the fault
+        lease = client.open('a', 'gpu', plan=halves(UUIDS[1]))
         same(t, lease, tensors)
         t.equal(fell_back(daemon), {'helper-lost': 1}, fault)
         assert chunks(daemon, 'failed') > 0, fault
@@ -284,9 +288,11 @@ def a_helper_that_fails_in_the_middle_costs_no_load(t):
 def a_target_that_is_lost_ends_the_load_with_words(t):
     t.model('a', SIZE)
     for fault in (f'~cuMemcpyPeerAsync:{AT_START + 2}=719', f'cuMemcpyPeerAsync:{AT_START + 2}=lose:719@0'):
-        daemon = machine(t, slow(0.4, 4), faults=fault)
+        daemon = machine(t, slow(0.1, 4), faults=fault)
+        client = attached(daemon)
+        client.open('a', 'host')
         try:
-            attached(daemon).open('a', 'gpu', plan=halves(UUIDS[1]))
+            client.open('a', 'gpu', plan=halves(UUIDS[1]))
             raise AssertionError('it was loaded')
         except wire.Fault as e:
             assert e.code in ('NO_TIER', 'GPU_ERROR') and UUIDS[0] in str(e), e

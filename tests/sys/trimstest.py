@@ -195,8 +195,8 @@ class Daemon:
         self.signal(signal.SIGTERM)
         rc = self.wait()
         assert rc == 0, f'mrm ended with {rc}:\n{self.log()[-6000:]}'
-        left = [p for p in os.listdir('/proc') if p.isdigit() and session_of(p) == self.process.pid]
-        assert not left, f'processes left: {left}'
+        # A child that was killed may leave a moment's work of its sanitizer behind; what stays is ours.
+        self.t.eventually(lambda: not processes_of(self.process.pid), 'no process is left')
 
     def end(self):
         """At the end of a test, whatever state it is in."""
@@ -208,6 +208,10 @@ class Daemon:
                 self.process.wait()
         elif self.ready and self.process.returncode not in (0, -signal.SIGKILL) and not self.t.failed:
             raise AssertionError(f'mrm ended with {self.process.returncode}:\n{self.log()[-6000:]}')
+
+
+def processes_of(session):
+    return [p for p in os.listdir('/proc') if p.isdigit() and session_of(p) == session]
 
 
 def session_of(pid):
