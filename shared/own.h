@@ -4,33 +4,13 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-#if defined(__SANITIZE_THREAD__)
-#define OWN_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define OWN_THREAD_SANITIZER 1
-#endif
-#endif
-
-/* The thread sanitizer sees close(), but not that openat(), memfd_create() or pidfd_open() gave the number to somebody else in
- * between: two closes look like a race to it, and clang's version then fails over who had opened it. */
-static inline void own_close(int fd)
-{
-#ifdef OWN_THREAD_SANITIZER
-	syscall(SYS_close, fd);
-#else
-	close(fd);
-#endif
-}
 
 static inline void own_close_fd(int *fd)
 {
 	if (*fd >= 0) {
 		int saved = errno;
-		own_close(*fd);
+		close(*fd);
 		errno = saved;
 		*fd = -1;
 	}
