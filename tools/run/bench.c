@@ -6,6 +6,7 @@
 
 #include "shared/own.h"
 #include "tools/clock.h"
+#include "tools/run/fail_trims.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -184,7 +185,6 @@ static bool wants_gpu(enum mode m)
 static int prepare(struct bench *b, struct fault *why)
 {
 	const struct trims_connect_options options = {.size = sizeof options, .program = "trims-run"};
-	const struct trims_error *e;
 	int r = find_self(b, why);
 	bool all = !(b->r->given & OPT_modes) && strcmp(b->r->device, "cpu") == 0;
 	for (uint32_t i = 0; i < b->r->n_modes; i++)
@@ -194,10 +194,8 @@ static int prepare(struct bench *b, struct fault *why)
 		r = session_find_uuid(b->r, b->uuid, &b->simulated, why);
 	if (!r)
 		r = bench_find_files(b, why);
-	if (!r && trims_connect(b->r->socket, &options, &b->conn)) {
-		e = trims_last_error();
-		r = fault_set(why, (enum trims_code)e->code, "%s", e->text);
-	}
+	if (!r && trims_connect(b->r->socket, &options, &b->conn))
+		r = fail_trims(why);
 	if (!r)
 		r = bench_first_look(b, why);
 	if (!r)

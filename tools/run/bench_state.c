@@ -7,6 +7,7 @@
 #include "shared/own.h"
 #include "tools/clock.h"
 #include "tools/pagecache.h"
+#include "tools/run/fail_trims.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -20,12 +21,6 @@
 #define HERE_NS (600 * NS_PER_S) /* for what was asked for */
 
 /* ---- the daemon ---- */
-
-static int fail_trims(struct fault *why)
-{
-	const struct trims_error *e = trims_last_error();
-	return fault_set(why, (enum trims_code)e->code, "%s", e->text);
-}
 
 /* What the daemon says of the model; NULL and no fault where it knows none of that name. */
 static int look(struct bench *b, json_t **out, struct fault *why)

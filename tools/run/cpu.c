@@ -5,6 +5,7 @@
 
 #include "client/trims.h"
 #include "tools/clock.h"
+#include "tools/run/fail_trims.h"
 
 #include <cblas.h>
 #include <errno.h>
@@ -98,7 +99,7 @@ static int cpu_wait(struct backend *b, struct trims_model *model, uint32_t tenso
 {
 	if (trims_wait_tensor(model, tensor, TRIMS_FOREVER) == 0)
 		return 0;
-	return fault_set(why, (enum trims_code)trims_last_error()->code, "%s", trims_last_error()->text);
+	return fail_trims(why);
 }
 
 static int cpu_host(struct backend *b, const void *data, size_t bytes, const void **out, struct fault *why)

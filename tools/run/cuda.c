@@ -5,6 +5,7 @@
 #include "client/trims.h"
 #include "shared/image.h"
 #include "tools/clock.h"
+#include "tools/run/fail_trims.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -153,7 +154,7 @@ static int cuda_wait(struct backend *b, struct trims_model *model, uint32_t tens
 {
 	if (trims_wait_stream(model, tensor, cuda_of(b)->stream) == 0)
 		return 0;
-	return fault_set(why, (enum trims_code)trims_last_error()->code, "%s", trims_last_error()->text);
+	return fail_trims(why);
 }
 
 static int has_attr(struct cuda_backend *c, enum cu_attr_number attr, const char *lacks, struct fault *why)

@@ -2,6 +2,8 @@
  * Keeps: a plan that comes back does what its mode is called for, no less and no more. */
 #include "tools/run/planned.h"
 
+#include "tools/run/fail_trims.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +97,7 @@ int planned_make(const struct planned_wish *wish, const struct net *net, trims_m
 	if (!wish->file && wish->links)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s follows a plan: name it with --plan", wish->mode);
 	if (trims_tensor_count(table, &n))
-		return fault_set(why, (enum trims_code)trims_last_error()->code, "%s", trims_last_error()->text);
+		return fail_trims(why);
 	int r = wish->file ? read_file(wish, table, out, why) : make_usual(net, n, true, out, why);
 	if (!r)
 		r = check(wish, &out->plan, why);
@@ -109,7 +111,7 @@ int planned_order(const struct net *net, trims_model *table, struct plan_file *o
 	uint32_t n = 0;
 	*out = (struct plan_file){0};
 	if (trims_tensor_count(table, &n))
-		return fault_set(why, (enum trims_code)trims_last_error()->code, "%s", trims_last_error()->text);
+		return fail_trims(why);
 	int r = make_usual(net, n, false, out, why);
 	if (r)
 		plan_file_fini(out);

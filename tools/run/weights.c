@@ -5,6 +5,7 @@
 #include "client/trims.h"
 #include "shared/image.h"
 #include "tools/clock.h"
+#include "tools/run/fail_trims.h"
 #include "tools/run/planned.h"
 #include "tools/run/private.h"
 
@@ -50,12 +51,6 @@ enum mode mode_find(const char *name)
 	while (m < MODE_COUNT && strcmp(name, mode_name(m)) != 0)
 		m++;
 	return (enum mode)m;
-}
-
-static int fail_trims(struct fault *why)
-{
-	const struct trims_error *e = trims_last_error();
-	return fault_set(why, (enum trims_code)e->code, "%s", e->text);
 }
 
 static bool follows_plan(const struct weights *w)
