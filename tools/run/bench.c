@@ -177,18 +177,13 @@ static int find_self(struct bench *b, struct fault *why)
 	return 0;
 }
 
-static bool wants_gpu(enum mode m)
-{
-	return m == MODE_DHA || m == MODE_PT || m == MODE_PT_DHA;
-}
-
 static int prepare(struct bench *b, struct fault *why)
 {
 	const struct trims_connect_options options = {.size = sizeof options, .program = "trims-run"};
 	int r = find_self(b, why);
 	bool all = !(b->r->given & OPT_modes) && strcmp(b->r->device, "cpu") == 0;
 	for (uint32_t i = 0; i < b->r->n_modes; i++)
-		if (!all || !wants_gpu(b->r->modes[i]))
+		if (!all || !mode_follows_plan(b->r->modes[i]))
 			b->modes[b->n_modes++] = (struct bench_mode){.mode = b->r->modes[i], .plan = -1};
 	if (!r)
 		r = session_find_uuid(b->r, b->uuid, &b->simulated, why);

@@ -84,7 +84,7 @@ static json_t *mode_json(struct bench *b, struct bench_mode *m)
 		json_object_set_new(j, "why", json_string(m->why));
 	if (m->mode != MODE_PRIVATE)
 		json_object_set_new(j, "over_pipeline", over_pipeline_json(b, m));
-	if (m->mode == MODE_DHA || m->mode == MODE_PT || m->mode == MODE_PT_DHA) {
+	if (mode_follows_plan(m->mode)) {
 		json_object_set_new(j, "planned", json_boolean(m->plan >= 0));
 		json_object_set_new(j, "device_bytes", json_integer((json_int_t)m->device_bytes));
 		json_object_set_new(j, "helper_bytes", json_integer((json_int_t)m->helper_bytes));

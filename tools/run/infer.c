@@ -347,7 +347,7 @@ static json_t *tell(const struct infer *f)
 		(int)info.simulated, "bytes", (json_int_t)info.bytes, "hit", (int)info.hit, "batch", (int)f->in.n, "tokens",
 		(int)f->in.t, "decoded", (int)f->first.decoded, "digest", digest, "notes", tell_notes(f), "times", tell_times(f),
 		"repeats_ns", repeats, "results", results);
-	if (f->r->mode == MODE_DHA || f->r->mode == MODE_PT || f->r->mode == MODE_PT_DHA)
+	if (mode_follows_plan(f->r->mode))
 		json_object_set_new(j, "plan", json_pack("{s:I,s:I,s:i,s:I,s:i,s:I,s:s}", "device_bytes", (json_int_t)info.device_bytes,
 			"helper_bytes", (json_int_t)info.helper_bytes,
 			"direct_tensors", (int)info.direct_tensors, "direct_bytes", (json_int_t)info.direct_bytes, "staged_tensors",

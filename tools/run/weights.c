@@ -55,8 +55,7 @@ enum mode mode_find(const char *name)
 
 static bool follows_plan(const struct weights *w)
 {
-	enum mode m = w->options.mode;
-	return m == MODE_DHA || m == MODE_PT || m == MODE_PT_DHA;
+	return mode_follows_plan(w->options.mode);
 }
 
 /* ---- what the model says of itself ---- */
@@ -148,7 +147,7 @@ static int open_shared(struct weights *w, struct fault *why)
 
 static int check_mode(const struct weights_options *o, struct fault *why)
 {
-	bool plans = o->mode == MODE_DHA || o->mode == MODE_PT || o->mode == MODE_PT_DHA;
+	bool plans = mode_follows_plan(o->mode);
 	if (plans && !o->device)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "mode %s wants a GPU: to the CPU all weights are in host memory",
 			mode_name(o->mode));

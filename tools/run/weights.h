@@ -23,6 +23,11 @@ enum mode {
 const char *mode_name(unsigned mode);
 /* MODE_COUNT: no such. */
 enum mode mode_find(const char *name);
+/* dha, pt and both: they want a GPU, and say by a plan what is where. */
+static inline bool mode_follows_plan(enum mode m)
+{
+	return m == MODE_DHA || m == MODE_PT || m == MODE_PT_DHA;
+}
 
 /* Where a layer's weights are read from while it runs. */
 enum place { PLACE_DEVICE, PLACE_HOST };
