@@ -137,7 +137,7 @@ def a_download_goes_on_where_SIGTERM_stopped_it(t):
     server = remote.Server(t, t.models_dir)
     size = (t.models_dir / 'a/model.safetensors').stat().st_size
     server.fault = remote.stall(after=0, beyond=size // 2)
-    daemon = t.daemon(sources=[server.url], stall_timeout='1h', drain_timeout='5s')
+    daemon = t.daemon(sources=[server.url], stall_timeout='1h', drain_timeout='1m')
     lease = daemon.client().open('a', wait=False)
     t.eventually(lambda: lease.progress()[3] > size // 3, 'a third of it has landed')
     t.eventually(lambda: daemon.metric('trims_write_bytes_total', tier='disk') > size // 4, 'and is on disk')
@@ -156,7 +156,7 @@ def SIGTERM_in_the_middle_of_a_load_ends_cleanly(t):
     tensors = t.model('a', 24 * MIB)
     server = remote.Server(t, t.models_dir)
     server.fault = remote.stall(after=MIB, beyond=1)
-    daemon = t.daemon(sources=[server.url], stall_timeout='1h', drain_timeout='100ms')
+    daemon = t.daemon(sources=[server.url], stall_timeout='1h', drain_timeout='1m')
     client = daemon.client()
     lease = client.open('a', wait=False)
     assert server.reached.wait(PATIENCE)
