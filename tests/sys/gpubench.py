@@ -39,6 +39,9 @@ class Puppet:
         line = self.process.stdout.readline().decode()
         assert line, f'the client died at {self.log[-1]}: {self.process.wait(PATIENCE)}'
         words = line.split()
+        if not re.fullmatch('ok|[A-Z_]+', words[0] if words else ''):  # a sanitizer's report, say: all of it
+            self.process.stdin.close()
+            raise AssertionError(f'the client broke at {self.log[-1]}:\n{line}{self.process.stdout.read().decode()}')
         if words[0] != 'ok':
             raise Refused(line.strip())
         return words[1:]
