@@ -30,6 +30,25 @@ def verdicts(test):
     return found
 
 
+def shortened(lines, head=3000, tail=3000):
+    """Its beginning says what was expected, its end what happened last."""
+    text = '\n'.join('    | ' + line for line in lines)
+    return text if len(text) <= head + tail else f'{text[:head]}\n    | [...]\n{text[-tail:]}'
+
+
+def output(test):
+    """What belongs to each subtest that failed, and what came after the last of all, from both streams."""
+    section = []
+    for line in (test.get('stdout') or '').splitlines():
+        point = POINT.match(line)
+        section.append(line)
+        if point and point[1]:
+            yield section
+        if point:
+            section = []
+    yield section + (test.get('stderr') or '').splitlines()
+
+
 def report(where, test):
     counts = dict.fromkeys(('passed', 'failed', 'skipped'), 0)
     for verdict, what, why in verdicts(test):
@@ -39,11 +58,11 @@ def report(where, test):
         elif verdict == 'skipped':
             print(f"skipped {where} {test['name']}: {what + ': ' if what else ''}{why}")
     if counts['failed']:
-        for line in (test.get('stdout') or '').splitlines():
-            if line.startswith('Bail out!'):  # a sanitizer's report behind it may be longer than what is printed below
-                print('    | ' + line)
-        output = [line for text in (test.get('stdout'), test.get('stderr')) for line in (text or '').splitlines()]
-        print('\n'.join('    | ' + line for line in output if not line.startswith('ok '))[-6000:])
+        for section in output(test):
+            for line in section:
+                if line.startswith('Bail out!'):  # in full: it is what ended a fuzz target
+                    print('    | ' + line)
+            print(shortened(section))
     return counts
 
 
