@@ -17,7 +17,8 @@ struct bench_mode {
 	struct samples from_open; /* ms, from asking for the model to the first result: what a plan predicts */
 	char why[FAULT_TEXT_MAX]; /* the first run that failed: its words */
 	uint32_t streak;          /* failed runs since the last good one, or the beginning */
-	bool good, given_up;      /* some run came to a result; none ever did, and it is no longer tried */
+	bool good, given_up;      /* some run came to a result; none ever did, or it is left out, and it is no longer tried */
+	bool left_out;            /* by its plan there is nothing that makes it a mode of its own: not tried at all, `why` says it */
 	int plan;                 /* memory file; -1: none */
 	uint64_t device_bytes, helper_bytes; /* of modes that follow a plan, in the last good run; helper: over other GPUs' links */
 	double predicted;         /* ms; 0: nothing is */
@@ -40,6 +41,7 @@ struct bench {
 	int there;         /* state hit: by which kind of copy (bench_kind()) the device has the model; -1: by none */
 	char digest[40];   /* of the first good run */
 	char plan_note[FAULT_TEXT_MAX]; /* why nothing is predicted; empty: it is */
+	bool has_tables;   /* by its profile: of which a run needs a few rows */
 };
 
 /* ---- bench_state.c ---- */
@@ -59,7 +61,8 @@ int bench_check_state(const struct bench *b, const struct bench_mode *m, const j
 
 /* ---- bench_plan.c ---- */
 
-/* Has trims-ctl plan from the daemon's profile, for all modes; b->plan_note says why not. */
+/* Has trims-ctl plan from the daemon's profile, for all modes; b->plan_note says why not.  A mode that the plan leaves nothing to do is
+ * left out; but dha then reads tables from the host all the same, without a plan: that is what the planner is asked about. */
 void bench_plan(struct bench *b);
 
 /* ---- bench_tell.c ---- */

@@ -5,6 +5,7 @@
 
 #include "shared/own.h"
 #include "tools/program.h"
+#include "tools/run/net.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +22,18 @@ static const char *const policies[MODE_COUNT] = {
 	[MODE_PT_DHA] = "best",
 };
 
+static bool has_tables(const json_t *profile)
+{
+	size_t i;
+	json_t *layer;
+	json_array_foreach(json_object_get(profile, "layers"), i, layer) {
+		const char *op = json_string_value(json_object_get(layer, "op"));
+		if (op && strcmp(op, op_name(OP_EMBED)) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Whether there is a profile for the device: it is no failure that there is none. */
 static bool has_profile(struct bench *b)
 {
@@ -33,9 +46,11 @@ static bool has_profile(struct bench *b)
 			return false;
 		json_t *page = json_loadb(text, bytes, 0, NULL);
 		free(text);
-		json_array_foreach(json_object_get(page, "profiles"), i, row)
+		json_array_foreach(json_object_get(page, "profiles"), i, row) {
 			json_array_foreach(json_object_get(row, "devices"), k, uuid)
 				found = found || strcmp(json_string_value(uuid) ? json_string_value(uuid) : "", b->uuid) == 0;
+			b->has_tables = b->has_tables || has_tables(json_object_get(row, "profile"));
+		}
 		json_decref(page);
 	}
 	return found;
@@ -73,6 +88,50 @@ static int keep(struct bench_mode *m, const char *text, size_t bytes, struct fau
 	return -EIO;
 }
 
+/* Whether a tensor of the plan is in that place, or comes over another link than the device's own. */
+static bool has_any(const json_t *plan, bool (*is)(const json_t *row))
+{
+	size_t i;
+	json_t *row;
+	json_array_foreach(json_object_get(json_object_get(plan, "plan"), "tensors"), i, row)
+		if (is(row))
+			return true;
+	return false;
+}
+
+static bool is_on_host(const json_t *row)
+{
+	const char *place = json_string_value(json_object_get(row, "place"));
+	return place && strcmp(place, "dha") == 0;
+}
+
+static bool is_helped(const json_t *row)
+{
+	return json_integer_value(json_object_get(row, "link")) > 0;
+}
+
+/* What the mode is about and the plan has nothing of; NULL: there is something of everything. */
+static const char *lacking(const struct bench_mode *m, const json_t *plan)
+{
+	if ((m->mode == MODE_PT || m->mode == MODE_PT_DHA) && !has_any(plan, is_helped))
+		return "by the plan, nothing is loaded over another link";
+	if ((m->mode == MODE_DHA || m->mode == MODE_PT_DHA) && !has_any(plan, is_on_host))
+		return "by the plan, nothing is read from the host";
+	return NULL;
+}
+
+static int follow(struct bench *b, struct bench_mode *m, const json_t *plan, const char *text, size_t bytes, struct fault *why)
+{
+	const char *lacks = lacking(m, plan);
+	if (!lacks)
+		return keep(m, text, bytes, why);
+	if (m->mode == MODE_DHA && b->has_tables)
+		return 0;
+	m->left_out = m->given_up = true;
+	snprintf(m->why, sizeof m->why, "left out: %s", lacks);
+	return 0;
+}
+
 static int plan_mode(struct bench *b, struct bench_mode *m, struct fault *why)
 {
 	char *text;
@@ -83,7 +142,7 @@ static int plan_mode(struct bench *b, struct bench_mode *m, struct fault *why)
 		return r;
 	m->predicted = (double)json_integer_value(json_object_get(json_object_get(plan, "predicted"), "total_ns")) / 1e6;
 	if (m->mode != MODE_RESIDENT && m->mode != MODE_PIPELINE)
-		r = keep(m, text, bytes, why);
+		r = follow(b, m, plan, text, bytes, why);
 	json_decref(plan);
 	free(text);
 	return r;

@@ -80,6 +80,7 @@ static json_t *mode_json(struct bench *b, struct bench_mode *m)
 	json_t *j = json_pack("{s:s,s:i,s:i,s:b,s:o,s:o,s:o,s:o,s:o}", "mode", mode_name(m->mode), "runs", (int)m->cell.total.n, "failed",
 		(int)m->cell.failed, "given_up", (int)m->given_up, "total_ms", spread(&m->cell.total), "parts_ms", parts_json(&m->cell),
 		"from_open_ms", spread(&m->from_open), "over_private", real_or_null(over_private(b, m)), "predicted", prediction_json(m));
+	json_object_set_new(j, "left_out", json_boolean(m->left_out));
 	if (m->why[0])
 		json_object_set_new(j, "why", json_string(m->why));
 	if (m->mode != MODE_PRIVATE)
@@ -139,7 +140,7 @@ static void text_mode(struct bench *b, struct bench_mode *m, struct grid *g)
 	double ratio = over_private(b, m);
 	grid_add(g, "%s%s", mode_name(m->mode), b->simulated ? " (simulated)" : "");
 	grid_add(g, "%zu", m->cell.total.n);
-	grid_add(g, "%" PRIu32 "%s", m->cell.failed, m->given_up ? ", given up" : "");
+	grid_add(g, "%" PRIu32 "%s", m->cell.failed, m->left_out ? ", left out" : m->given_up ? ", given up" : "");
 	add_times(g, &m->cell.total);
 	grid_add(g, ratio > 0 ? "%.2fx" : "-", ratio);
 	for (unsigned p = 0; p < FUNCTION_PARTS; p++)
@@ -174,7 +175,7 @@ void bench_text(struct bench *b, FILE *out)
 	grid_free(&g);
 	for (uint32_t i = 0; i < b->n_modes; i++)
 		if (b->modes[i].why[0]) {
-			fprintf(out, "%s failed: ", mode_name(b->modes[i].mode));
+			fprintf(out, "%s%s: ", mode_name(b->modes[i].mode), b->modes[i].left_out ? "" : " failed");
 			text_put_clean(out, b->modes[i].why);
 			fputc('\n', out);
 		}
