@@ -23,19 +23,21 @@ struct bench_options {
 	uint64_t bytes;       /* of the model; 0: the benchmark's own, see bench_bytes() */
 	uint32_t rounds;      /* of each measurement; 0: the benchmark's own */
 	uint32_t models;      /* that the daemon of scale knows */
-	const char *only;     /* one case of load or contention; NULL: all */
+	const char *only;     /* one case of load or contention, models of cold, pt and e2e; NULL: all */
 	const char *driver;   /* of CUDA, as cuda_load() takes it */
 	const char *out;      /* where contention writes its curves; NULL: nowhere */
 	uint32_t calls;       /* of contention's load function at each pressure, of e2e's open loop; 0: the benchmark's own */
-	uint64_t budget_ns;   /* for all of contention's cells together; 0: none */
+	uint64_t budget_ns;   /* for all of contention's cells together, for the whole of cold, pt and e2e; 0: none */
 };
 
 /* Returns the figures as an object; never NULL. */
 #define BENCH(name, doc) json_t *bench_##name(const struct bench_options *o);
 #define FIGURE(bench, key, sense, goal, limit, doc)
+#define FACT(bench, key, doc)
 #include "tools/bench/bench.def"
 #undef BENCH
 #undef FIGURE
+#undef FACT
 
 /* One sentence on stderr, exit status BENCH_FAILED. */
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));

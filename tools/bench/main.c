@@ -24,9 +24,11 @@ static const struct bench {
 } benches[] = {
 #define BENCH(name, doc) {#name, doc, bench_##name},
 #define FIGURE(bench, key, sense, goal, limit, doc)
+#define FACT(bench, key, doc)
 #include "tools/bench/bench.def"
 #undef BENCH
 #undef FIGURE
+#undef FACT
 };
 
 enum sense { AT_MOST, AT_LEAST };
@@ -39,9 +41,23 @@ static const struct figure {
 } figures[] = {
 #define BENCH(name, doc)
 #define FIGURE(bench, key, sense, goal, limit, doc) {#bench, key, sense, goal, limit, doc},
+#define FACT(bench, key, doc)
 #include "tools/bench/bench.def"
 #undef BENCH
 #undef FIGURE
+#undef FACT
+};
+
+static const struct fact {
+	const char *bench, *key;
+} facts[] = {
+#define BENCH(name, doc)
+#define FIGURE(bench, key, sense, goal, limit, doc)
+#define FACT(bench, key, doc) {#bench, key},
+#include "tools/bench/bench.def"
+#undef BENCH
+#undef FIGURE
+#undef FACT
 };
 
 /* People write gpu-open for bench_gpu_open(). */
@@ -179,10 +195,15 @@ static void print_result(const struct bench *b, const json_t *result)
 	grid_free(&g);
 }
 
-/* What the benchmark is held to, by itself. */
+/* What the benchmark is held to, by itself, behind what has to be known to read it. */
 static json_t *figures_of(const char *bench, const json_t *result)
 {
 	json_t *found = json_object();
+	for (size_t i = 0; i < ARRAY_LEN(facts); i++) {
+		json_t *value = (json_t *)find_key(result, facts[i].key);
+		if (strcmp(facts[i].bench, bench) == 0 && value && !json_is_null(value))
+			json_object_set(found, facts[i].key, value);
+	}
 	for (size_t i = 0; i < ARRAY_LEN(figures); i++) {
 		json_t *value = (json_t *)find_key(result, figures[i].key);
 		if (strcmp(figures[i].bench, bench) == 0 && json_is_number(value))

@@ -157,14 +157,32 @@ void zoo_write_config(const struct zoo_model *model, const char *dir)
 	finish(config, model);
 }
 
-uint64_t zoo_write(const struct zoo_model *model, const char *dir, uint64_t seed)
+/* All tensors that the executor asks for; the caller frees m->v. */
+static void list_tensors(struct maker *m, const struct zoo_model *model)
 {
-	struct maker m = {.catalog = {.find = find, .file = file}, .model = model};
 	struct net *net = NULL;
 	struct fault why;
-	if (net_build(&m.catalog, &net, &why))
+	*m = (struct maker){.catalog = {.find = find, .file = file}, .model = model};
+	if (net_build(&m->catalog, &net, &why))
 		die("the model %s: %s", model->name, why.text);
 	net_free(&net);
+}
+
+uint64_t zoo_bytes(const struct zoo_model *model)
+{
+	struct maker m;
+	uint64_t bytes = 0;
+	list_tensors(&m, model);
+	for (uint32_t i = 0; i < m.n; i++)
+		bytes += m.v[i].weight.bytes;
+	free(m.v);
+	return bytes;
+}
+
+uint64_t zoo_write(const struct zoo_model *model, const char *dir, uint64_t seed)
+{
+	struct maker m;
+	list_tensors(&m, model);
 	qsort(m.v, m.n, sizeof *m.v, by_name);
 	zoo_write_config(model, dir);
 	FILE *f = lab_create(dir, "model.safetensors");

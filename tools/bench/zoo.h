@@ -14,6 +14,8 @@ struct zoo_model {
 extern const struct zoo_model zoo[];
 extern const uint32_t zoo_n;
 
+/* Of its weights. */
+uint64_t zoo_bytes(const struct zoo_model *m);
 /* Writes DIR/config.json and DIR/model.safetensors (fp32), whose tensors lie as safetensors' own writer orders them: by name.
  * Returns the weight file's bytes. */
 uint64_t zoo_write(const struct zoo_model *m, const char *dir, uint64_t seed);

@@ -1,0 +1,38 @@
+/* pt.c - trims-bench pt: parallel transmission: cold starts of a model that comes over the links of several GPUs, against one that comes
+ * over its own alone, predicted beside measured; by trims-run bench, as cold.  Needs two GPUs, of which the first one takes from the
+ * other's memory. */
+#include "tools/bench/cold.h"
+
+/* How many other devices' memory the first one reaches. */
+static int count_helpers(const struct gpu *g, int *devices)
+{
+	int n = 0;
+	GPU_MUST(g, device_get_count, devices);
+	for (int i = 1; i < *devices; i++) {
+		cu_device other;
+		int can = 0;
+		GPU_MUST(g, device_get, &other, i);
+		GPU_MUST(g, device_can_access_peer, &can, g->device, other);
+		n += can != 0;
+	}
+	return n;
+}
+
+json_t *bench_pt(const struct bench_options *o)
+{
+	struct gpu g;
+	int devices;
+	gpu_open(o, &g);
+	int helpers = count_helpers(&g, &devices);
+	if (devices < 2)
+		skip("one device: there is no other link to load over");
+	if (!helpers)
+		skip("%d devices, but the first one reaches the memory of no other", devices);
+	json_t *report = cold_report(o, &g, "pipeline,dha,pt,pt+dha");
+	const json_t *pt = json_object_get(json_object_get(report, "modes"), "pt");
+	json_object_set_new(report, "helpers", json_integer(helpers));
+	json_object_set(report, "helper_bytes", json_object_get(pt, "helper_bytes"));
+	json_object_set_new(report, "pt_over_pipeline", cold_over_pipeline(report, "pt"));
+	json_object_set_new(report, "pt_dha_over_pipeline", cold_over_pipeline(report, "pt+dha"));
+	return report;
+}
