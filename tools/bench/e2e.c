@@ -6,6 +6,7 @@
 
 #include "shared/check.h"
 #include "shared/own.h"
+#include "tools/bench/gpu.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -15,6 +16,7 @@
 
 #define MAX_ARGS 32
 #define MODEL_SEED 7
+#define BESIDE_BYTES (64 * MIB) /* on the device: contexts, activations */
 
 /* By the size of a model: its rounds, and how often in each a hit is compared with the ideal, which is the closest of the races. */
 static const struct effort {
@@ -61,10 +63,12 @@ struct stage {
 	trims_conn *near_conn, *far_conn;
 	int port; /* 0: there is no nginx or no curl, hence no remote case */
 	bool gpu;
+	uint64_t device_bytes; /* that it has free */
 };
 
 struct course {
 	const struct stage *s;
+	bool gpu; /* and it has room for the daemon's copy and another one */
 	struct e2e_row *row;
 	char file[LAB_PATH], served[LAB_PATH], copy[LAB_PATH], tokens[16]; /* what the directory has, nginx, curl has fetched */
 };
@@ -188,9 +192,43 @@ static void gpu_hit(struct course *c)
 	trims_close(&held);
 }
 
-static void gpu_ideal(struct course *c)
+static void forget(struct course *c)
 {
-	run_private(c, E2E_CASES, E2E_CASE_GPU_IDEAL, "cuda:0");
+	if (c->gpu)
+		lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_GPU);
+	lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
+}
+
+static void gpu_private_warm(struct course *c)
+{
+	forget(c);
+	model_make_warm(c->file);
+	run_private(c, E2E_CASE_GPU_PRIVATE_WARM, E2E_CASE_GPU_IDEAL, "cuda:0");
+}
+
+static void gpu_host_hit(struct course *c)
+{
+	lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_GPU);
+	trims_model *held = lab_open(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
+	mrm_settle(&c->s->near);
+	warm_memory(0);
+	run_shared(c, E2E_CASE_GPU_HOST_HIT, &c->s->near, "pipeline", "cuda:0");
+	trims_close(&held);
+}
+
+static void gpu_private_cold(struct course *c)
+{
+	forget(c);
+	model_make_cold(c->file);
+	run_private(c, E2E_CASE_GPU_PRIVATE_COLD, E2E_CASES, "cuda:0");
+}
+
+static void gpu_miss_disk(struct course *c)
+{
+	forget(c);
+	model_make_cold(c->file);
+	warm_memory(c->row->bytes);
+	run_shared(c, E2E_CASE_GPU_MISS_DISK, &c->s->near, "pipeline", "cuda:0");
 }
 
 static void empty_far(struct course *c)
@@ -217,6 +255,20 @@ static void race(struct course *c, bool turned, step *one, step *other)
 	(turned ? one : other)(c);
 }
 
+static void gpu_round(struct course *c, uint32_t round, uint32_t hits)
+{
+	bool turned = round % 2;
+	race(c, turned, gpu_private_cold, gpu_miss_disk);
+	e2e_compare(c->row, E2E_GPU_MISS_DISK);
+	for (uint32_t i = 0; i < hits; i++, turned = !turned) {
+		race(c, turned, gpu_hit, gpu_private_warm);
+		e2e_compare(c->row, E2E_GPU_HIT);
+		e2e_compare(c->row, E2E_GPU_HIT_OVER_WARM);
+	}
+	race(c, turned, gpu_host_hit, gpu_private_warm);
+	e2e_compare(c->row, E2E_GPU_HOST_HIT);
+}
+
 static void one_round(struct course *c, uint32_t round, uint32_t hits)
 {
 	bool turned = round % 2;
@@ -227,11 +279,9 @@ static void one_round(struct course *c, uint32_t round, uint32_t hits)
 		e2e_compare(c->row, E2E_HOST_HIT);
 		e2e_compare(c->row, E2E_HIT_OVER_WARM);
 		e2e_compare(c->row, E2E_HIT_OVER_COLD);
-		if (c->s->gpu) {
-			race(c, turned, gpu_hit, gpu_ideal);
-			e2e_compare(c->row, E2E_GPU_HIT);
-		}
 	}
+	if (c->gpu)
+		gpu_round(c, round, hits);
 	if (!c->s->port)
 		return;
 	lab_evict(c->s->near_conn, c->row->model->name, TRIMS_TIER_HOST);
@@ -264,7 +314,8 @@ static void make_files(struct course *c)
 	lab_path(o, c->file, "models/%s/model.safetensors", name);
 	lab_path(o, c->served, "remote/%s/model.safetensors", name);
 	lab_path(o, c->copy, "fetched/model.safetensors");
-	lab_copy(c->file, c->served); /* no link: pages that a server has sent cannot be dropped for a while */
+	if (c->s->port)
+		lab_copy(c->file, c->served); /* no link: pages that a server has sent cannot be dropped for a while */
 }
 
 static void remove_files(const struct course *c)
@@ -274,20 +325,32 @@ static void remove_files(const struct course *c)
 		unlink(c->file);
 }
 
-static void measure(const struct stage *s, struct e2e_row *row)
+static bool has_room(const struct stage *s, const struct e2e_row *row)
+{
+	return s->gpu && 2 * row->bytes + BESIDE_BYTES <= s->device_bytes;
+}
+
+/* end_ns: no round begins that would not be done by then, but for the first; 0: there is no end. */
+static void measure(const struct stage *s, struct e2e_row *row, uint64_t end_ns)
 {
 	struct course c = {.s = s, .row = row};
 	make_files(&c);
+	c.gpu = has_room(s, row);
 	const struct effort *e = effort_of(row->bytes);
 	uint32_t rounds = s->o->rounds ? s->o->rounds : e->rounds;
 	snprintf(c.tokens, sizeof c.tokens, "%" PRIu32, row->model->tokens);
 	struct function_run warm;
 	run(&c, "cpu", (const char *const[]){"--mode", "private", "--file", c.file, NULL}, 0, &warm); /* programs and libraries */
-	for (uint32_t i = 0; i < rounds; i++) {
-		lab_progress(row->model->name, i, rounds);
-		one_round(&c, i, MIN(e->hits, rounds));
+	for (uint64_t longest = 0, began; row->rounds < rounds; row->rounds++) {
+		began = bench_now_ns();
+		if (row->rounds && end_ns && began + longest > end_ns)
+			break;
+		lab_progress(row->model->name, row->rounds, rounds);
+		one_round(&c, row->rounds, MIN(e->hits, rounds));
+		longest = MAX(longest, bench_now_ns() - began);
 	}
 	lab_progress(NULL, 0, 0);
+	forget(&c); /* the next one wants tiers that have nothing */
 	remove_files(&c);
 }
 
@@ -308,15 +371,55 @@ static void start_daemons(struct stage *s)
 	s->far_conn = lab_connect(&s->far);
 }
 
+/* --only: names, separated by commas. */
 static size_t choose(const struct bench_options *o, struct e2e_row *rows)
 {
 	size_t n = 0;
-	for (uint32_t i = 0; i < zoo_n; i++)
-		if (!o->only || strcmp(o->only, zoo[i].name) == 0)
-			rows[n++].model = &zoo[i];
-	if (!n)
-		die("e2e: --only %s: no such model", o->only);
+	for (uint32_t i = 0; !o->only && i < zoo_n; i++)
+		rows[n++].model = &zoo[i];
+	for (const char *name = o->only; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
+		size_t len = strcspn(name, ",");
+		uint32_t i = 0;
+		while (i < zoo_n && (strlen(zoo[i].name) != len || memcmp(zoo[i].name, name, len) != 0))
+			i++;
+		for (size_t k = 0; k < n && i < zoo_n; k++)
+			if (rows[k].model == &zoo[i])
+				die("e2e: --only %s: twice the same model", o->only);
+		if (i == zoo_n)
+			die("e2e: --only %s: no model %.*s", o->only, (int)len, name);
+		rows[n++].model = &zoo[i];
+	}
 	return n;
+}
+
+/* What the device has free, before anything of this benchmark is on it. */
+static uint64_t ask_device(const struct bench_options *o)
+{
+	struct gpu g;
+	gpu_open(o, &g);
+	uint64_t bytes = gpu_free_bytes(&g);
+	gpu_close(&g);
+	return bytes;
+}
+
+static json_t *left_out(const struct stage *s, const struct e2e_row *rows, size_t n)
+{
+	char text[512] = "";
+	if (!s->port)
+		snprintf(text, sizeof text, "the remote cases: nginx and curl are not both here");
+	for (size_t i = 0; i < n; i++)
+		if (s->gpu && !has_room(s, &rows[i]))
+			snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s on the GPU: no room for two copies", *text ? "; " : "",
+				rows[i].model->name);
+	return *text ? json_string(text) : NULL;
+}
+
+static json_int_t fewest_rounds(const struct e2e_row *rows, size_t n)
+{
+	uint32_t fewest = rows[0].rounds;
+	for (size_t i = 1; i < n; i++)
+		fewest = MIN(fewest, rows[i].rounds);
+	return fewest;
 }
 
 static void row_fini(struct e2e_row *row)
@@ -330,6 +433,7 @@ static void row_fini(struct e2e_row *row)
 json_t *bench_e2e(const struct bench_options *o)
 {
 	struct stage s = {.o = o, .gpu = o->driver != NULL};
+	uint64_t began = bench_now_ns();
 	struct e2e_row *rows = calloc(zoo_n, sizeof *rows);
 	char models[LAB_PATH], remote[LAB_PATH];
 	ASSERT(rows);
@@ -345,17 +449,19 @@ json_t *bench_e2e(const struct bench_options *o)
 		lab_path(o, folder, "remote/%s", rows[i].model->name);
 		lab_mkdir(folder);
 	}
-	if (o->driver)
-		setenv("TRIMS_CUDA_DRIVER", o->driver, 1); /* libtrims in this process is to load the same */
+	if (s.gpu)
+		s.device_bytes = ask_device(o);
 	s.port = lab_has("nginx") && lab_has("curl") ? nginx_start(o, remote) : 0;
 	start_daemons(&s);
-	for (size_t i = 0; i < n; i++)
-		measure(&s, &rows[i]);
+	for (size_t i = 0; i < n; i++) /* each model has its part of what there is in all */
+		measure(&s, &rows[i], o->budget_ns ? began + o->budget_ns / n * (i + 1) : 0);
 	json_t *concurrent = e2e_open_loop(o, &s.near, rows, n);
 	json_t *result = e2e_figures(rows, n);
 	json_object_set_new(result, "open_loop", concurrent);
-	if (!s.port)
-		json_object_set_new(result, "left_out", json_string("the remote cases: nginx and curl are not both here"));
+	json_object_set_new(result, "rounds", json_integer(fewest_rounds(rows, n)));
+	json_t *missing = left_out(&s, rows, n);
+	if (missing)
+		json_object_set_new(result, "left_out", missing);
 	if (o->out)
 		e2e_write(o->out, rows, n, concurrent);
 	trims_disconnect(&s.near_conn);

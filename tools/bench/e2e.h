@@ -26,6 +26,7 @@ const char *e2e_case_key(unsigned which);
 struct e2e_row {
 	const struct zoo_model *model;
 	uint64_t bytes;
+	uint32_t rounds; /* done */
 	bool simulated; /* some of it */
 	struct function_cell cells[E2E_CASES];
 	double last[E2E_CASES];            /* total of the last run; 0: there was none, or it failed */
@@ -48,7 +49,8 @@ void e2e_write(const char *dir, struct e2e_row *rows, size_t n, const json_t *co
 
 /* ---- e2e_open_loop.c ---- */
 
-/* Functions that arrive whether or not others are done, with the daemon and without: latency from the arrival on. */
+/* Functions that arrive whether or not others are done, with the daemon and without: latency from the arrival on.  Where models ran
+ * on a GPU, `gpu` has the same of functions there. */
 json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct e2e_row *rows, size_t n);
 
 #endif

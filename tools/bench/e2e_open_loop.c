@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define ARRIVALS 60u       /* unless --calls says how many */
-#define LOAD 0.5           /* of the machine, by what a host hit takes */
+#define LOAD 0.5           /* of the machine, by what a hit takes */
 #define SEED 11
 
 struct arrival {
@@ -21,18 +21,26 @@ struct arrival {
 	struct e2e_row *row;
 };
 
+/* Where functions run, and whose time there says how fast they may come. */
+struct ground {
+	const char *device, *daemon, *private; /* the latter two: what is said meanwhile */
+	enum e2e_case hit;
+};
+static const struct ground host = {"cpu", "open loop, daemon", "open loop, private", E2E_CASE_HOST_HIT};
+static const struct ground gpu = {"cuda:0", "open loop on the GPU, daemon", "open loop on the GPU, private", E2E_CASE_GPU_HIT};
+
 struct arm {
-	const char *key;
+	const char *key, *device;
 	struct samples latency;
 	uint32_t failed;
 };
 
-/* Exponential gaps; the mean gap is what keeps LOAD of all cores busy with host hits. */
-static double plan_arrivals(struct arrival *v, size_t arrivals, struct e2e_row **rows, size_t n, uint64_t seed)
+/* Exponential gaps; the mean gap is what keeps LOAD of all cores busy with hits. */
+static double plan_arrivals(struct arrival *v, size_t arrivals, struct e2e_row **rows, size_t n, enum e2e_case hit, uint64_t seed)
 {
 	double work = 0, at = 0;
 	for (size_t i = 0; i < n; i++)
-		work += samples_median(&rows[i]->cells[E2E_CASE_HOST_HIT].total) / (double)n;
+		work += samples_median(&rows[i]->cells[hit].total) / (double)n;
 	double gap = work / LOAD; /* one function uses every core there is */
 	for (size_t i = 0; i < arrivals; i++) {
 		at += -log(random_unit(&seed)) * gap;
@@ -41,18 +49,18 @@ static double plan_arrivals(struct arrival *v, size_t arrivals, struct e2e_row *
 	return gap;
 }
 
-static void start_one(const struct bench_options *o, const struct mrm *m, const struct arrival *a, uint64_t began_ns,
-	struct function *f)
+static void start_one(const struct bench_options *o, const struct mrm *m, const char *device, const struct arrival *a,
+	uint64_t began_ns, struct function *f)
 {
 	char tokens[16], file[LAB_PATH];
 	const char *name = a->row->model->name;
 	uint64_t due = began_ns + (uint64_t)(a->at_ms * 1e6);
 	snprintf(tokens, sizeof tokens, "%" PRIu32, a->row->model->tokens);
 	lab_path(o, file, "models/%s/model.safetensors", name);
-	const char *shared[] = {"--socket", m ? m->socket : "", "--mode", "pipeline", name, "--tokens", tokens, NULL};
-	const char *alone[] = {"--mode", "private", "--file", file, "--tokens", tokens, NULL};
+	const char *shared[] = {"--device", device, "--socket", m ? m->socket : "", "--mode", "pipeline", name, "--tokens", tokens, NULL};
+	const char *alone[] = {"--device", device, "--mode", "private", "--file", file, "--tokens", tokens, NULL};
 	if (!a->row->model->tokens) /* an image */
-		shared[5] = alone[4] = NULL;
+		shared[7] = alone[6] = NULL;
 	e2e_start(o, f, due, m ? shared : alone);
 }
 
@@ -92,7 +100,7 @@ static void run_arm(const struct bench_options *o, const struct mrm *m, const st
 		for (int i = 0; i < n; i++, done++)
 			collect(epoll, arm, events[i].data.ptr);
 		for (; started < arrivals && v[started].at_ms <= (double)(bench_now_ns() - began) / 1e6; started++) {
-			start_one(o, m, &v[started], began, &all[started]);
+			start_one(o, m, arm->device, &v[started], began, &all[started]);
 			watch(epoll, &all[started]);
 		}
 		lab_progress(arm->key, done, arrivals);
@@ -111,25 +119,34 @@ static json_t *arm_json(struct arm *arm)
 	return out;
 }
 
-json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct e2e_row *rows, size_t n)
+static json_t *run_both(const struct bench_options *o, const struct mrm *m, const struct ground *where, struct e2e_row *rows, size_t n)
 {
 	struct e2e_row **used = calloc(n, sizeof *used);
 	size_t arrivals = o->calls ? o->calls : ARRIVALS;
 	OWN_MEM struct arrival *v = calloc(arrivals, sizeof *v);
-	struct arm shared = {.key = "open loop, daemon"}, alone = {.key = "open loop, private"};
+	struct arm shared = {.key = where->daemon, .device = where->device}, alone = {.key = where->private, .device = where->device};
 	size_t n_used = 0;
 	ASSERT(used && v);
 	for (size_t i = 0; i < n; i++)
-		if (rows[i].bytes <= E2E_LARGEST && rows[i].cells[E2E_CASE_HOST_HIT].total.n)
+		if (rows[i].bytes <= E2E_LARGEST && rows[i].cells[where->hit].total.n)
 			used[n_used++] = &rows[i];
 	if (!n_used) {
 		free(used);
 		return json_null();
 	}
-	double gap = plan_arrivals(v, arrivals, used, n_used, SEED);
+	double gap = plan_arrivals(v, arrivals, used, n_used, where->hit, SEED);
 	run_arm(o, m, v, arrivals, &shared);
 	run_arm(o, NULL, v, arrivals, &alone);
 	free(used);
 	return json_pack("{s:i,s:i,s:i,s:f,s:s,s:o,s:o}", "seed", SEED, "arrivals", (int)arrivals, "models", (int)n_used, "mean_gap_ms", gap,
 		"page_cache", "warm", "daemon", arm_json(&shared), "private", arm_json(&alone));
+}
+
+json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct e2e_row *rows, size_t n)
+{
+	json_t *result = run_both(o, m, &host, rows, n), *there = run_both(o, m, &gpu, rows, n);
+	if (json_is_object(result) && json_is_object(there))
+		json_object_set(result, "gpu", there);
+	json_decref(there);
+	return result;
 }

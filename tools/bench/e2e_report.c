@@ -55,7 +55,8 @@ static json_t *cell_json(struct function_cell *c)
 
 static json_t *row_json(struct e2e_row *r)
 {
-	json_t *out = json_pack("{s:I,s:i}", "bytes", (json_int_t)r->bytes, "tokens", (int)r->model->tokens);
+	json_t *out = json_pack("{s:I,s:i,s:i}", "bytes", (json_int_t)r->bytes, "tokens", (int)r->model->tokens, "rounds",
+		(int)r->rounds);
 	for (unsigned k = 0; k < E2E_CASES; k++)
 		if (r->cells[k].total.n || r->cells[k].failed)
 			json_object_set_new(out, e2e_case_key(k), cell_json(&r->cells[k]));
