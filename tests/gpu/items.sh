@@ -1,10 +1,12 @@
 # items.sh - what run can run: a function for each part.  Sourced by run.
-# Seconds are what an item may take on a real device; those of a part fit into one call together.  On the simulator everything is
-# short: there it shows that it works, and nothing else.
-# shellcheck shell=sh disable=SC2154,SC2034  # $build, $driver, $root, $here, $out, $work, $simulated, $gpu, $points: run's
+# Seconds are what an item may take on a real device; those of a part fit into one call together.  Behind a + an item can use more:
+# grant, before it, says how much it is, and it is told a budget, since one that is ended says nothing.
+# A short run shows that everything works, and nothing else; it is what the simulator gets unless it is told otherwise.
+# shellcheck shell=sh disable=SC2154,SC2034  # $build, $driver, $root, $here, $out, $work, $effort, $gpu, $points, $granted: run's
 
-all_parts='points suite bench contention run e2e'
-short_parts='points suite bench contention' # what a call that names none runs on the simulator
+# The most valuable first.
+all_parts='points suite bench run contention e2e peers run-small e2e-medium run-medium e2e-mixed run-large e2e-large pageable'
+short_parts='points suite bench contention peers' # of a short run that names none; the others want minutes
 
 part_points() {
 	"$points" --list >"$work/list"
@@ -26,10 +28,11 @@ suite() { # NAME SECONDS CASE...
 }
 
 part_suite() {
+	bench ways ways 40 # which of them this device goes: what is measured behind this was measured there
 	for name in cuda_abi hash_kernel; do
 		item unit "$name" 30 "$here/tap" "$build/tests/unit/test_$name"
 	done
-	if [ "$simulated" = true ]; then # all of them are run beside this
+	if [ "$effort" = short ]; then # all of them are run beside this
 		suite 610-gpu_clients 60 a_copy_is_one
 	else
 		suite 610-gpu_clients 180
@@ -48,16 +51,24 @@ bench() { # NAME BENCH SECONDS OPTION...
 		"$build/tools/trims-bench" "$which" --json --driver "${driver:-libcuda.so.1}" "$@"
 }
 
+# What a benchmark that knows --budget is told: so many hundredths of what its item was granted.
+timed() { # NAME BENCH SECONDS HUNDREDTHS OPTION...
+	name=$1 which=$2 seconds=$3 hundredths=$4
+	shift 4
+	grant "$seconds"
+	bench "$name" "$which" "$seconds+" --budget "$((granted * hundredths / 100))s" "$@"
+}
+
 curves() { # NAME: a folder for what is drawn
 	place=$out
 	[ "$simulated" = false ] || place=$work
 	folder=$place/$(printf '%s' "${gpu:-gpu}" | tr -c 'A-Za-z0-9.-' '_')-$1
-	[ "$listing" = yes ] || mkdir -p "$folder"
+	[ "$running" = no ] || mkdir -p "$folder"
 	printf '%s' "$folder"
 }
 
 part_bench() {
-	if [ "$simulated" = true ]; then
+	if [ "$effort" = short ]; then
 		bench h2d h2d 60 --bytes 16M --rounds 2
 		bench gpu-open gpu-open 60 --bytes 16M --rounds 5
 	else
@@ -69,29 +80,73 @@ part_bench() {
 }
 
 part_contention() {
-	if [ "$simulated" = true ]; then
+	if [ "$effort" = short ]; then
 		bench contention contention 60 --bytes 16M --calls 1 --budget 6 --out "$(curves contention)"
 	else
-		bench contention contention 520 --budget 420 --out "$(curves contention)" # what is not measured takes time as well
+		timed contention-pinned contention 180 80 --only pinned --out "$(curves contention-pinned)"
+		timed contention-inside contention 90 75 --only inside --out "$(curves contention-inside)"
 	fi
 }
 
-# A function from its start to its first result.
-part_e2e() {
-	if [ "$simulated" = true ]; then
-		bench e2e-minilm e2e 120 --only minilm --rounds 1 --calls 2
-		return
-	fi
-	for model in minilm:80 bert-base:110 gpt2:110 resnet-50:90 bert-large:140; do
-		bench "e2e-${model%:*}" e2e "${model#*:}" --only "${model%:*}" --rounds 5 --calls 10 --out "$(curves "e2e-${model%:*}")"
-	done
-}
-
-# Cold starts of one model by each mode, in turns, and what the planner had said of them: whether it knew what direct access is worth.
-part_run() {
-	if [ "$simulated" = true ]; then
-		bench cold-minilm cold 120 --only minilm --rounds 2
+part_pageable() { # 300 calls of every cell take minutes: such copies are slow
+	if [ "$effort" = short ]; then
+		bench contention-pageable contention 60 --only pageable --calls 1 --budget 4 --out "$(curves contention-pageable)"
 	else
-		bench cold-bert-base cold 530 --only bert-base --rounds 200 --budget 480s # after 20 of each that do not count
+		timed contention-pageable contention 530 80 --only pageable --out "$(curves contention-pageable)"
+	fi
+}
+
+# Cold starts of a model by each mode, in turns, and what the planner had said of them: whether it knew what direct access is worth.  200
+# rounds behind 20 that do not count, or as many as there is time for: the result has their number.
+cold_part() {
+	while read -r model where seconds _; do
+		if [ "$where" != "$part" ]; then
+			continue
+		elif [ "$effort" = short ]; then
+			bench "cold-$model" cold 60 --only "$model" --rounds 1
+		else
+			timed "cold-$model" cold "$seconds" 88 --only "$model" --rounds 200
+		fi
+	done <"$here/models"
+}
+part_run() { cold_part; }
+part_run_small() { cold_part; }
+part_run_medium() { cold_part; }
+part_run_large() { cold_part; }
+
+# Parallel transmission; skipped where there is one device.
+part_peers() {
+	if [ "$effort" = short ]; then
+		bench pt-minilm pt 60 --only minilm --rounds 1
+	else
+		timed pt-bert-base pt 240 88 --only bert-base --rounds 200
+		timed pt-bert-large pt 270 88 --only bert-large --rounds 200
+	fi
+}
+
+# A function from its start to its first result; several at once at the end.
+e2e_part() {
+	while read -r model _ _ where seconds short; do
+		if [ "$where" != "$part" ]; then
+			continue
+		elif [ "$effort" = full ]; then
+			timed "e2e-$model" e2e "$seconds" 70 --only "$model" --calls 10 --out "$(curves "e2e-$model")"
+		elif [ "$short" = yes ]; then
+			bench "e2e-$model" e2e 60 --only "$model" --rounds 1 --calls 2
+		else
+			item bench "e2e-$model" 1 sh -c 'echo "left out of a short run: it takes minutes" >&2; exit 77'
+		fi
+	done <"$here/models"
+}
+part_e2e() { e2e_part; }
+part_e2e_medium() { e2e_part; }
+part_e2e_large() { e2e_part; }
+
+# Several models at once: the concurrent case is what this is about.
+part_e2e_mixed() {
+	if [ "$effort" = short ]; then
+		bench e2e-mixed e2e 60 --only minilm,resnet-50 --rounds 1 --calls 3
+	else
+		timed e2e-mixed e2e 400 50 --only minilm,bert-base,roberta-base,gpt2,resnet-50,resnet-101 --rounds 1 --calls 60 --out "$(curves e2e-mixed)"
 	fi
 }

@@ -5,24 +5,25 @@
 
 # A benchmark's answer, in the table, is what it is held to, and whether it is simulated.
 results_shown() {
-	sed 's/.*\("simulated": *[a-z]*\).*"figures": *{\([^}]*\)}.*/\1, \2/; s/":\([^ ]\)/": \1/g; s/,"/, "/g'
+	sed '/"simulated": *true/s/"figures": *{/&"simulated": true, /
+		s/.*"figures": *{\([^}]*\)}.*/\1/; s/":\([^ ]\)/": \1/g; s/,"/, "/g'
 }
 
 # results_table FILE: rows of its item lines.
 results_table() {
 	grep '^    {"part"' "$1" | while IFS= read -r line; do
-		printf '%s' "$line" | sed 's/^ *{"part": "\([^"]*\)", "kind": "\([^"]*\)", "name": "\([^"]*\)", "status": "\([^"]*\)", "seconds": [0-9]*, "why": "\([^"]*\)".*/| \1 | \3 | \4: \5 | /; s/:  | $/ | /'
+		printf '%s' "$line" | sed 's/^ *{"part": "\([^"]*\)", "kind": "\([^"]*\)", "name": "\([^"]*\)", "effort": "\([^"]*\)", "status": "\([^"]*\)", "seconds": [0-9]*, "why": "\([^"]*\)".*/| \1 | \3 (\4) | \5: \6 | /; s/ (full) | / | /; s/:  | $/ | /'
 		printf '%s' "${line#*\"answer\": }" | sed 's/},*$//' | results_shown | tr -d '{}"' | sed 's/simulated: false,* *//; s/  */ /g'
 		printf ' |\n'
 	done
 }
 
-# results_merge OLD NEW: item lines of both, each once.
+# results_merge OLD NEW: item lines of both, each once; a new one that says nothing of the device does not take an old one's place.
 results_merge() {
 	cat "$1" "$2" | sed -n 's/^\(    {"part".*}\),*$/\1/p' | awk '
-		{ key = $0; sub(/", "status".*/, "", key); late = / "why": "not run: / }
+		{ key = $0; sub(/", "status".*/, "", key); silent = / "status": "skipped"/ || / "why": "not run: / }
 		!(key in line) { order[++n] = key; line[key] = $0; next }
-		!late { line[key] = $0 }
+		!silent { line[key] = $0 }
 		END { for (i = 1; i <= n; i++) print line[order[i]] (i < n ? "," : "") }'
 }
 
@@ -44,10 +45,10 @@ results_write() {
 		printf '## %s, driver %s\n\n| part | item | result | figures |\n|---|---|---|---|\n' "$1" "$2"
 		results_table "$base.json"
 		printf '\n'
-	} >"$base.md"
+	} >"$base.md.new" && mv "$base.md.new" "$base.md" || return 1
 	{
 		printf '# What real devices said\n\nMade by tests/gpu/run; one section a device and driver.\n\n'
 		cat "$out"/*.md
-	} >"$out/../RESULTS.md"
+	} >"$out/../RESULTS.md.new" && mv "$out/../RESULTS.md.new" "$out/../RESULTS.md" || return 1
 	printf '%s\n' "$base.json"
 }
