@@ -4,9 +4,11 @@
 #include "tests/unit/unit.h"
 #include "tools/bench/fit.h"
 #include "tools/bench/lab.h"
+#include "tools/bench/zoo.h"
 #include "tools/svg.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <lz4.h>
 #include <math.h>
 #include <string.h>
@@ -93,6 +95,46 @@ START_TEST(models_of_two_seeds_differ)
 	ck_assert_uint_ne(hashes[0], hashes[1]);
 	unlink(path);
 	rmdir(dir);
+}
+END_TEST
+
+/* Numbers as published, less what a sentence's vector or the classes do not need (the pooler), and with the running statistics of
+ * batch norms; of models that are named for their size, that. */
+START_TEST(every_model_of_the_zoo_is_one_that_the_executor_builds)
+{
+	static const struct {
+		const char *name;
+		uint64_t floats;
+	} known[] = {
+		{"minilm", 22713216 - (384 + 1) * 384}, {"bert-base", 109482240 - (768 + 1) * 768},
+		{"bert-large", 335141888 - (1024 + 1) * 1024}, {"roberta-base", 124645632 - (768 + 1) * 768}, {"gpt2", 124439808},
+		{"resnet-50", 25557032 + 53120}, {"resnet-101", 44549160 + 105344},
+	};
+	size_t named = 0;
+	for (uint32_t i = 0; i < zoo_n; i++) {
+		struct zoo_tensors t;
+		struct net *net = NULL;
+		struct fault why = {0};
+		uint64_t bytes = 0;
+		uint32_t gib = 0;
+		ck_assert_msg(zoo_build(&zoo[i], &net, &t, &why) == 0, "%s: %s", zoo[i].name, why.text);
+		for (uint32_t k = 0; k < t.n; k++)
+			bytes += t.v[k].weight.bytes;
+		for (size_t k = 0; k < ARRAY_LEN(known); k++)
+			if (strcmp(known[k].name, zoo[i].name) == 0) {
+				ck_assert_msg(bytes == 4 * known[k].floats, "%s: %" PRIu64 " bytes", zoo[i].name, bytes);
+				named++;
+			}
+		if (sscanf(zoo[i].name, "large-%" SCNu32 "g", &gib) == 1) {
+			ck_assert_msg((bytes + GIB / 2) / GIB == gib, "%s: %" PRIu64 " bytes", zoo[i].name, bytes);
+			named++;
+		}
+		ck_assert_int_eq(net->input == NET_TOKENS, zoo[i].tokens > 0);
+		ck_assert_uint_le(zoo[i].tokens, net->max_tokens);
+		net_free(&net);
+		zoo_tensors_fini(&t);
+	}
+	ck_assert_uint_eq(named, zoo_n);
 }
 END_TEST
 
@@ -222,7 +264,8 @@ static void charts(Suite *s)
 
 static void models(Suite *s)
 {
-	UNIT_CASE(s, "models", models_are_valid_and_compress_as_they_claim, models_of_two_seeds_differ);
+	UNIT_CASE(s, "models", models_are_valid_and_compress_as_they_claim, models_of_two_seeds_differ,
+		every_model_of_the_zoo_is_one_that_the_executor_builds);
 }
 
 UNIT_MAIN("bench", numbers, charts, models)

@@ -1,21 +1,13 @@
-/* zoo.c - see zoo.h.  A catalog for the executor's builder that has every tensor it is asked for, and writes them down. */
+/* zoo.c - see zoo.h.  A catalog for the executor's builder that has every tensor it is asked for. */
 #include "tools/bench/zoo.h"
 
 #include "shared/check.h"
 #include "shared/image.h"
-#include "shared/own.h"
-#include "tools/bench/lab.h"
-#include "tools/random.h"
-#include "tools/run/net.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#define BLOCK_FLOATS ((size_t)1 << 20)
-#define ZOO_NAME 256
 
 const struct zoo_model zoo[] = {
 #define ZOO(name, tokens, config) {name, config, tokens},
@@ -24,16 +16,11 @@ const struct zoo_model zoo[] = {
 };
 const uint32_t zoo_n = ARRAY_LEN(zoo);
 
-struct wanted {
-	char name[ZOO_NAME];
-	struct weight weight;
-};
-
 struct maker {
 	struct catalog catalog;
 	const struct zoo_model *model;
-	struct wanted *v;
-	uint32_t n, cap;
+	struct zoo_tensors tensors;
+	uint32_t cap;
 };
 
 static uint64_t floats_of(const struct weight *w)
@@ -45,30 +32,31 @@ static uint64_t floats_of(const struct weight *w)
 }
 
 /* Layers may share a tensor: GPT-2's head is its token embedding. */
-static struct wanted *known(const struct maker *m, const char *name)
+static struct zoo_tensor *known(const struct zoo_tensors *t, const char *name)
 {
-	for (uint32_t i = 0; i < m->n; i++)
-		if (strcmp(m->v[i].name, name) == 0)
-			return &m->v[i];
+	for (uint32_t i = 0; i < t->n; i++)
+		if (strcmp(t->v[i].name, name) == 0)
+			return &t->v[i];
 	return NULL;
 }
 
 static int find(const struct catalog *c, const char *name, const struct weight *want, struct weight *out)
 {
 	struct maker *m = container_of(c, struct maker, catalog);
-	struct wanted *w = known(m, name);
+	struct zoo_tensors *t = &m->tensors;
+	struct zoo_tensor *w = known(t, name);
 	if (!w && !want)
 		return -ENOENT;
 	if (!w) {
-		if (m->n == m->cap) {
+		if (t->n == m->cap) {
 			m->cap = m->cap ? 2 * m->cap : 256;
-			m->v = reallocarray(m->v, m->cap, sizeof *m->v);
-			ASSERT(m->v);
+			t->v = reallocarray(t->v, m->cap, sizeof *t->v);
+			ASSERT(t->v);
 		}
-		w = &m->v[m->n];
-		*w = (struct wanted){.weight = *want};
+		w = &t->v[t->n];
+		*w = (struct zoo_tensor){.weight = *want};
 		snprintf(w->name, sizeof w->name, "%s", name);
-		w->weight.tensor = m->n++;
+		w->weight.tensor = t->n++;
 		w->weight.dtype = DTYPE_F32;
 		w->weight.bytes = floats_of(want) * sizeof(float);
 	}
@@ -86,112 +74,18 @@ static int file(const struct catalog *c, const char *path, const void **data, si
 	return 0;
 }
 
-static int by_name(const void *a, const void *b)
+int zoo_build(const struct zoo_model *model, struct net **net, struct zoo_tensors *tensors, struct fault *why)
 {
-	return strcmp(((const struct wanted *)a)->name, ((const struct wanted *)b)->name);
+	struct maker m = {.catalog = {.find = find, .file = file}, .model = model};
+	int r = net_build(&m.catalog, net, why);
+	*tensors = m.tensors;
+	if (r)
+		zoo_tensors_fini(tensors);
+	return r;
 }
 
-static void write_header(FILE *f, const struct maker *m)
+void zoo_tensors_fini(struct zoo_tensors *t)
 {
-	char *text = NULL;
-	size_t bytes = 0;
-	uint64_t at = 0;
-	FILE *t = open_memstream(&text, &bytes);
-	ASSERT(t);
-	fputs("{\"__metadata__\":{\"format\":\"pt\"}", t);
-	for (uint32_t i = 0; i < m->n; i++) {
-		const struct weight *w = &m->v[i].weight;
-		fprintf(t, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[", m->v[i].name);
-		for (uint32_t d = 0; d < w->rank; d++)
-			fprintf(t, "%s%" PRIu64, d ? "," : "", w->shape[d]);
-		fprintf(t, "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}", at, at + w->bytes);
-		at += w->bytes;
-	}
-	fputc('}', t);
-	fflush(t);
-	for (size_t n = bytes; n % 8; n++)
-		fputc(' ', t);
-	fclose(t);
-	uint64_t length = bytes; /* the machines trims runs on are little-endian, as the format is */
-	fwrite(&length, sizeof length, 1, f);
-	fwrite(text, 1, bytes, f);
-	free(text);
-}
-
-static bool ends_with(const char *name, const char *suffix)
-{
-	size_t n = strlen(name), s = strlen(suffix);
-	return n >= s && strcmp(name + n - s, suffix) == 0;
-}
-
-/* Weights around 0 as training leaves them; scales and variances around 1, or nothing finite would come out. */
-static void write_floats(FILE *f, const struct wanted *w, uint64_t *state, float *block)
-{
-	bool scale = w->weight.rank == 1 && (ends_with(w->name, ".weight") || ends_with(w->name, ".running_var"));
-	float middle = scale ? 1.0f : 0.0f;
-	for (uint64_t left = floats_of(&w->weight); left;) {
-		size_t n = (size_t)MIN(left, BLOCK_FLOATS);
-		for (size_t i = 0; i < n; i += 2) {
-			uint64_t r = random_next(state);
-			block[i] = middle + (float)(int32_t)r * (0.04f / (float)INT32_MAX);
-			block[i + 1] = middle + (float)(int32_t)(r >> 32) * (0.04f / (float)INT32_MAX);
-		}
-		fwrite(block, sizeof *block, n, f);
-		left -= n;
-	}
-}
-
-static uint64_t finish(FILE *f, const struct zoo_model *m)
-{
-	long bytes = fflush(f) ? -1 : ftell(f);
-	if (bytes < 0 || ferror(f) || fsync(fileno(f)))
-		die_errno(errno, "writing the model %s", m->name);
-	fclose(f);
-	return (uint64_t)bytes;
-}
-
-void zoo_write_config(const struct zoo_model *model, const char *dir)
-{
-	FILE *config = lab_create(dir, "config.json");
-	fputs(model->config, config);
-	finish(config, model);
-}
-
-/* All tensors that the executor asks for; the caller frees m->v. */
-static void list_tensors(struct maker *m, const struct zoo_model *model)
-{
-	struct net *net = NULL;
-	struct fault why;
-	*m = (struct maker){.catalog = {.find = find, .file = file}, .model = model};
-	if (net_build(&m->catalog, &net, &why))
-		die("the model %s: %s", model->name, why.text);
-	net_free(&net);
-}
-
-uint64_t zoo_bytes(const struct zoo_model *model)
-{
-	struct maker m;
-	uint64_t bytes = 0;
-	list_tensors(&m, model);
-	for (uint32_t i = 0; i < m.n; i++)
-		bytes += m.v[i].weight.bytes;
-	free(m.v);
-	return bytes;
-}
-
-uint64_t zoo_write(const struct zoo_model *model, const char *dir, uint64_t seed)
-{
-	struct maker m;
-	list_tensors(&m, model);
-	qsort(m.v, m.n, sizeof *m.v, by_name);
-	zoo_write_config(model, dir);
-	FILE *f = lab_create(dir, "model.safetensors");
-	OWN_MEM float *block = calloc(BLOCK_FLOATS + 1, sizeof *block);
-	ASSERT(block);
-	uint64_t state = seed;
-	write_header(f, &m);
-	for (uint32_t i = 0; i < m.n; i++)
-		write_floats(f, &m.v[i], &state, block);
-	free(m.v);
-	return finish(f, model);
+	free(t->v);
+	*t = (struct zoo_tensors){0};
 }

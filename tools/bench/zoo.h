@@ -4,7 +4,7 @@
 #ifndef TOOLS_BENCH_ZOO_H
 #define TOOLS_BENCH_ZOO_H
 
-#include <stdint.h>
+#include "tools/run/net.h"
 
 struct zoo_model {
 	const char *name, *config;
@@ -14,8 +14,25 @@ struct zoo_model {
 extern const struct zoo_model zoo[];
 extern const uint32_t zoo_n;
 
+#define ZOO_NAME 256
+
+/* What a model consists of, in the order in which the executor asks for it. */
+struct zoo_tensor {
+	char name[ZOO_NAME];
+	struct weight weight; /* F32 */
+};
+
+struct zoo_tensors {
+	struct zoo_tensor *v;
+	uint32_t n;
+};
+
+/* The executor's net of a model, without weights; both are the caller's.  -EPROTO: its configuration is none, with *why. */
+int zoo_build(const struct zoo_model *m, struct net **net, struct zoo_tensors *tensors, struct fault *why);
+void zoo_tensors_fini(struct zoo_tensors *t);
 /* Of its weights. */
 uint64_t zoo_bytes(const struct zoo_model *m);
+
 /* Writes DIR/config.json and DIR/model.safetensors (fp32), whose tensors lie as safetensors' own writer orders them: by name.
  * Returns the weight file's bytes. */
 uint64_t zoo_write(const struct zoo_model *m, const char *dir, uint64_t seed);
