@@ -48,15 +48,6 @@ static bool layer_is_valid(const struct plan_profile *p, uint32_t i)
 		l->bytes;
 }
 
-/* How many layers read the bytes of `first` again. */
-static uint32_t count_sharers(const struct plan_profile *p, uint32_t first)
-{
-	uint32_t n = 0;
-	for (uint32_t i = first + 1; i < p->n_layers; i++)
-		n += p->layers[i].same_as == first + 1;
-	return n;
-}
-
 int plan_check_profile(const struct plan_profile *p, uint32_t *layer)
 {
 	uint32_t nowhere, *at = layer ? layer : &nowhere;
@@ -75,7 +66,7 @@ int plan_check_profile(const struct plan_profile *p, uint32_t *layer)
 		bool seen = false;
 		for (uint32_t k = first; k < i && !seen; k++)
 			seen = p->layers[k].same_as == first;
-		if (!seen && (ways *= 2 + (uint64_t)count_sharers(p, first - 1)) > PLAN_MAX_SHARINGS)
+		if (!seen && (ways *= 2) > PLAN_MAX_SHARINGS)
 			return -EINVAL;
 	}
 	*at = UINT32_MAX;
@@ -314,7 +305,7 @@ static int play_layer(struct play *p, uint32_t i, struct plan_step *step, struct
 	bool nothing = p->how[i] == PLAN_NOTHING;
 	int r = 0;
 	*step = (struct plan_step){0};
-	if (nothing != plan_is_owed(p->q, p->how, i))
+	if (nothing != plan_is_owed(p->q, p->how, i) || (p->q->items[i].first != i && plan_is_load(p->how[i])))
 		return -EDOM;
 	if (nothing)
 		*step = (struct plan_step){.exec_begin_ns = p->run, .exec_end_ns = p->run + p->q->items[i].exec_ns};

@@ -16,7 +16,8 @@
  *    other link at most one, in any order;
  *  - the links are usable: the target's; of the others those that are idle, reach the target by a hop, and are in no
  *    group with it or with each other (of each group the fastest, the PLAN_MAX_PARTS - 1 fastest of all);
- *  - a layer without dha_ns is loaded, on a machine without `dha` all are; loaded bytes are at most memory_bytes.
+ *  - a layer without dha_ns is loaded, on a machine without `dha` all are; loaded bytes are at most memory_bytes;
+ *  - of layers with the same bytes the first is loaded, or all are read from the host: a tensor has one place.
  * All policies' plans lie in it.  PLAN_BY_BEST is the least `total_ns` in it: a dynamic programme over the layers whose states
  * (frontier of the part's link, run time if its piece ends here, run time if it goes on, bytes loaded where
  * they are bounded) are dropped only when another is no worse in each, or when a bound on all their ends (two
@@ -76,8 +77,7 @@ const char *plan_policy_doc(unsigned policy);
 enum plan_policy plan_policy_find(const char *name);
 
 /* -EINVAL: a number out of range, no layer, a same_as that is not earlier, has other bytes or is the same as another; more
- * than PLAN_MAX_SHARINGS ways to load (product over bytes that are shared and can be read from the host of 1 + layers that
- * share them).  *layer (may be NULL): the first one that is wrong, or UINT32_MAX. */
+ * than PLAN_MAX_SHARINGS ways to load (2 for each bytes that are shared and can be read from the host, multiplied).  *layer (may be NULL): the first one that is wrong, or UINT32_MAX. */
 int plan_check_profile(const struct plan_profile *p, uint32_t *layer);
 int plan_check_machine(const struct plan_machine *m);
 /* Links that plans may use, the target's first; how many. */

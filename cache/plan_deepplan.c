@@ -14,6 +14,7 @@ struct greedy {
 	const struct plan_problem *q;
 	struct trace *traces;
 	uint32_t *order; /* the layers up to a stall, the best candidate first */
+	bool *shared;    /* another layer has its bytes */
 };
 
 /* What it calls the load time of a layer: a copy of its own. */
@@ -27,11 +28,12 @@ static bool is_nothing(const struct plan_problem *q, uint32_t i)
 	return plan_is_owed(q, q->how, i);
 }
 
-/* How much longer it runs from the host; a layer that cannot is never taken. */
-static int64_t gap_ns(const struct plan_problem *q, uint32_t i)
+/* How much longer it runs from the host; a layer that cannot is never taken, nor one whose bytes another has, which its planner knows
+ * nothing of. */
+static int64_t gap_ns(const struct greedy *g, uint32_t i)
 {
-	const struct plan_item *item = &q->items[i];
-	return item->dha_ns ? (int64_t)item->dha_ns - (int64_t)item->exec_ns : INT64_MAX;
+	const struct plan_item *item = &g->q->items[i];
+	return item->dha_ns && !g->shared[i] ? (int64_t)item->dha_ns - (int64_t)item->exec_ns : INT64_MAX;
 }
 
 /* update_PEF(): where it stalls, with what is chosen now. */
@@ -55,17 +57,17 @@ static void predict(struct greedy *g)
 }
 
 /* (gap ascending, load descending), stable. */
-static bool goes_before(const struct plan_problem *q, uint32_t a, uint32_t b)
+static bool goes_before(const struct greedy *g, uint32_t a, uint32_t b)
 {
-	int64_t x = gap_ns(q, a), y = gap_ns(q, b);
-	return x < y || (x == y && load_ns(q, a) > load_ns(q, b));
+	int64_t x = gap_ns(g, a), y = gap_ns(g, b);
+	return x < y || (x == y && load_ns(g->q, a) > load_ns(g->q, b));
 }
 
 /* One more layer is a candidate; the order of those that were does not change. */
 static void insert(struct greedy *g, uint32_t layer)
 {
 	uint32_t at = layer;
-	for (; at > 0 && goes_before(g->q, layer, g->order[at - 1]); at--)
+	for (; at > 0 && goes_before(g, layer, g->order[at - 1]); at--)
 		g->order[at] = g->order[at - 1];
 	g->order[at] = layer;
 }
@@ -77,7 +79,7 @@ static void relieve(struct greedy *g, uint32_t at)
 	int64_t stall = (int64_t)g->traces[at].stall;
 	for (uint32_t k = 0; k <= at; k++) {
 		uint32_t i = g->order[k];
-		int64_t gap = gap_ns(q, i), load = (int64_t)load_ns(q, i);
+		int64_t gap = gap_ns(g, i), load = (int64_t)load_ns(q, i);
 		if (g->traces[i].dha || is_nothing(q, i))
 			continue;
 		if (gap > load + load / 2 || stall < gap)
@@ -104,13 +106,18 @@ static void choose(struct greedy *g)
 
 static void choose_greedily(struct plan_problem *q)
 {
-	struct greedy g = {.q = q, .traces = memory_new(q->n * sizeof *g.traces), .order = memory_new(q->n * sizeof *g.order)};
+	struct greedy g = {.q = q, .traces = memory_new(q->n * sizeof *g.traces), .order = memory_new(q->n * sizeof *g.order),
+		.shared = memory_new(q->n * sizeof *g.shared)};
+	for (uint32_t i = 0; i < q->n; i++)
+		if (q->items[i].first != i)
+			g.shared[i] = g.shared[q->items[i].first] = true;
 	choose(&g);
 	for (uint32_t i = 0; i < q->n; i++)
 		if (g.traces[i].dha)
 			q->how[i] = PLAN_DHA;
 	memory_free(g.traces);
 	memory_free(g.order);
+	memory_free(g.shared);
 }
 
 /* What is to be loaded, in parts of about equal bytes: the layer that overflows a part opens the next. */

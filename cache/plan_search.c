@@ -481,29 +481,26 @@ static void find_stretches(const struct search *s, struct plan_stretch stretches
 
 /* ---- bytes that several layers read ---- */
 
-/* The layers with the bytes of `first`, of which number `loaded` is the first that is loaded (as many as there are: none).
- * False: one that would have to be read from the host cannot be.  *count: how many there are. */
-static bool set_fates(struct plan_problem *q, uint32_t first, uint32_t loaded, uint32_t *count)
+/* The layers with the bytes of `first`: they are loaded for it, or all read them from the host.  False: one of them cannot. */
+static bool set_fates(struct plan_problem *q, uint32_t first, bool loaded)
 {
 	bool can = true;
-	*count = 0;
 	for (uint32_t i = first; i < q->n; i++) {
 		struct plan_item *item = &q->items[i];
 		if (item->first != first)
 			continue;
-		item->fate = *count < loaded ? PLAN_MUST_DHA : *count == loaded ? PLAN_MUST_LOAD : PLAN_OWED;
+		item->fate = !loaded ? PLAN_MUST_DHA : i == first ? PLAN_MUST_LOAD : PLAN_OWED;
 		can &= item->fate != PLAN_MUST_DHA || item->dha_ns;
-		++*count;
 	}
 	return can;
 }
 
-/* Goes through the ways to share, `way` counting in mixed radix; false: there is no such way.  *can: it is possible. */
+/* Goes through the ways to share, a bit of `way` each; false: there is no such way.  *can: it is possible. */
 static bool choose_way(struct plan_problem *q, uint32_t way, bool *can)
 {
 	*can = true;
 	for (uint32_t i = 0; i < q->n; i++) {
-		uint32_t count, first = q->items[i].first;
+		uint32_t first = q->items[i].first;
 		if (first == i)
 			continue;
 		bool seen = false;
@@ -511,10 +508,9 @@ static bool choose_way(struct plan_problem *q, uint32_t way, bool *can)
 			seen = q->items[k].first == first;
 		if (seen)
 			continue;
-		set_fates(q, first, 0, &count);
-		uint32_t ways = q->items[first].dha_ns ? count + 1 : 1;
-		*can &= set_fates(q, first, way % ways, &count);
-		way /= ways;
+		bool may_read = q->items[first].dha_ns > 0;
+		*can &= set_fates(q, first, !may_read || way % 2 == 0);
+		way /= may_read ? 2 : 1;
 	}
 	return way == 0;
 }

@@ -100,6 +100,7 @@ static void go_on(struct all_plans *a, uint32_t i, struct beginning b)
 		go_on(a, i + 1, b);
 		return;
 	}
+	bool shares = a->f->layers[i].same_as; /* then the first is read from the host, and so is this, or it would be owed */
 	if (a->f->machine.dha && a->f->layers[i].dha_ns) {
 		struct beginning c = b;
 		a->how[i] = PLAN_DHA;
@@ -108,6 +109,8 @@ static void go_on(struct all_plans *a, uint32_t i, struct beginning b)
 		c.charged += b.part == 0 ? traffic_ns(a->f, i) : 0;
 		go_on(a, i + 1, c);
 	}
+	if (shares)
+		return;
 	if (b.open)
 		load_joined(a, i, b);
 	for (unsigned k = 0; k < a->n_links; k++)

@@ -134,8 +134,8 @@ static json_t *json_plan(const struct planned *p)
 			json_array_append_new(helpers, json_string(p->machine->links[k]));
 	for (uint32_t i = 0; i < p->profile->n_layers; i++) {
 		const struct plan_layer *l = &p->profile->layers[i];
-		bool load = plan_is_load(p->how[i]);
-		for (uint32_t t = 0; t < l->n_tensors && p->how[i] != PLAN_NOTHING; t++)
+		bool load = plan_is_load(p->how[i]), named = p->how[i] != PLAN_NOTHING && !l->same_as;
+		for (uint32_t t = 0; named && t < l->n_tensors; t++)
 			json_array_append_new(tensors, json_pack("{s:s, s:s, s:i, s:i}", "tensor",
 				p->profile->tensors[l->first_tensor + t], "place", load ? "load" : "dha", "link",
 				load ? (int)helper_number(p, plan_link(p->how[i])) : 0, "step", (int)i));
