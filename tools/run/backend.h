@@ -66,8 +66,9 @@ struct backend_ops {
 	int (*put)(struct backend *b, void *to, const void *from, size_t bytes, struct fault *why);
 	int (*get)(struct backend *b, void *to, const void *from, size_t bytes, struct fault *why);
 
-	/* Pinned memory to load a file into, for mode private: what put_staged() then takes at full speed without a copy of its
-	 * own.  NULL where loading straight into alloc() memory is the fastest (the CPU). */
+	/* Pinned memory of this process, aligned to pages: what put() then takes at full speed without a copy of its own, and what run[]
+	 * can read.  For files on their way (mode private) and for copies that are to be read from the host.  NULL where there is no way
+	 * to go (the CPU). */
 	int (*stage)(struct backend *b, size_t bytes, void **out, struct fault *why);
 	void (*unstage)(struct backend *b, void *p);
 

@@ -1,7 +1,9 @@
 /* private.c - reading a model by oneself, as fast as plain means can.
- * Blocks of all files are handed out in order to reading threads.  Where the backend has a way of its own to the device, the
- * caller's thread copies what has come in, in order, while the rest is read.
- * Keeps: bytes are used only after the read that brought them has succeeded. */
+ * Blocks of all files are handed out in order to reading threads.  On the CPU they are read to where they stay.  Where the backend has
+ * a way of its own to a device, they are read into a ring of pinned blocks (to pin as much as the model has takes longer than to load
+ * it), and the caller's thread copies what has come in, in order, each tensor to its place in one packed copy.
+ * Keeps: bytes are used only after the read that brought them has succeeded; a block of the ring is read into only when its copy is
+ * done. */
 #include "tools/run/private.h"
 
 #include "shared/image.h"
@@ -18,6 +20,7 @@
 
 #define BLOCK_BYTES (4 * MIB)
 #define READERS 8u
+#define RING_BLOCKS ((uint64_t)2 * READERS) /* one to be read and one to be copied for each */
 #define PAGE 4096u
 #define HUGE_PAGE (2 * MIB)
 #define HEAD_BYTES (256 * KIB) /* of a file at first; more when its header says so */
@@ -27,11 +30,9 @@
 struct part { /* one weight file */
 	char *name;
 	int buffered, direct; /* direct -1: the file system has no O_DIRECT */
-	uint64_t bytes, data_start;
+	uint64_t bytes;
 	void *seen;           /* mapped, only for mincore() */
-	uint64_t at;          /* in the space, a multiple of BLOCK_BYTES */
-	uint8_t *device;      /* memory of the backend for it; NULL: the space is what is computed with */
-	uint64_t shift;       /* where it begins there, such that its data begins at a multiple of DEVICE_ALIGN */
+	uint64_t at;          /* in all files one behind the other, a multiple of BLOCK_BYTES */
 };
 
 struct small { /* a file that travels along */
@@ -47,18 +48,22 @@ struct private {
 	char *folder;
 	struct part *parts;
 	uint32_t n_parts;
-	struct tensor_list tensors;
+	struct tensor_list tensors; /* in the order of the files and of their places there */
 	struct small *files;
-	uint8_t *space;  /* all files, each from `at` on, as they are on the disk */
-	uint64_t space_bytes;
+	uint8_t *space;  /* all files, each from `at` on, as they are on the disk; staged: the ring */
+	uint64_t all_bytes, space_bytes;
 	void *mapped;    /* what the space lies in, where it is ours */
 	uint64_t mapped_bytes;
 	bool staged;     /* space is the backend's */
-	void **moved;     /* tensors whose place in the file has not the alignment they need */
+	void **moved;    /* not staged: tensors whose place in the file has not the alignment they need */
+	/* staged */
+	uint8_t *device; /* all tensors, each at a multiple of DEVICE_ALIGN */
+	uint64_t *place; /* where each is there */
+	uint32_t copied; /* tensors before it are there */
 	/* reading */
 	pthread_mutex_t lock;
-	pthread_cond_t came;
-	uint64_t next, blocks;
+	pthread_cond_t came, left;
+	uint64_t next, blocks, freed, window; /* blocks from `freed` on have a place, a window of them at a time */
 	uint8_t *done; /* a block each */
 	int err;
 };
@@ -88,9 +93,11 @@ static int open_part(struct private *p, struct part *part, struct fault *why)
 	OWN_MEM char *path = join(p->folder, part->name);
 	if (!path)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for a path");
-	part->buffered = open(path, O_RDONLY | O_CLOEXEC);
+	part->buffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
 	if (part->buffered < 0 || fstat(part->buffered, &st))
 		return fail_file(why, "opening", path);
+	if (!S_ISREG(st.st_mode))
+		return fault_set(why, TRIMS_E_BAD_MODEL, "%s is no regular file", path);
 	part->direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
 	part->bytes = (uint64_t)st.st_size;
 	part->seen = mmap(NULL, MAX(part->bytes, (uint64_t)PAGE), PROT_READ, MAP_SHARED, part->buffered, 0);
@@ -101,6 +108,7 @@ static int read_head(struct private *p, uint32_t i, struct fault *why)
 {
 	struct part *part = &p->parts[i];
 	size_t need = (size_t)MIN(part->bytes, HEAD_BYTES), have = 0;
+	uint64_t data_start;
 	OWN_MEM uint8_t *head = NULL;
 	for (int r = -EAGAIN; r == -EAGAIN;) {
 		uint8_t *grown = realloc(head, need + 1);
@@ -115,7 +123,7 @@ static int read_head(struct private *p, uint32_t i, struct fault *why)
 				return fail_file(why, "reading", part->name);
 			have += n > 0 ? (size_t)n : 0;
 		}
-		r = header_parse(FORMAT_SAFETENSORS, part->name, i, head, have, part->bytes, &need, &part->data_start, &p->tensors,
+		r = header_parse(FORMAT_SAFETENSORS, part->name, i, head, have, part->bytes, &need, &data_start, &p->tensors,
 			why);
 		if (r && r != -EAGAIN)
 			return r;
@@ -180,6 +188,7 @@ int private_open(const char *path, struct private **out, struct fault *why)
 	p->catalog = (struct catalog){catalog_find, catalog_file};
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->came, NULL);
+	pthread_cond_init(&p->left, NULL);
 	int r = split_path(p, path, &single, why);
 	if (!r)
 		r = list_parts(p, single, why);
@@ -200,9 +209,7 @@ static void free_space(struct private *p)
 	if (!p->backend)
 		return; /* nothing was loaded */
 	const struct backend_ops *ops = p->backend->ops;
-	for (uint32_t i = 0; i < p->n_parts; i++)
-		if (p->parts[i].device)
-			ops->free(p->backend, p->parts[i].device);
+	ops->free(p->backend, p->device);
 	for (uint32_t i = 0; p->moved && i < p->tensors.n; i++)
 		if (p->moved[i])
 			ops->free(p->backend, p->moved[i]);
@@ -211,6 +218,7 @@ static void free_space(struct private *p)
 	else if (p->mapped)
 		munmap(p->mapped, p->mapped_bytes);
 	free(p->moved);
+	free(p->place);
 }
 
 void private_free(struct private **out)
@@ -235,6 +243,7 @@ void private_free(struct private **out)
 	tensor_list_fini(&p->tensors);
 	pthread_mutex_destroy(&p->lock);
 	pthread_cond_destroy(&p->came);
+	pthread_cond_destroy(&p->left);
 	free(p->parts);
 	free(p->folder);
 	free(p->done);
@@ -247,7 +256,7 @@ void private_free(struct private **out)
 static int read_small(const char *path, struct small *f)
 {
 	struct stat st;
-	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > FILE_MAX_BYTES)
 		return -ENOENT;
 	f->data = malloc((size_t)st.st_size + 1);
@@ -354,20 +363,37 @@ static void find_block(const struct private *p, uint64_t block, uint32_t *part, 
 	*offset = block * BLOCK_BYTES - p->parts[*part].at;
 }
 
+/* Where a block is read to. */
+static uint8_t *place_of(const struct private *p, uint64_t block)
+{
+	return p->space + block % p->window * BLOCK_BYTES;
+}
+
+/* There is one to be read, and a place for it. */
+static bool take_block(struct private *p, uint64_t *block)
+{
+	while (p->next < p->blocks && !p->err && p->next - p->freed >= p->window)
+		pthread_cond_wait(&p->left, &p->lock);
+	*block = p->next;
+	return p->next < p->blocks && !p->err && ++p->next;
+}
+
 static void *reader(void *arg)
 {
 	struct private *p = arg;
+	uint64_t block, offset;
 	pthread_mutex_lock(&p->lock);
-	while (p->next < p->blocks && !p->err) {
-		uint64_t block = p->next++, offset;
+	while (take_block(p, &block)) {
 		uint32_t part;
 		pthread_mutex_unlock(&p->lock);
 		find_block(p, block, &part, &offset);
-		int r = read_block(&p->parts[part], offset, p->space + block * BLOCK_BYTES);
+		int r = read_block(&p->parts[part], offset, place_of(p, block));
 		pthread_mutex_lock(&p->lock);
 		p->done[block] = 1;
-		if (r)
+		if (r) {
 			p->err = r;
+			pthread_cond_broadcast(&p->left);
+		}
 		pthread_cond_signal(&p->came);
 	}
 	pthread_mutex_unlock(&p->lock);
@@ -391,19 +417,59 @@ static int64_t wait_blocks(struct private *p, uint64_t seen)
 	return result;
 }
 
-/* Gives the backend blocks [from, to), each behind its part's begin. */
+/* Bytes that lie behind one another in a block and on the device. */
+struct piece {
+	const uint8_t *from;
+	uint8_t *to;
+	uint64_t bytes;
+};
+
+static int put_piece(struct private *p, const struct piece *piece, struct fault *why)
+{
+	return piece->bytes ? p->backend->ops->put(p->backend, piece->to, piece->from, piece->bytes, why) : 0;
+}
+
+/* What a block has of tensors; of many that fit together as one piece. */
+static int copy_block(struct private *p, uint64_t block, struct fault *why)
+{
+	uint32_t part;
+	uint64_t offset;
+	struct piece open = {0};
+	find_block(p, block, &part, &offset);
+	uint64_t end = MIN(offset + BLOCK_BYTES, p->parts[part].bytes);
+	for (; p->copied < p->tensors.n; p->copied++) {
+		const struct tensor *t = &p->tensors.v[p->copied];
+		if (t->file != part || t->file_off >= end)
+			break;
+		uint64_t first = MAX(t->file_off, offset), last = MIN(t->file_off + t->bytes, end);
+		struct piece here = {place_of(p, block) + (first - offset), p->device + p->place[p->copied] + (first - t->file_off),
+			last - first};
+		if (open.bytes && open.from + open.bytes == here.from && open.to + open.bytes == here.to) {
+			open.bytes += here.bytes;
+		} else {
+			int r = put_piece(p, &open, why);
+			if (r)
+				return r;
+			open = here;
+		}
+		if (t->file_off + t->bytes > end)
+			break; /* the next block has more of it */
+	}
+	return put_piece(p, &open, why);
+}
+
+/* Blocks [from, to) to the device; then others may be read to where they are. */
 static int copy_blocks(struct private *p, uint64_t from, uint64_t to, struct fault *why)
 {
 	int r = 0;
-	while (p->staged && !r && from < to) {
-		uint32_t i;
-		uint64_t offset;
-		find_block(p, from, &i, &offset);
-		struct part *part = &p->parts[i];
-		uint64_t left = MIN((to - from) * BLOCK_BYTES, part->bytes - offset);
-		r = p->backend->ops->put(p->backend, part->device + part->shift + offset, p->space + from * BLOCK_BYTES, left, why);
-		from += (left + BLOCK_BYTES - 1) / BLOCK_BYTES;
-	}
+	for (uint64_t block = from; p->staged && !r && block < to; block++)
+		r = copy_block(p, block, why);
+	if (!r && p->staged)
+		r = p->backend->ops->finish(p->backend, why);
+	pthread_mutex_lock(&p->lock);
+	p->freed = to;
+	pthread_cond_broadcast(&p->left);
+	pthread_mutex_unlock(&p->lock);
 	return r;
 }
 
@@ -428,64 +494,72 @@ static int read_all(struct private *p, struct fault *why)
 	}
 	pthread_mutex_lock(&p->lock);
 	p->next = p->blocks;
+	pthread_cond_broadcast(&p->left);
 	pthread_mutex_unlock(&p->lock);
 	while (n > 0)
 		pthread_join(threads[--n], NULL);
 	return r;
 }
 
-static int take_space(struct private *p, struct fault *why)
+/* Page by page, faults cost more than the reads. */
+static int map_space(struct private *p, struct fault *why)
 {
-	const struct backend_ops *ops = p->backend->ops;
-	void *space;
-	for (uint32_t i = 0; i < p->n_parts; i++) {
-		p->parts[i].at = p->space_bytes;
-		p->space_bytes += align_up(p->parts[i].bytes, BLOCK_BYTES);
-	}
-	p->blocks = p->space_bytes / BLOCK_BYTES;
-	p->done = calloc(p->blocks + 1, 1);
-	p->moved = calloc(p->tensors.n + 1, sizeof *p->moved);
-	if (!p->done || !p->moved)
-		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %llu blocks", (unsigned long long)p->blocks);
-	if (ops->stage) {
-		int r = ops->stage(p->backend, p->space_bytes, &space, why);
-		p->space = r ? NULL : space;
-		p->staged = !r;
-		return r;
-	}
+	p->space_bytes = p->all_bytes;
+	p->window = p->blocks;
 	p->mapped_bytes = p->space_bytes + HUGE_PAGE;
 	p->mapped = mmap(NULL, p->mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p->mapped == MAP_FAILED) {
 		p->mapped = NULL;
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %llu bytes", (unsigned long long)p->space_bytes);
 	}
-	/* Page by page, faults cost more than the reads. */
 	p->space = (uint8_t *)align_up((uintptr_t)p->mapped, HUGE_PAGE);
 	madvise(p->space, p->space_bytes, MADV_HUGEPAGE);
 	return 0;
 }
 
-static int take_device(struct private *p, struct fault *why)
+static int take_ring(struct private *p, struct fault *why)
 {
-	int r = 0;
-	for (uint32_t i = 0; !r && p->staged && i < p->n_parts; i++) {
-		struct part *part = &p->parts[i];
-		void *at;
-		r = p->backend->ops->alloc(p->backend, part->bytes + DEVICE_ALIGN, &at, why);
-		part->device = r ? NULL : at;
-		part->shift = align_up(part->data_start, DEVICE_ALIGN) - part->data_start;
+	void *space, *device;
+	uint64_t bytes = 0;
+	p->window = MIN(p->blocks, RING_BLOCKS);
+	p->space_bytes = p->window * BLOCK_BYTES;
+	p->place = calloc(p->tensors.n + 1, sizeof *p->place);
+	if (!p->place)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for the places of %u tensors", p->tensors.n);
+	for (uint32_t i = 0; i < p->tensors.n; i++) {
+		p->place[i] = bytes;
+		bytes += align_up(p->tensors.v[i].bytes, DEVICE_ALIGN);
 	}
+	int r = p->backend->ops->stage(p->backend, p->space_bytes, &space, why);
+	p->space = r ? NULL : space;
+	p->staged = !r;
+	if (!r)
+		r = p->backend->ops->alloc(p->backend, bytes, &device, why);
+	p->device = r ? NULL : device;
 	return r;
 }
 
-/* On the CPU an element's own alignment does; a device's kernels want the one that copies of mrm have. */
+static int take_space(struct private *p, struct fault *why)
+{
+	for (uint32_t i = 0; i < p->n_parts; i++) {
+		p->parts[i].at = p->all_bytes;
+		p->all_bytes += align_up(p->parts[i].bytes, BLOCK_BYTES);
+	}
+	p->blocks = p->all_bytes / BLOCK_BYTES;
+	p->done = calloc(p->blocks + 1, 1);
+	p->moved = calloc(p->tensors.n + 1, sizeof *p->moved);
+	if (!p->done || !p->moved)
+		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %llu blocks", (unsigned long long)p->blocks);
+	return p->backend->ops->stage ? take_ring(p, why) : map_space(p, why);
+}
+
+/* On the CPU an element's own alignment does; on a device all have their places. */
 static int move_unaligned(struct private *p, struct fault *why)
 {
 	const struct backend_ops *ops = p->backend->ops;
-	for (uint32_t i = 0; i < p->tensors.n; i++) {
+	for (uint32_t i = 0; !p->staged && i < p->tensors.n; i++) {
 		const struct tensor *t = &p->tensors.v[i];
-		uint64_t align = p->staged ? DEVICE_ALIGN : dtype_row(t->dtype)->bytes;
-		if (!t->bytes || (uintptr_t)private_tensor(p, i) % align == 0)
+		if (!t->bytes || (uintptr_t)private_tensor(p, i) % dtype_row(t->dtype)->bytes == 0)
 			continue;
 		const struct part *part = &p->parts[t->file];
 		int r = ops->alloc(p->backend, t->bytes, &p->moved[i], why);
@@ -502,8 +576,6 @@ int private_load(struct private *p, struct backend *b, struct fault *why)
 	p->backend = b;
 	int r = take_space(p, why);
 	if (!r)
-		r = take_device(p, why);
-	if (!r)
 		r = read_all(p, why);
 	if (!r)
 		r = move_unaligned(p, why);
@@ -513,10 +585,9 @@ int private_load(struct private *p, struct backend *b, struct fault *why)
 const void *private_tensor(const struct private *p, uint32_t tensor)
 {
 	const struct tensor *t = &p->tensors.v[tensor];
-	if (p->moved[tensor])
-		return p->moved[tensor];
-	const struct part *part = &p->parts[t->file];
-	return (p->staged ? part->device + part->shift : p->space + part->at) + t->file_off;
+	if (p->staged)
+		return p->device + p->place[tensor];
+	return p->moved[tensor] ? p->moved[tensor] : p->space + p->parts[t->file].at + t->file_off;
 }
 
 uint64_t private_bytes(const struct private *p)

@@ -5,7 +5,6 @@
 
 #include "shared/device_class.h"
 #include "shared/image.h"
-#include "tools/clock.h"
 #include "tools/run/input.h"
 
 #include <errno.h>
@@ -73,25 +72,31 @@ static int time_pass(struct profile *p, uint32_t b, enum place place, uint32_t r
 	return e;
 }
 
-/* A layer's tensors one behind the other, as a load has them. */
+/* A layer's tensors one behind the other, as a load has them: from memory that the device can read itself, or the driver would copy
+ * it on its way; between two moments of the device, as a load's copies queue and nobody waits for each. */
 static int time_copy(struct profile *p, uint32_t layer, uint32_t round, uint8_t *to, struct fault *why)
 {
 	const struct backend_ops *ops = p->s.ops;
 	const struct layer *l = &p->s.net->layers[layer];
-	int e = ops->finish(p->s.backend, why);
-	uint64_t began = clock_ns(), at = 0;
+	const struct operand *from = weights_operands(p->s.weights, layer);
+	int e = weights_layer(p->s.weights, layer, why);
+	if (!e)
+		e = ops->finish(p->s.backend, why);
+	if (!e)
+		e = ops->stamp(p->s.backend, 0, why);
+	uint64_t at = 0;
 	for (unsigned role = 0; !e && role < NET_MAX_WEIGHTS; role++) {
-		const void *from;
 		if (l->w[role].tensor == WEIGHT_NONE)
 			continue;
-		e = weights_host_data(p->s.weights, layer, role, &from, why);
-		if (!e)
-			e = ops->put(p->s.backend, to + at, from, (size_t)l->w[role].bytes, why);
+		e = ops->put(p->s.backend, to + at, from[role].data, (size_t)l->w[role].bytes, why);
 		at += align_up(l->w[role].bytes, IMAGE_TENSOR_ALIGN);
 	}
 	if (!e)
+		e = ops->stamp(p->s.backend, 1, why);
+	if (!e)
 		e = ops->finish(p->s.backend, why);
-	samples_of(p, 0, layer)[round] = clock_ns() - began;
+	if (!e)
+		samples_of(p, 0, layer)[round] = ops->between_ns(p->s.backend, 0, 1);
 	return e;
 }
 
@@ -101,7 +106,9 @@ static int time_copies(struct profile *p, struct fault *why)
 	void *to;
 	for (uint32_t i = 0; i < p->s.net->n_layers; i++)
 		most = MAX(most, p->s.net->layers[i].weight_bytes);
-	int e = p->s.ops->alloc(p->s.backend, most + NET_MAX_WEIGHTS * IMAGE_TENSOR_ALIGN, &to, why);
+	int e = p->host ? weights_place_all(p->s.weights, PLACE_HOST, why) : 0;
+	if (!e)
+		e = p->s.ops->alloc(p->s.backend, most + NET_MAX_WEIGHTS * IMAGE_TENSOR_ALIGN, &to, why);
 	if (e)
 		return e;
 	for (uint32_t round = 0; !e && round < p->rounds; round++)
@@ -218,6 +225,21 @@ static json_t *tell_layer(struct profile *p, uint32_t i)
 	return j;
 }
 
+/* As infer's: lesser ways that it went, each said on standard error, too. */
+static json_t *tell_notes(const struct profile *p)
+{
+	const char *unreadable = weights_info(p->s.weights).unreadable;
+	json_t *notes = json_array();
+	if (p->s.backend->degraded)
+		json_array_append_new(notes, json_string(p->s.backend->degraded));
+	if (unreadable) {
+		json_t *note = json_sprintf("host-copied: %s: what was measured is a copy that it can read", unreadable);
+		fprintf(stderr, "trims-run: %s\n", json_string_value(note));
+		json_array_append_new(notes, note);
+	}
+	return notes;
+}
+
 static json_t *tell(struct profile *p)
 {
 	bool simulated = weights_info(p->s.weights).simulated;
@@ -232,10 +254,10 @@ static json_t *tell(struct profile *p)
 	json_t *layers = json_array();
 	for (uint32_t i = 0; i < p->s.net->n_layers; i++)
 		json_array_append_new(layers, tell_layer(p, i));
-	return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:o}", "format", "trims-profile-1", "model", p->r.model, "device",
+	return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:o,s:o}", "format", "trims-profile-1", "model", p->r.model, "device",
 		p->host ? p->s.uuid : "cpu", "device_class", class, "driver", driver, "executor", executor, "source",
 		simulated ? "simulated: no measurement" : "measured", "tokens", (int)p->batches[0].in.t, "rounds", (int)p->rounds,
-		"layers", layers);
+		"notes", tell_notes(p), "layers", layers);
 }
 
 static int put_profile(struct profile *p, struct fault *why)

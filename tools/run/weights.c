@@ -31,6 +31,8 @@ struct weights {
 	struct weights_times times;
 	struct fault unordered; /* bytes come in the order of the files, though that of execution was asked for; code NONE: not so */
 	struct fault unread; /* a file of the model that could not be asked for; code NONE: there was none */
+	struct fault unreadable; /* why the device does not read the host's copy where it is; code NONE: it does, or nobody asked */
+	uint8_t *pinned;         /* then: memory of this process that it reads, where the tensors of one layer are at a time */
 	bool waited;  /* mode resident: for all of it */
 	bool settled; /* a pass has come through, and everything it used was there */
 };
@@ -216,6 +218,8 @@ void weights_free(struct weights **w)
 	private_free(&(*w)->private);
 	if ((*w)->backend && (*w)->backend->ops->unhost)
 		(*w)->backend->ops->unhost((*w)->backend);
+	if ((*w)->pinned)
+		(*w)->backend->ops->unstage((*w)->backend, (*w)->pinned);
 	trims_close(&(*w)->host);
 	trims_close(&(*w)->model);
 	trims_disconnect(&(*w)->conn);
@@ -226,18 +230,48 @@ void weights_free(struct weights **w)
 
 /* ---- binding: each weight of each layer gets its address, whether its bytes are there or not ---- */
 
-static int find_data(struct weights *w, const struct weight *weight, enum place place, const void **out, struct fault *why)
+/* Tensors of a layer one behind the other, each aligned: where that of the role begins.  NET_MAX_WEIGHTS: all of them. */
+static uint64_t offset_in_layer(const struct layer *l, unsigned role)
 {
+	uint64_t at = 0;
+	for (unsigned i = 0; i < role; i++)
+		at += l->w[i].tensor == WEIGHT_NONE ? 0 : align_up(l->w[i].bytes, IMAGE_TENSOR_ALIGN);
+	return at;
+}
+
+/* The device cannot read the host's copy in place, as most cannot whose memory is apart from the host's: it reads what is copied here. */
+static int take_pinned(struct weights *w, struct fault *why)
+{
+	uint64_t most = 0;
+	void *pinned;
+	w->unreadable = *why;
+	for (uint32_t i = 0; i < w->net->n_layers; i++)
+		most = MAX(most, offset_in_layer(&w->net->layers[i], NET_MAX_WEIGHTS));
+	int r = w->backend->ops->stage(w->backend, most, &pinned, why);
+	w->pinned = r ? NULL : pinned;
+	return r;
+}
+
+static int find_data(struct weights *w, uint32_t layer, unsigned role, const void **out, struct fault *why)
+{
+	const struct layer *l = &w->net->layers[layer];
 	struct trims_tensor t;
 	if (w->private) {
-		*out = private_tensor(w->private, weight->tensor);
+		*out = private_tensor(w->private, l->w[role].tensor);
 		return 0;
 	}
-	bool here = place == PLACE_HOST && w->host;
-	if (trims_tensor(here ? w->host : w->model, weight->tensor, &t))
+	bool here = w->layers[layer].place == PLACE_HOST && w->host;
+	if (trims_tensor(here ? w->host : w->model, l->w[role].tensor, &t))
 		return fail_trims(why);
 	*out = t.data;
-	return here ? w->backend->ops->host(w->backend, t.data, t.bytes, out, why) : 0;
+	if (!here)
+		return 0;
+	int r = w->pinned ? 0 : w->backend->ops->host(w->backend, t.data, t.bytes, out, why);
+	if (r && why->code == TRIMS_E_UNSUPPORTED && w->backend->ops->stage)
+		r = take_pinned(w, why);
+	if (w->pinned)
+		*out = w->pinned + offset_in_layer(l, role);
+	return r;
 }
 
 /* Vectors have one row; of what has more dimensions than two, the rest are columns. */
@@ -258,7 +292,7 @@ static int bind_layer(struct weights *w, uint32_t i, struct fault *why)
 		if (l->w[role].tensor == WEIGHT_NONE)
 			continue;
 		set_sizes(&l->w[role], o);
-		int r = find_data(w, &l->w[role], w->layers[i].place, &o->data, why);
+		int r = find_data(w, i, role, &o->data, why);
 		if (r)
 			return r;
 	}
@@ -314,7 +348,7 @@ int weights_start(struct weights *w, struct fault *why)
 
 bool weights_all_there(const struct weights *w)
 {
-	return w->private || w->waited || w->settled;
+	return w->private || ((w->waited || w->settled) && !w->pinned);
 }
 
 const struct operand *weights_operands(const struct weights *w, uint32_t layer)
@@ -343,9 +377,26 @@ static int wait_layer(struct weights *w, uint32_t i, struct fault *why)
 	return r;
 }
 
+/* Once nothing reads the one before any more. */
+static int copy_layer(struct weights *w, uint32_t layer, struct fault *why)
+{
+	const struct layer *l = &w->net->layers[layer];
+	int r = w->backend->ops->finish(w->backend, why);
+	for (unsigned role = 0; !r && role < NET_MAX_WEIGHTS; role++) {
+		struct trims_tensor t;
+		if (l->w[role].tensor == WEIGHT_NONE)
+			continue;
+		if (trims_tensor(w->host, l->w[role].tensor, &t))
+			return fail_trims(why);
+		memcpy(w->pinned + offset_in_layer(l, role), t.data, t.bytes);
+	}
+	return r;
+}
+
 int weights_layer(struct weights *w, uint32_t layer, struct fault *why)
 {
-	return w->layers[layer].there || weights_all_there(w) ? 0 : wait_layer(w, layer, why);
+	int r = w->layers[layer].there || weights_all_there(w) ? 0 : wait_layer(w, layer, why);
+	return r || !w->pinned || w->layers[layer].place != PLACE_HOST ? r : copy_layer(w, layer, why);
 }
 
 int weights_settle(struct weights *w, struct fault *why)
@@ -383,15 +434,6 @@ int weights_place_all(struct weights *w, enum place place, struct fault *why)
 	return r;
 }
 
-int weights_host_data(struct weights *w, uint32_t layer, unsigned role, const void **out, struct fault *why)
-{
-	struct trims_tensor t;
-	if (trims_tensor(w->host ? w->host : w->model, w->net->layers[layer].w[role].tensor, &t))
-		return fail_trims(why);
-	*out = t.data;
-	return 0;
-}
-
 const char *weights_tensor_name(const struct weights *w, uint32_t tensor)
 {
 	struct trims_tensor t;
@@ -423,5 +465,6 @@ struct weights_info weights_info(const struct weights *w)
 	};
 	memcpy(out.note, info.place_note, sizeof out.note);
 	out.unordered = w->unordered.code ? w->unordered.text : NULL;
+	out.unreadable = w->unreadable.code ? w->unreadable.text : NULL;
 	return out;
 }

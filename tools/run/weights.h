@@ -69,13 +69,11 @@ bool weights_all_there(const struct weights *w);
 int weights_layer(struct weights *w, uint32_t layer, struct fault *why);
 int weights_settle(struct weights *w, struct fault *why);
 const struct weights_times *weights_times(const struct weights *w);
-/* With options.both: all layers are read from there now.  The bytes must be there (weights_wait_all()). */
+/* With options.both: all layers are read from there now.  The bytes must be there (weights_wait_all()).  A device that cannot read the
+ * host's copy in place reads one of this process, which weights_layer() fills layer by layer; weights_info() says why. */
 int weights_place_all(struct weights *w, enum place place, struct fault *why);
 /* Until every byte of every copy in use is there. */
 int weights_wait_all(struct weights *w, struct fault *why);
-/* Where this process can read a layer's tensor itself (role as in net.h): its copy in host memory; on the CPU, or with
- * options.both. */
-int weights_host_data(struct weights *w, uint32_t layer, unsigned role, const void **out, struct fault *why);
 /* "?": private, or no such tensor. */
 const char *weights_tensor_name(const struct weights *w, uint32_t tensor);
 
@@ -88,6 +86,7 @@ struct weights_info {
 	uint64_t helper_bytes;                   /* of device_bytes, what came over other devices' links */
 	uint32_t direct_tensors, staged_tensors; /* read from the host by the device, or from a copy of this process for want of it */
 	char note[256];                          /* the way they are read, unless all are registered, and why */
+	const char *unreadable;                  /* why the device reads a copy of the host's copy, or NULL; with options.both */
 	const char *unordered;                   /* why bytes do not come in the order of execution though that was asked for, or NULL */
 };
 struct weights_info weights_info(const struct weights *w);
