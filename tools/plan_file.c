@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define BAD(why, ...) (fault_set(why, TRIMS_E_BAD_REQUEST, "plan: " __VA_ARGS__), -EPROTO)
 
@@ -18,11 +19,16 @@ static const json_t *plan_of(const json_t *file)
 json_t *plan_file_load(const char *path, struct fault *why)
 {
 	json_error_t error;
-	json_t *file = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-	if (!file && error.line < 0)
-		fault_set(why, TRIMS_E_BAD_REQUEST, "%s", error.text); /* it names the file */
+	struct stat st;
+	FILE *in = fopen(path, "re");
+	bool is_folder = in && fstat(fileno(in), &st) == 0 && S_ISDIR(st.st_mode);
+	json_t *file = in && !is_folder ? json_loadf(in, JSON_REJECT_DUPLICATES, &error) : NULL;
+	if (!in || is_folder)
+		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: %s", path, strerror(in ? EISDIR : errno));
 	else if (!file)
 		fault_set(why, TRIMS_E_BAD_REQUEST, "%s: line %d: %s", path, error.line, error.text);
+	if (in)
+		fclose(in);
 	return file;
 }
 

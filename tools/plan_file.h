@@ -28,7 +28,7 @@ struct plan_file {
 	json_t *json;
 };
 
-/* Parses a file.  NULL: *why begins with the path. */
+/* Parses a file of JSON, be it a plan or not.  NULL: *why begins with the path. */
 json_t *plan_file_load(const char *path, struct fault *why);
 /* Whether it names tensors: then plan_file_read() wants to know their numbers. */
 bool plan_file_has_names(const json_t *file);

@@ -3,6 +3,7 @@
 #include "tools/profile.h"
 
 #include "shared/check.h"
+#include "tools/plan_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -54,12 +55,9 @@ static const char *text_of(const json_t *object, const char *key)
 
 static int read_json(const char *path, const char *format, json_t **out, struct fault *why)
 {
-	json_error_t error;
-	*out = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
-	if (!*out && error.line < 0)
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "%s", error.text); /* it names the file */
+	*out = plan_file_load(path, why);
 	if (!*out)
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "%s: line %d: %s", path, error.line, error.text);
+		return -EPROTO;
 	if (strcmp(text_of(*out, "format"), format) == 0)
 		return 0;
 	json_decref(*out);

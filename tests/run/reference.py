@@ -127,7 +127,7 @@ class Model:
 
 class Bert(Model):
     def __init__(self, rng, dtype='F32', kind='bert', prefix='', old_names=False, act='gelu', layers=None, hidden=None,
-                 words=None):
+                 words=None, pad=1):
         heads = rng.choice((1, 2, 3, 4))
         hidden = hidden or heads * rng.choice((4, 8, 12))
         while hidden % heads:
@@ -136,7 +136,7 @@ class Bert(Model):
                   'num_hidden_layers': layers or rng.randint(1, 3), 'intermediate_size': rng.randint(5, 70),
                   'vocab_size': words or rng.randint(30, 90), 'max_position_embeddings': rng.randint(24, 40),
                   'type_vocab_size': 1 if kind == 'roberta' else 2, 'hidden_act': act, 'layer_norm_eps': 1e-5,
-                  'pad_token_id': 1 if kind == 'roberta' else 0}
+                  'pad_token_id': pad if kind == 'roberta' else 0}
         super().__init__(rng, config, dtype)
         self.prefix, self.suffixes = prefix, ('.gamma', '.beta') if old_names else ('.weight', '.bias')
         self.first = config['pad_token_id'] + 1 if kind == 'roberta' else 0
@@ -245,12 +245,14 @@ def convolve(x, w, stride):
 
 
 class Resnet(Model):
-    def __init__(self, rng, dtype='F32', theirs=False, bottleneck=True, depths=None):
+    def __init__(self, rng, dtype='F32', theirs=False, bottleneck=True, depths=None, early=False, widths=None):
         depths = depths or [rng.randint(1, 2) for _ in range(4)]
-        widths = [rng.choice((4, 8, 12)) * 2 ** i for i in range(4)]
+        widths = widths or [rng.choice((4, 8, 12)) * 2 ** i for i in range(4)]
         config = {'model_type': 'resnet', 'depths': depths, 'hidden_sizes': widths, 'embedding_size': rng.choice((3, 4, 8)),
                   'layer_type': 'bottleneck' if bottleneck else 'basic', 'num_channels': 3,
                   'image_size': rng.choice((32, 33, 40)), 'num_labels': rng.randint(3, 20)}
+        if early:  # version 1.0, stride in a bottleneck's first convolution; without it 1.5
+            config['downsample_in_bottleneck'] = True
         config['id2label'] = {str(i): f'thing {i}' for i in range(config.pop('num_labels'))}
         super().__init__(rng, config, dtype)
         self.theirs, self.bottleneck = theirs, bottleneck
@@ -279,7 +281,7 @@ class Resnet(Model):
         """((names), out, in, kernel, stride) of a block: its own, then its shortcut's."""
         out = self.config['hidden_sizes'][s]
         stride = 2 if s > 0 and b == 0 else 1
-        inner = out // 4
+        inner, early = out // 4, self.config.get('downsample_in_bottleneck')
         p = f'resnet.encoder.stages.{s}.layers.{b}.'
 
         def names(i):
@@ -287,7 +289,8 @@ class Resnet(Model):
                 return f'{p}layer.{i}.convolution', f'{p}layer.{i}.normalization'
             return f'layer{s + 1}.{b}.conv{i + 1}', f'layer{s + 1}.{b}.bn{i + 1}'
         if self.bottleneck:
-            found = [(names(0), inner, into, 1, 1), (names(1), inner, inner, 3, stride), (names(2), out, inner, 1, 1)]
+            found = [(names(0), inner, into, 1, stride if early else 1), (names(1), inner, inner, 3, 1 if early else stride),
+                     (names(2), out, inner, 1, 1)]
         else:
             found = [(names(0), out, into, 3, stride), (names(1), out, out, 3, 1)]
         if into != out or stride > 1:

@@ -59,7 +59,7 @@ def listed(tokens):
 def bert_and_roberta_are_as_the_reference_has_them(t):
     for dtype in reference.DTYPES:
         for kinds in {}, {'prefix': 'bert.', 'old_names': True, 'act': 'relu'}, {'act': 'gelu_new'}, {
-                'kind': 'roberta', 'prefix': 'roberta.'}:
+                'kind': 'roberta', 'prefix': 'roberta.'}, {'kind': 'roberta', 'pad': 0}:
             model = reference.Bert(t.random, dtype, **kinds)
             tokens = some_tokens(t, model, model.most)
             _, got = privately(t, model, '--input', listed(tokens))
@@ -87,6 +87,9 @@ def gpt2_goes_on_as_the_reference_does(t):
             near(t, got, scores, f'{dtype} {kinds}: scores')
             t.equal(report['results'][0]['tokens'], want, f'{dtype} {kinds}: tokens')
             t.equal(report['decoded'], n - 1)
+            assert report['times']['prefill_ns'] > 0 and (report['times']['decode_ns'] > 0) == (n > 1), report['times']
+    text = run(RUN, 'infer', '--mode', 'private', '--file', t.dir / 'own', '--tokens', 5, '--generate', 3)
+    assert 'prefill of 5 tokens ' in text.out and ', decode of 2 ' in text.out, text
 
 
 @test
@@ -104,7 +107,7 @@ def resnets_are_as_the_reference_has_them(t):
     for dtype in reference.DTYPES:
         for theirs in False, True:
             for bottleneck in False, True:
-                model = reference.Resnet(t.random, dtype, theirs, bottleneck)
+                model = reference.Resnet(t.random, dtype, theirs, bottleneck, early=bottleneck and theirs and dtype == 'F32')
                 size = model.config['image_size']
                 images = model.random.standard_normal((2, 3, size, size)).astype(np.float32)
                 np.save(t.dir / 'images.npy', images)
@@ -233,6 +236,14 @@ def what_a_model_cannot_take_is_refused_with_words(t):
     refused(t, model, '--input', 'some words', code='UNSUPPORTED', words='vocab.txt')
     refused(t, model, '--input', '1', '--generate', 2, code='BAD_REQUEST', words='--generate')
     refused(t, model, '--input', t.dir / 'none.npy', code='BAD_REQUEST', words='none.npy')
+    os.mkfifo(t.dir / 'pipe.npy')  # nobody writes to it
+    refused(t, model, '--input', t.dir / 'pipe.npy', code='LIMIT', words='is no regular file')
+    for seed in '', '-1', '1x', '18446744073709551616':
+        refused(t, model, '--input', f'random:{seed}', code='BAD_REQUEST', words='the seed is no number')
+    for command in 'infer', 'layers':
+        result = run(RUN, command, '--mode', 'private', '--file', t.dir / 'own', '--tokens', model.most + 1)
+        t.equal(result.rc, 1, str(result))
+        assert f'--tokens {model.most + 1}: this model can take {model.most}' in result.err, result
     image = reference.Resnet(t.random)
     refused(t, image, '--input', '1,2', code='BAD_REQUEST', words='takes images')
     refused(t, image, '--tokens', 5, code='BAD_REQUEST', words='--tokens')
@@ -276,7 +287,15 @@ def models_that_are_not_what_they_say_are_refused(t):
         model = reference.Bert(t.random)
         model.config[key] = value
         refused(t, model, '--input', '1', code=code, words=str(value) if code == 'UNSUPPORTED' else key)
+    for family, key, value in ((reference.Bert, 'is_decoder', True), (reference.Gpt2, 'scale_attn_weights', False),
+                               (reference.Gpt2, 'scale_attn_by_inverse_layer_idx', True), (reference.Gpt2, 'add_cross_attention', True),
+                               (reference.Resnet, 'layer_type', 'inverted'), (reference.Resnet, 'hidden_act', 'gelu')):
+        model = family(t.random)
+        model.config[key] = value
+        refused(t, model, code='UNSUPPORTED', words=key)
     model = reference.Bert(t.random)
+    both = {'pooling_mode_mean_tokens': True, 'pooling_mode_max_tokens': True}
+    refused(t, model, code='UNSUPPORTED', words='1_Pooling', files={'1_Pooling/config.json': json.dumps(both)})
     for config, words in ([], 'it is no object'), (1, "config.json: '[' or '{' expected"):
         model.config = config
         refused(t, model, '--input', '1', code='BAD_MODEL', words=words)
@@ -295,7 +314,7 @@ def a_file_that_ends_before_its_size_is_told_so(t):
 
 @test
 def a_command_line_that_makes_no_sense_is_told_so(t):
-    for arguments in (['infer'], ['infer', 'a', '--mode', 'fast'], ['infer', 'a', '--device', 'tpu:0'],
+    for arguments in (['infer'], ['infer', 'a', '--mode', 'fast'], ['profile', 'a', '--batches', '1,2,1'], ['infer', 'a', '--device', 'tpu:0'],
                       ['infer', 'a', '--batch', '0'], ['infer', 'a', '--batch', '-1'], ['infer', 'a', 'b'], ['layers'],
                       ['infer', 'a', '--mode', 'private'], ['layers', 'a', '--repeat', '2'], ['dance'], []):
         result = run(RUN, *arguments)

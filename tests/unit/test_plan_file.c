@@ -107,6 +107,8 @@ START_TEST(names_are_seen_and_files_that_are_none_are_told)
 	ck_assert_msg(strstr(why.text, "/nowhere/plan.json"), "%s", why.text);
 	ck_assert_ptr_null(plan_file_load("/dev/null", &why));
 	ck_assert_msg(strstr(why.text, "/dev/null"), "%s", why.text);
+	ck_assert_ptr_null(plan_file_load("/tmp", &why));
+	ck_assert_msg(strstr(why.text, "/tmp: Is a directory"), "%s", why.text);
 }
 END_TEST
 

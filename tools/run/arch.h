@@ -24,6 +24,10 @@ int build_fail(struct builder *b, enum trims_code code, const char *fmt, ...) __
 
 /* Members of config.json.  A number must lie in 1 .. most; where it is missing, `otherwise`, or an error when that is 0. */
 uint32_t config_number(struct builder *b, const char *key, uint32_t otherwise, uint32_t most);
+/* As config_number(), from 0 on. */
+uint32_t config_index(struct builder *b, const char *key, uint32_t otherwise, uint32_t most);
+/* Of a variant that is not computed here: an error unless this is its value, or it is missing. */
+void config_must(struct builder *b, const char *key, bool value);
 double config_real(struct builder *b, const char *key, double otherwise);
 /* NULL: missing. */
 const char *config_text(struct builder *b, const char *key);

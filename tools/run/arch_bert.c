@@ -49,24 +49,31 @@ static void count_positions(struct builder *b, uint32_t positions)
 	bool roberta = strcmp(b->net->family, "bert") != 0;
 	uint32_t first = 0;
 	if (roberta)
-		first = config_number(b, "pad_token_id", 1, 1u << 20) + 1;
+		first = config_index(b, "pad_token_id", 1, 1u << 20) + 1;
 	if (first >= positions)
 		build_fail(b, TRIMS_E_BAD_MODEL, "config.json: no positions are left behind pad_token_id");
 	b->net->first_position = first;
 	b->net->max_tokens = positions - first;
 }
 
+/* Ways that are true at the same time would be put side by side. */
 static bool pools_first_token(struct builder *b)
 {
+	static const char way[] = "pooling_mode_";
 	const void *text;
+	const char *key;
+	json_t *value;
 	size_t bytes;
+	unsigned ways = 0;
 	if (b->catalog->file(b->catalog, "1_Pooling/config.json", &text, &bytes))
 		return false;
 	json_t *pooling = json_loadb(text, bytes, 0, NULL);
+	json_object_foreach(pooling, key, value)
+		ways += strncmp(key, way, sizeof way - 1) == 0 && json_is_true(value);
 	bool mean = json_is_true(json_object_get(pooling, "pooling_mode_mean_tokens"));
 	bool first = json_is_true(json_object_get(pooling, "pooling_mode_cls_token"));
 	json_decref(pooling);
-	if (mean == first)
+	if (mean == first || ways > 1)
 		build_fail(b, TRIMS_E_UNSUPPORTED, "1_Pooling/config.json asks for neither mean nor first token alone");
 	return first;
 }
@@ -89,6 +96,7 @@ int arch_bert(struct builder *b)
 		return build_fail(b, TRIMS_E_UNSUPPORTED, "config.json: position_embedding_type %.40s", kind);
 	if (s.hidden % s.heads)
 		return build_fail(b, TRIMS_E_BAD_MODEL, "config.json: hidden_size is no multiple of num_attention_heads");
+	config_must(b, "is_decoder", false);
 	net->input = NET_TOKENS;
 	net->output = NET_EMBEDDING;
 	net->vocabulary = config_number(b, "vocab_size", 0, 1u << 28);

@@ -67,6 +67,9 @@ int arch_gpt2(struct builder *b)
 	s.inner = config_number(b, "n_inner", 4 * s.hidden, 1u << 18);
 	if (s.hidden % s.heads)
 		return build_fail(b, TRIMS_E_BAD_MODEL, "config.json: n_embd is no multiple of n_head");
+	config_must(b, "scale_attn_weights", true);
+	config_must(b, "scale_attn_by_inverse_layer_idx", false);
+	config_must(b, "add_cross_attention", false);
 	net->input = NET_TOKENS;
 	net->output = NET_NEXT_TOKEN;
 	net->vocabulary = config_number(b, "vocab_size", 0, 1u << 28);

@@ -135,8 +135,12 @@ static void read_sizes(struct builder *b, struct sizes *s)
 	read_list(b, "depths", 256, s->depths);
 	read_list(b, "hidden_sizes", 1u << 16, s->widths);
 	const char *type = config_text(b, "layer_type");
+	if (type && strcmp(type, "bottleneck") != 0 && strcmp(type, "basic") != 0)
+		build_fail(b, TRIMS_E_UNSUPPORTED, "config.json: layer_type %.40s is not known here", type);
 	if (type)
 		s->bottleneck = strcmp(type, "bottleneck") == 0;
+	if (config_act(b, "hidden_act", "relu") != ACT_RELU)
+		build_fail(b, TRIMS_E_UNSUPPORTED, "config.json: hidden_act that is not relu is not known here");
 	s->stem = config_number(b, "embedding_size", 64, 1u << 16);
 	s->early = json_is_true(json_object_get(b->config, "downsample_in_bottleneck"));
 	if (json_is_true(json_object_get(b->config, "downsample_in_first_stage")))

@@ -175,8 +175,6 @@ static int check_options(const struct infer *f, struct fault *why)
 	const struct run *r = f->r;
 	if (f->s.net->output != NET_NEXT_TOKEN && (r->given & OPT_generate))
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "--generate is for models that continue a text; %s is none", f->s.net->family);
-	if (f->s.net->input == NET_IMAGE && r->tokens)
-		return fault_set(why, TRIMS_E_BAD_REQUEST, "--tokens is for models that take tokens; %s is none", f->s.net->family);
 	if (f->s.net->output == NET_NEXT_TOKEN && (uint64_t)f->in.t + r->generate - 1 > f->s.net->max_tokens)
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "%u tokens and %u more: this model can take %u", f->in.t, r->generate - 1,
 			f->s.net->max_tokens);
@@ -329,6 +327,8 @@ static json_t *tell_times(const struct infer *f)
 	};
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		json_object_set_new(j, rows[i].name, json_integer((json_int_t)rows[i].ns));
+	if (f->r->execed_ns)
+		json_object_set_new(j, "container_ns", json_integer((json_int_t)(f->r->execed_ns - f->r->started_ns)));
 	return j;
 }
 
@@ -376,6 +376,15 @@ static void print_plan(const json_t *plan)
 	putchar('\n');
 }
 
+/* The prompt and the tokens behind the first apart. */
+static void print_steps(const struct infer *f)
+{
+	char prefill[TEXT_NUMBER], decode[TEXT_NUMBER], each[TEXT_NUMBER];
+	if (f->first.decoded)
+		printf("prefill of %u tokens %s, decode of %u %s, %s each\n", f->in.t, text_ns(prefill, f->first.prefill_ns), f->first.decoded,
+			text_ns(decode, f->first.decode_ns), text_ns(each, f->first.decode_ns / f->first.decoded));
+}
+
 /* As number_or_null() has it. */
 static double real_or_nan(const json_t *value)
 {
@@ -414,10 +423,14 @@ static void print_text(const struct infer *f, const json_t *j)
 	char number[TEXT_NUMBER];
 	for (size_t i = 0; i < json_array_size(results); i++)
 		print_result(f, json_array_get(results, i));
-	for (size_t i = 0; i < ARRAY_LEN(shown); i++)
+	for (size_t i = 0; i < ARRAY_LEN(shown); i++) {
 		printf("%s%.*s %s", i ? ", " : "", (int)strlen(shown[i]) - 3, shown[i],
 			text_ns(number, (uint64_t)json_integer_value(json_object_get(times, shown[i]))));
+		if (i == 0 && f->r->execed_ns)
+			printf(" (container %s)", text_ns(number, f->r->execed_ns - f->r->started_ns));
+	}
 	putchar('\n');
+	print_steps(f);
 	print_plan(json_object_get(j, "plan"));
 	printf("%sdigest %s\n", weights_info(f->s.weights).simulated ? "simulated device: nothing of this is a measurement\n" : "",
 		json_string_value(json_object_get(j, "digest")));

@@ -8,6 +8,7 @@
 #include "tools/run/npy.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,15 +176,26 @@ static bool ends_in(const char *text, const char *end)
 	return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+static int parse_seed(const char *text, uint64_t *out)
+{
+	char *end;
+	errno = 0;
+	unsigned long long n = strtoull(text, &end, 10);
+	if (errno || *end || *text < '0' || *text > '9')
+		return -EINVAL;
+	*out = n;
+	return 0;
+}
+
 static int make(const struct net *net, const struct catalog *catalog, const struct input_options *o, struct input *out,
 	struct fault *why)
 {
 	const char *text = o->text;
 	uint64_t seed = o->seed;
-	char *end = NULL;
-	if (strncmp(text, "random:", 7) == 0)
-		seed = strtoull(text + 7, &end, 10);
-	if (strcmp(text, "random") == 0 || (end && end > text + 7 && !*end))
+	bool seeded = strncmp(text, "random:", 7) == 0;
+	if (seeded && parse_seed(text + 7, &seed))
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "--input %.40s: the seed is no number from 0 to %llu", text, ULLONG_MAX);
+	if (seeded || strcmp(text, "random") == 0)
 		return make_random(net, o, seed, out, why);
 	if (ends_in(text, ".npy") || ends_in(text, ".bin"))
 		return make_file(net, o, out, why);

@@ -63,12 +63,20 @@ static int parse_amount(struct run *r, unsigned bit, const char *text, uint32_t 
 	return e;
 }
 
+static bool has_batch(const struct run *r, unsigned long n)
+{
+	uint32_t i = 0;
+	while (i < r->n_batches && r->batches[i] != n)
+		i++;
+	return i < r->n_batches;
+}
+
 static int parse_batches(struct run *r, const char *text)
 {
 	for (r->n_batches = 0; r->n_batches < RUN_MAX_BATCHES; r->n_batches++, text++) {
 		char *end;
 		unsigned long n = strtoul(text, &end, 10);
-		if (end == text || *text == '-' || n < 1 || n > 4096 || (*end && *end != ','))
+		if (end == text || *text == '-' || n < 1 || n > 4096 || (*end && *end != ',') || has_batch(r, n))
 			break;
 		r->batches[r->n_batches] = (uint32_t)n;
 		text = end;
@@ -77,7 +85,7 @@ static int parse_batches(struct run *r, const char *text)
 			return 0;
 		}
 	}
-	return run_usage(r, "--batches: not at most %u numbers from 1 to 4096", RUN_MAX_BATCHES);
+	return run_usage(r, "--batches: not at most %u numbers from 1 to 4096, each once", RUN_MAX_BATCHES);
 }
 
 static int parse_device(struct run *r, const char *text)
@@ -218,12 +226,17 @@ static int check_model(struct run *r, const struct cmdline_words *words)
 	return 0;
 }
 
+static uint64_t env_ns(const char *name)
+{
+	const char *env = getenv(name);
+	return env ? strtoull(env, NULL, 10) : 0;
+}
+
 /* When somebody asked for this process: as $TRIMS_STARTED_NS says (CLOCK_MONOTONIC), or when the kernel started it, which it
  * counts in ticks of its own (10 ms, usually). */
 static uint64_t started_ns(uint64_t now)
 {
-	const char *env = getenv("TRIMS_STARTED_NS");
-	unsigned long long n = env ? strtoull(env, NULL, 10) : 0;
+	unsigned long long n = env_ns("TRIMS_STARTED_NS");
 	struct timespec boot, mono;
 	FILE *f = n ? NULL : fopen("/proc/self/stat", "re");
 	if (f) {
@@ -259,6 +272,9 @@ int main(int argc, char **argv)
 		.main_ns = clock_ns(),
 	};
 	r.started_ns = started_ns(r.main_ns);
+	r.execed_ns = env_ns("TRIMS_EXECED_NS");
+	if (r.execed_ns < r.started_ns || r.execed_ns > r.main_ns)
+		r.execed_ns = 0; /* of somebody else's container */
 	struct cmdline_words words;
 	int e = cmdline_parse(&line, argc, argv, &r, &r.given, &words);
 	if (!e && words.command >= 0) {

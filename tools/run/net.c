@@ -36,16 +36,33 @@ int build_fail(struct builder *b, enum trims_code code, const char *fmt, ...)
 
 /* ---- config.json ---- */
 
-uint32_t config_number(struct builder *b, const char *key, uint32_t otherwise, uint32_t most)
+static uint32_t take_number(struct builder *b, const char *key, uint32_t otherwise, uint32_t least, uint32_t most)
 {
 	const json_t *v = json_object_get(b->config, key);
 	if ((!v || json_is_null(v)) && otherwise)
 		return otherwise;
-	if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > most) {
-		build_fail(b, TRIMS_E_BAD_MODEL, "config.json: %s is no number from 1 to %u", key, most);
+	if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > most) {
+		build_fail(b, TRIMS_E_BAD_MODEL, "config.json: %s is no number from %u to %u", key, least, most);
 		return 1;
 	}
 	return (uint32_t)json_integer_value(v);
+}
+
+uint32_t config_number(struct builder *b, const char *key, uint32_t otherwise, uint32_t most)
+{
+	return take_number(b, key, otherwise, 1, most);
+}
+
+uint32_t config_index(struct builder *b, const char *key, uint32_t otherwise, uint32_t most)
+{
+	return take_number(b, key, otherwise, 0, most);
+}
+
+void config_must(struct builder *b, const char *key, bool value)
+{
+	const json_t *v = json_object_get(b->config, key);
+	if (v && !json_is_null(v) && json_is_true(v) != value)
+		build_fail(b, TRIMS_E_UNSUPPORTED, "config.json: %s that is not %s is not known here", key, value ? "true" : "false");
 }
 
 double config_real(struct builder *b, const char *key, double otherwise)

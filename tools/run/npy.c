@@ -95,11 +95,11 @@ static int parse_raw(enum npy_kind kind, size_t bytes, struct npy *out, struct f
 static int read_file(const char *path, uint64_t most, void **bytes, size_t *n, struct fault *why)
 {
 	struct stat st;
-	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
 	if (fd < 0 || fstat(fd, &st))
 		return fault_set(why, TRIMS_E_BAD_REQUEST, "%s: %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > most)
-		return fault_set(why, TRIMS_E_LIMIT, "%s is no file, or one above %llu bytes", path, (unsigned long long)most);
+		return fault_set(why, TRIMS_E_LIMIT, "%s is no regular file, or one above %llu bytes", path, (unsigned long long)most);
 	OWN_MEM char *all = malloc((size_t)st.st_size + 1);
 	if (!all)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for %s", path);

@@ -45,6 +45,7 @@ struct run {
 	uint64_t budget_ns; /* 0: none */
 	enum bench_state state;
 	uint64_t started_ns, main_ns; /* when this process was asked for, and when main() began */
+	uint64_t execed_ns; /* when its container was made; 0: it has none, or nobody says */
 };
 
 #define COMMAND(name, fewest, most, arguments, options, help) int run_##name(struct run *r);

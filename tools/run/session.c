@@ -75,6 +75,15 @@ static int open_backend(struct session *s, const struct run *r, int ordinal, str
 	return s->backend ? 0 : s->ops->open(&options, &s->backend, why);
 }
 
+static int check_tokens(const struct net *net, const struct run *r, struct fault *why)
+{
+	if (net->input == NET_IMAGE && r->tokens)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "--tokens is for models that take tokens; %s is none", net->family);
+	if (net->input == NET_TOKENS && r->tokens > net->max_tokens)
+		return fault_set(why, TRIMS_E_BAD_REQUEST, "--tokens %u: this model can take %u", r->tokens, net->max_tokens);
+	return 0;
+}
+
 int session_open(struct session *s, const struct run *r, struct fault *why)
 {
 	int ordinal;
@@ -98,6 +107,8 @@ int session_open(struct session *s, const struct run *r, struct fault *why)
 	if (s->weights && weights_read_all(s->weights, why))
 		e = -EPROTO;
 	s->build_ns = clock_ns() - began;
+	if (!e)
+		e = check_tokens(s->net, r, why);
 	if (!e)
 		weights_ask_for_order(s->weights, s->net);
 	return e;
