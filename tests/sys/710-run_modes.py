@@ -20,26 +20,49 @@ MIB = 1 << 20
 INPUT = ('--seed', '7', '--threads', '2')
 
 
-def make(t, name, kind, **keywords):
-    model = kind(t.random, **keywords)
+def make(t, name, family, **keywords):
+    model = family(t.random, **keywords)
     model.write(t.models_dir / name)
     return model
 
 
+ARGUMENTS = {'bert': ('--tokens', '17'), 'roberta': ('--tokens', '11'), 'gpt2': ('--tokens', '9', '--generate', '5'), 'resnet': ()}
+
+
 def zoo(t):
-    """A model of each architecture; their names."""
+    """A model of each architecture, in each type of weights; how they are run."""
     make(t, 'bert', reference.Bert, dtype='F16')
-    make(t, 'gpt2', reference.Gpt2)
-    make(t, 'resnet', reference.Resnet, theirs=True)
-    return {'bert': ('--tokens', '17'), 'gpt2': ('--tokens', '9', '--generate', '5'), 'resnet': ()}
+    make(t, 'roberta', reference.Bert, kind='roberta', prefix='roberta.')
+    make(t, 'gpt2', reference.Gpt2, dtype='BF16')
+    make(t, 'resnet', reference.Resnet, dtype='F16', theirs=True)
+    return ARGUMENTS
 
 
-def write_plan(t, tensors, host=(), links=(), helpers=()):
+def with_table(t, name, family, rows=8192, layers=2):
+    """One whose token table is several chunks long; the table's name."""
+    model = family(t.random, hidden=384, layers=layers)
+    table = next(name for name in model.stored if 'word_embeddings' in name or 'wte' in name)
+    model.config['vocab_size'] = rows
+    model.add(table, rows, 384, scale=1)
+    model.write(t.models_dir / name)
+    return model, table
+
+
+def sizeable(t):
+    """A model of each architecture with a tensor that has a chunk to itself: name, how it is run, its tensors' names, that tensor's."""
+    for name, family in ('bert', reference.Bert), ('gpt2', reference.Gpt2):
+        model, largest = with_table(t, name, family, rows=6144, layers=1)
+        yield name, ARGUMENTS[name], list(model.stored), largest
+    model = make(t, 'resnet', reference.Resnet, theirs=True, bottleneck=False, widths=[8, 16, 32, 512])
+    yield 'resnet', (), list(model.stored), max(model.stored, key=lambda tensor: len(model.stored[tensor][2]))
+
+
+def write_plan(t, tensors, host=(), links=(), helpers=(), model='a'):
     """A plan that names every tensor in the order given; its path."""
     rows = [{'tensor': name, 'place': 'dha' if name in host else 'load', 'link': 1 if name in links else 0, 'step': i}
             for i, name in enumerate(tensors)]
     path = t.dir / 'plan.json'
-    path.write_text(json.dumps({'model': 'a', 'tensors': rows, 'helpers': list(helpers)}))
+    path.write_text(json.dumps({'model': model, 'tensors': rows, 'helpers': list(helpers)}))
     return path
 
 
@@ -51,6 +74,14 @@ def infer(t, daemon, name, *arguments, **environment):
     result = run(*command(daemon, name, *arguments), **environment)
     t.equal(result.rc, 0, str(result))
     return result.json
+
+
+def same(t, started, want, what):
+    """All of these end well, with that digest."""
+    for p in started:
+        out, _ = p.communicate(timeout=PATIENCE)
+        t.equal(p.returncode, 0, out.decode())
+        t.equal(json.loads(out)['digest'], want, what)
 
 
 def private(t, daemon, name, *arguments):
@@ -95,36 +126,33 @@ def a_pipeline_runs_ahead_of_the_load(t):
 @test
 def what_is_partly_there_is_waited_for(t):
     """The load stands still in the middle of the layers while two processes want them, each in its mode."""
-    model = reference.Bert(t.random, hidden=384, layers=4)
-    model.write(t.models_dir / 'a')
     server = remote.Server(t, t.models_dir)
     server.fault = remote.stall(after=1000, beyond=3 * MIB)
     daemon = t.daemon(sources=[server.url], stall_timeout='1h')
-    want = private(t, daemon, 'a')['digest']
-    started = [t.spawn(*command(daemon, 'a', '--mode', mode)) for mode in ('pipeline', 'resident', 'pipeline')]
-    assert server.reached.wait(PATIENCE)
-    t.eventually(lambda: daemon.metric('trims_leases') >= 3, 'all have it open')
-    server.released.set()
-    for p in started:
-        out, _ = p.communicate(timeout=PATIENCE)
-        t.equal(p.returncode, 0, out.decode())
-        t.equal(json.loads(out)['digest'], want)
+    for name, more, _, _ in sizeable(t):
+        want = private(t, daemon, name, *more)['digest']
+        server.reached.clear()
+        server.released.clear()
+        started = [t.spawn(*command(daemon, name, '--mode', mode, *more)) for mode in ('pipeline', 'resident', 'pipeline')]
+        assert server.reached.wait(PATIENCE), name
+        t.eventually(lambda: daemon.metric('trims_leases') >= 3, 'all have it open')
+        server.released.set()
+        same(t, started, want, name)
 
 
 @test
 def eviction_in_between_changes_nothing(t):
-    make(t, 'a', reference.Gpt2)
     daemon = t.daemon()
-    more = ('--tokens', '6', '--generate', '8', '--repeat', '40')
-    want = private(t, daemon, 'a', *more)['digest']
-    for mode in 'pipeline', 'resident', 'pipeline':
-        # Its own stream: an order that is asked for while the copy goes is refused, with a note.
-        p = t.spawn(*command(daemon, 'a', '--mode', mode, *more), stderr=subprocess.PIPE)
-        while p.poll() is None:
-            daemon.ctl('evict', 'a')
-        out = p.stdout.read().decode()
-        t.equal(p.returncode, 0, out + p.stderr.read().decode())
-        t.equal(json.loads(out)['digest'], want, mode)
+    for name, more in zoo(t).items():
+        want = private(t, daemon, name, *more)['digest']
+        for mode in 'pipeline', 'resident':
+            # Its own stream: an order that is asked for while the copy goes is refused, with a note.
+            p = t.spawn(*command(daemon, name, '--mode', mode, '--repeat', '40', *more), stderr=subprocess.PIPE)
+            while p.poll() is None:
+                daemon.ctl('evict', name)
+            out = p.stdout.read().decode()
+            t.equal(p.returncode, 0, out + p.stderr.read().decode())
+            t.equal(json.loads(out)['digest'], want, f'{name} {mode}')
 
 
 @test
@@ -171,22 +199,11 @@ def modes_on_a_device_give_the_same_bits(t):
     for name, more in zoo(t).items():
         want = private(t, machine.daemon, name, *more)['digest']
         for device in 'cuda:0', 'cuda:1':
-            for mode in ('pipeline', 'dha', 'resident') if name == 'bert' else ('pipeline', 'resident'):
+            for mode in ('pipeline', 'dha', 'resident') if 'bert' in name else ('pipeline', 'resident'):
                 got = machine.infer(name, '--device', device, '--mode', mode, *more)
                 t.equal(got['digest'], want, f'{name} {device} {mode}')
                 assert got['simulated'] and got['mode'] == mode and got['device'] == device, got
             t.equal(machine.daemon.ctl('evict', name).rc, 0)
-
-
-def large(t, kind=reference.Bert, **keywords):
-    """One whose token table is several chunks long, and whose other half as well."""
-    model = kind(t.random, hidden=384, layers=2, **keywords)
-    table = next(name for name in model.stored if 'word_embeddings' in name or 'wte' in name)
-    rows = 8192
-    model.config['vocab_size'] = rows
-    model.add(table, rows, 384, scale=1)
-    model.write(t.models_dir / 'a')
-    return model, table
 
 
 SMALL = 'device bytes=64M context=1M '
@@ -196,7 +213,7 @@ WAYS = SMALL + 'attr.READ_ONLY_REGISTER=1\n' + SMALL + '\n' + SMALL + 'attr.HOST
 def leave_table(t, kind, device, way, **options):
     """A fresh daemon each: a model that is wanted again and again grows to all of it, idle links are for that."""
     machine = Machine(t, WAYS, **options)
-    model, table = large(t, kind)
+    model, table = with_table(t, 'a', kind)
     want = private(t, machine.daemon, 'a')['digest']
     # GPT-2's table is its head as well, so nobody but a plan reads it from the host.
     more = () if kind is reference.Bert else ('--plan', write_plan(t, list(model.stored), host=[table]))
@@ -276,9 +293,45 @@ def a_table_that_is_the_head_as_well_is_read_from_the_host_by_plan(t):
 
 
 @test
+def every_architecture_gives_the_same_bits_by_any_plan(t):
+    machine = Machine(t, LINKED.replace('0.06', '0.6'))
+    for name, more, tensors, largest in sizeable(t):
+        want = private(t, machine.daemon, name, *more)['digest']
+        t.random.shuffle(tensors)
+        half = [tensor for tensor in tensors if tensor == largest or t.random.random() < 0.5]
+        rest = [tensor for tensor in tensors if tensor not in half] or tensors[:1]
+        for mode, host, links in ('dha', half, ()), ('pt', (), tensors), ('pt+dha', half, rest):
+            plan = write_plan(t, tensors, host=host, links=links, helpers=[UUIDS[1]], model=name)
+            got = machine.infer(name, '--device', 'cuda:0', '--mode', mode, '--plan', plan, *more)
+            t.equal(got['digest'], want, f'{name} {mode}')
+            t.equal(got['plan']['direct_tensors'] + got['plan']['staged_tensors'] > 0, bool(host), str(got['plan']))
+            t.equal(machine.daemon.ctl('evict', name).rc, 0)
+
+
+@test
+def plans_for_a_table_that_is_the_head_as_well_can_be_followed(t):
+    """Of the profile's two layers with the same bytes both are read from the host, or the first is loaded."""
+    machine = Machine(t)
+    _, table = with_table(t, 'a', reference.Gpt2)
+    want = private(t, machine.daemon, 'a')['digest']
+    profile = None
+    for head in 20000, 10**9:  # what was wanted twice may grow to all of it in between
+        profile = store_profile(t, machine, profile, head_ns=head)
+        t.equal(machine.daemon.ctl('evict', 'a').rc, 0)
+        told = machine.daemon.ctl('plan', 'a', '--device', UUIDS[0], '--policy', 'dha', '--json')
+        t.equal(told.rc, 0, str(told))
+        places = [row['place'] for row in told.json['plan']['tensors'] if row['tensor'] == table]
+        t.equal(places, ['load' if head == 10**9 else 'dha'], head)
+        path = t.dir / 'made.json'
+        path.write_text(told.out)
+        got = machine.infer('a', '--device', 'cuda:0', '--mode', 'dha', '--plan', path)
+        t.equal((got['digest'], got['plan']['direct_tensors']), (want, int(head < 10**9)), head)
+
+
+@test
 def what_comes_over_another_device_s_link_is_the_same(t):
     machine = Machine(t, LINKED)
-    model, table = large(t)
+    model, table = with_table(t, 'a', reference.Bert)
     want = private(t, machine.daemon, 'a')['digest']
     names = [table] + [name for name in model.stored if name != table]
     helped = []
@@ -301,7 +354,7 @@ def what_comes_over_another_device_s_link_is_the_same(t):
 @test
 def two_processes_on_devices_that_help_each_other(t):
     machine = Machine(t, LINKED)
-    model, table = large(t)
+    model, table = with_table(t, 'a', reference.Bert)
     want = private(t, machine.daemon, 'a')['digest']
     names = list(model.stored)
     plans = []
@@ -310,23 +363,19 @@ def two_processes_on_devices_that_help_each_other(t):
         plans.append(path.rename(t.dir / f'plan{device}.json'))
     started = [t.spawn(*command(machine.daemon, 'a', '--device', f'cuda:{device}', '--mode', 'pt', '--plan', plans[device]),
                        env=program_environment(**machine.client)) for device in (0, 1, 0)]
-    for p in started:
-        out, _ = p.communicate(timeout=PATIENCE)
-        t.equal(p.returncode, 0, out.decode())
-        t.equal(json.loads(out)['digest'], want)
+    same(t, started, want, 'helped')
 
 
 @test
 def two_processes_on_a_device_at_once(t):
     machine = Machine(t)
-    make(t, 'a', reference.Bert, hidden=384, layers=3)
-    want = private(t, machine.daemon, 'a')['digest']
-    started = [t.spawn(*command(machine.daemon, 'a', '--device', 'cuda:0', '--mode', mode),
-                       env=program_environment(**machine.client)) for mode in ('pipeline', 'dha', 'resident', 'pipeline')]
-    for p in started:
-        out, _ = p.communicate(timeout=PATIENCE)
-        t.equal(p.returncode, 0, out.decode())
-        t.equal(json.loads(out)['digest'], want)
+    for name, more, tensors, largest in sizeable(t):
+        want = private(t, machine.daemon, name, *more)['digest']
+        plan = ('--plan', write_plan(t, tensors, host=[largest], model=name))
+        started = [t.spawn(*command(machine.daemon, name, '--device', 'cuda:0', '--mode', mode, *more, *(plan if mode == 'dha' else ())),
+                           env=program_environment(**machine.client)) for mode in ('pipeline', 'dha', 'resident', 'pipeline')]
+        same(t, started, want, name)
+        t.equal(machine.daemon.ctl('evict', name).rc, 0)
 
 
 def check_profile(t, daemon, model, device, **environment):
@@ -429,9 +478,9 @@ def a_bench_begins_each_run_as_it_says(t):
         assert words in refused.err, refused
 
 
-def store_profile(t, machine, profile=None, table_ns=20000):
-    """One by which the table is read from the host, unless that takes too long, and the rest is loaded; whatever a simulated device
-    takes."""
+def store_profile(t, machine, profile=None, table_ns=20000, head_ns=10**9):
+    """One by which the table is read from the host, unless that takes too long, and the rest is loaded (a head that is the table, too,
+    takes head_ns to read it there); whatever a simulated device takes."""
     if not profile:
         told = machine.daemon.ctl('profile', 'a', '--device', 'cuda:0', '--json', **machine.client)
         t.equal(told.rc, 0, str(told))
@@ -442,7 +491,7 @@ def store_profile(t, machine, profile=None, table_ns=20000):
         for batch in layer['batches']:
             batch['exec_ns'] = 10000
             if 'dha_ns' in batch:
-                batch['dha_ns'] = table_ns if layer['op'] == 'embed' else 10**9
+                batch['dha_ns'] = table_ns if layer['op'] == 'embed' else head_ns if 'same_as' in layer else 10**9
     client = machine.daemon.client()
     fd = wire.sealed(json.dumps(profile).encode())
     t.equal(client.answer(client.send('profile', fds=[fd], model='a', profile=1))['text'], 'stored')
@@ -454,7 +503,7 @@ def store_profile(t, machine, profile=None, table_ns=20000):
 def a_bench_on_a_device_has_the_prediction_beside_it(t):
     # Links as fast as in earnest, or a helper would not be worth its way.
     machine = Machine(t, 'set speed=1\n' + 'device bytes=256M gbps=2 context=1M attr.READ_ONLY_REGISTER=1\n' * 2 + 'nvlink 0 1 gbps=40\n')
-    large(t)
+    with_table(t, 'a', reference.Bert)
     arguments = ('--device', 'cuda:0', '--file', t.models_dir / 'a', '--warmups', '0', '--rounds', '1')
     few = ('--modes', 'dha,private')
     report, rows = bench(t, machine.daemon, *arguments, *few, **machine.client)
