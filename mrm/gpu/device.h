@@ -44,6 +44,20 @@ int gpu_failed_between(struct gpu *g, uint32_t device, uint32_t other, cu_result
  * it is done, and well.  When that cannot be had at all, the device is lost. */
 bool gpu_drain(struct gpu *g, uint32_t device, cu_stream stream);
 
+/* The last thing that a stream was given, and the event that tells when it is over. */
+struct gpu_copy {
+	uint32_t device;
+	cu_stream stream;
+	cu_event event;
+};
+
+/* Puts the event behind it.  Where that is refused the stream is waited for: *over is set when all of it was done, and well, else
+ * that is the failure. */
+int gpu_copy_mark(struct gpu *g, const struct gpu_copy *c, bool *over, struct fault *why);
+/* 1: it is over, and well; 0: not yet, never with `wait`; a failure: it is over, too.  *over is set when the event could not be
+ * asked, and tells nothing about time: what was behind it may still have been running, so the stream was waited for. */
+int gpu_copy_is_over(struct gpu *g, const struct gpu_copy *c, bool wait, bool *over, struct fault *why);
+
 /* Unmaking must not stop at one call that fails, nor may memory be freed that queued work still uses, nor a device be given up
  * at its first word: what a driver refuses once is asked again.  CU_OK, or the last refusal. */
 #define GPU_TRIES 3

@@ -107,6 +107,32 @@ bool gpu_drain(struct gpu *g, uint32_t device, cu_stream stream)
 	return !r;
 }
 
+int gpu_copy_mark(struct gpu *g, const struct gpu_copy *c, bool *over, struct fault *why)
+{
+	cu_result r = g->cu->event_record(c->event, c->stream);
+	if (!r)
+		return 0;
+	int e = gpu_failed(g, c->device, r, "cuEventRecord", why);
+	*over = gpu_drain(g, c->device, c->stream);
+	return *over ? 0 : e;
+}
+
+int gpu_copy_is_over(struct gpu *g, const struct gpu_copy *c, bool wait, bool *over, struct fault *why)
+{
+	int e = gpu_enter(g, c->device, why);
+	cu_result r = CU_OK;
+	if (!e)
+		r = wait ? g->cu->event_synchronize(c->event) : g->cu->event_query(c->event);
+	if (r == CU_E_NOT_READY)
+		return 0;
+	if (r)
+		e = gpu_failed(g, c->device, r, wait ? "cuEventSynchronize" : "cuEventQuery", why);
+	if (!e)
+		return 1;
+	*over = true;
+	return gpu_drain(g, c->device, c->stream) ? 1 : e;
+}
+
 /* ---- what a device is ---- */
 
 static int attribute(const struct gpu *g, cu_device ordinal, enum cu_attr_number attr)

@@ -51,6 +51,11 @@ static void failed(struct relay *r, struct flight *x, int e, const struct fault 
 	atomic_fetch_add_explicit(&r->failed, 1, memory_order_relaxed);
 }
 
+static struct gpu_copy copy_of(const struct relay *r, const struct flight *x)
+{
+	return (struct gpu_copy){r->device, r->stream, r->event[x->slot]};
+}
+
 static int start_copy(struct relay *r, struct flight *x, struct fault *why)
 {
 	struct gpu *g = r->gpu;
@@ -70,13 +75,8 @@ static int start_copy(struct relay *r, struct flight *x, struct fault *why)
 		g->device[c->from_device].context, c->bytes, r->stream);
 	if (result)
 		return gpu_failed_between(g, r->device, c->from_device, result, "cuMemcpyPeerAsync", why);
-	result = g->cu->event_record(r->event[x->slot], r->stream);
-	if (!result)
-		return 0;
-	e = gpu_failed(g, r->device, result, "cuEventRecord", why);
-	/* The copy runs, and nothing tells when it is over but this. */
-	x->over = gpu_drain(g, r->device, r->stream);
-	return x->over ? 0 : e;
+	const struct gpu_copy copy = copy_of(r, x);
+	return gpu_copy_mark(g, &copy, &x->over, why);
 }
 
 static void begin(struct relay *r, struct gpu_relay_copy *c)
@@ -97,24 +97,14 @@ static void begin(struct relay *r, struct gpu_relay_copy *c)
 /* Whether the oldest copy in flight is over. */
 static bool is_over(struct relay *r, bool wait)
 {
-	struct gpu *g = r->gpu;
 	struct flight *x = &r->flight[0];
+	const struct gpu_copy copy = copy_of(r, x);
 	struct fault why;
-	if (x->over)
-		return true;
-	int e = gpu_enter(g, r->device, &why);
-	cu_result result = CU_OK;
-	if (!e)
-		result = wait ? g->cu->event_synchronize(r->event[x->slot]) : g->cu->event_query(r->event[x->slot]);
-	if (result == CU_E_NOT_READY)
-		return false;
-	if (result)
-		e = gpu_failed(g, r->device, result, wait ? "cuEventSynchronize" : "cuEventQuery", &why);
-	/* One that could not be asked may still be running, and may still end well. */
-	if (e && !gpu_drain(g, r->device, r->stream))
-		failed(r, x, e, &why);
-	x->over = true;
-	return true;
+	int over = x->over ? 1 : gpu_copy_is_over(r->gpu, &copy, wait, &x->over, &why);
+	if (over < 0)
+		failed(r, x, over, &why);
+	x->over |= over != 0;
+	return x->over;
 }
 
 static void finish(struct relay *r)

@@ -218,6 +218,11 @@ static void copy_by_cpu(struct link *k, const struct flight *x, void *to, const 
 		atomic_fetch_add_explicit(&k->slow_copies, 1, memory_order_relaxed);
 }
 
+static struct gpu_copy copy_of(const struct link *k, const struct flight *x)
+{
+	return (struct gpu_copy){k->device, k->stream, k->event[x->slot]};
+}
+
 static int start_copy(struct link *k, struct flight *x, struct fault *why)
 {
 	struct gpu *g = k->all->gpu;
@@ -236,13 +241,8 @@ static int start_copy(struct link *k, struct flight *x, struct fault *why)
 			 : g->cu->memcpy_dtoh_async(host, at, bytes, k->stream);
 	if (r)
 		return gpu_failed(g, k->device, r, up ? "cuMemcpyHtoDAsync" : "cuMemcpyDtoHAsync", why);
-	r = g->cu->event_record(k->event[x->slot], k->stream);
-	if (!r)
-		return 0;
-	e = gpu_failed(g, k->device, r, "cuEventRecord", why);
-	/* The copy runs, and nothing tells when it is over but this. */
-	x->over = gpu_drain(g, k->device, k->stream);
-	return x->over ? 0 : e;
+	const struct gpu_copy copy = copy_of(k, x);
+	return gpu_copy_mark(g, &copy, &x->over, why);
 }
 
 /* The chunk of the flow that the piece's first byte is in. */
@@ -344,28 +344,15 @@ static void finish_piece(struct link *k)
 /* Whether the oldest piece in flight is over. */
 static bool is_over(struct link *k, bool wait)
 {
-	struct gpu *g = k->all->gpu;
 	struct flight *x = &k->flight[0];
+	const struct gpu_copy copy = copy_of(k, x);
 	struct fault why;
-	if (x->over)
-		return true;
-	int e = gpu_enter(g, k->device, &why);
-	cu_result r = CU_OK;
-	if (!e)
-		r = wait ? g->cu->event_synchronize(k->event[x->slot]) : g->cu->event_query(k->event[x->slot]);
-	if (r == CU_E_NOT_READY)
-		return false;
-	if (r)
-		e = gpu_failed(g, k->device, r, wait ? "cuEventSynchronize" : "cuEventQuery", &why);
-	if (!e)
-		return true;
-	/* One that could not be asked may still be running, and may still end well. */
-	if (!gpu_drain(g, k->device, k->stream)) {
-		chunk_failed(x->chunk, e, &why);
+	int over = x->over ? 1 : gpu_copy_is_over(k->all->gpu, &copy, wait, &x->over, &why);
+	if (over < 0) {
+		chunk_failed(x->chunk, over, &why);
 		atomic_fetch_add_explicit(&k->failed, 1, memory_order_relaxed);
 	}
-	x->over = true;
-	return true;
+	return over != 0;
 }
 
 /* Puts in flight what the scheduler gives.  Returns how long to wait when nothing happens. */
