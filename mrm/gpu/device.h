@@ -16,6 +16,7 @@ struct gpu_device {
 	_Atomic bool lost;
 	struct fault loss;          /* written once, before `lost` */
 	_Atomic uint64_t held_bytes; /* by gpu_memory */
+	_Atomic uint64_t stuck_bytes; /* of gpu_memory that was freed and the driver did not take back */
 	_Atomic uint64_t moves_begun, moves_ended; /* of gpu_memory being made or freed: between them held_bytes is ahead or behind */
 };
 

@@ -34,6 +34,7 @@ struct devices {
 	uint64_t room[GPU_MAX_DEVICES]; /* what copies may take, by what is free */
 	bool known_lost[GPU_MAX_DEVICES];
 	uint64_t known_stuck;           /* gpu_stuck_bytes() */
+	uint64_t known_device_stuck[GPU_MAX_DEVICES];
 	struct gpu_calibration calibration[GPU_MAX_DEVICES];
 	struct gpu_hasher *hasher[GPU_MAX_DEVICES];
 	struct gpu_probes *probes;
@@ -256,10 +257,22 @@ static void check_stuck(struct daemon *d)
 	metrics_add(M_fallback_stays_registered, 1);
 }
 
+static void check_device_stuck(struct daemon *d, uint32_t device)
+{
+	uint64_t stuck = gpu_device_stuck_bytes(d->gpu, device);
+	if (stuck == d->devices->known_device_stuck[device])
+		return;
+	d->devices->known_device_stuck[device] = stuck;
+	daemon_degraded(d, "gpu-memory-stays", "%s: %.1f MB that were freed stay allocated until the daemon is started again: the driver "
+		"does not take them back; the log says what it answered", gpu_facts(d->gpu, device)->uuid, (double)stuck / 1e6);
+	metrics_add(M_fallback_gpu_memory_stays, 1);
+}
+
 void devices_check(struct daemon *d)
 {
 	check_stuck(d);
 	for (uint32_t i = 0; i < gpu_count(d->gpu); i++) {
+		check_device_stuck(d, i);
 		if (d->devices->known_lost[i] || !gpu_lost(d->gpu, i))
 			continue;
 		struct fault why;

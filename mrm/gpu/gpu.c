@@ -403,7 +403,7 @@ void gpu_free(struct gpu **gp)
 	if (g->n)
 		GPU_AGAIN(g->cu->ctx_set_current(NULL));
 	for (uint32_t i = 0; i < g->n; i++) {
-		ASSERT(gpu_lost(g, i) || !atomic_load(&g->device[i].held_bytes));
+		ASSERT(!atomic_load(&g->device[i].held_bytes));
 		GPU_AGAIN(g->cu->primary_ctx_release(g->device[i].ordinal));
 	}
 	cuda_free(&g->cu);
@@ -480,6 +480,11 @@ uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device)
 uint64_t gpu_stuck_bytes(const struct gpu *g)
 {
 	return g ? atomic_load_explicit(&g->stuck_bytes, memory_order_relaxed) : 0;
+}
+
+uint64_t gpu_device_stuck_bytes(const struct gpu *g, uint32_t device)
+{
+	return atomic_load_explicit(&g->device[device].stuck_bytes, memory_order_relaxed);
 }
 
 int gpu_measure(struct gpu *g, uint32_t device, uint64_t *free_bytes, uint64_t *held_bytes, struct fault *why)

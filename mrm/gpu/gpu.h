@@ -65,6 +65,8 @@ int gpu_find(const struct gpu *g, const char *uuid);
 uint64_t gpu_held_bytes(const struct gpu *g, uint32_t device);
 /* Host memory that was freed and stays registered for want of a device that works. */
 uint64_t gpu_stuck_bytes(const struct gpu *g);
+/* Memory of the device that was freed and that its driver, which works otherwise, did not take back. */
+uint64_t gpu_device_stuck_bytes(const struct gpu *g, uint32_t device);
 /* What is free on the device and what this daemon's copies take, at one moment.  -EAGAIN: some of these came or went
  * meanwhile, and would count twice or not at all.  Any thread but the loop's. */
 int gpu_measure(struct gpu *g, uint32_t device, uint64_t *free_bytes, uint64_t *held_bytes, struct fault *why);

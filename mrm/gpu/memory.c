@@ -35,13 +35,28 @@ struct gpu_memory {
 	struct allocation *piece; /* [GPU_MAX_PIECES], so that those which are there stay where they are */
 };
 
-/* What cannot be given back is said, and stays on the books. */
+/* What is not given back is said, unless it goes with its device: this may be the first that hears of that. */
 static bool undone(const struct gpu_memory *m, const struct allocation *x, cu_result r, const char *call)
 {
-	if (r && !gpu_lost(m->gpu, m->device))
-		log_error("gpu", "%s: %s failed (%s); %" PRIu64 " bytes stay allocated", m->gpu->device[m->device].facts.uuid,
-			call, cuda_name(m->gpu->cu, r), x->bytes);
-	return r == CU_OK;
+	struct fault why;
+	if (!r)
+		return true;
+	if (!gpu_lost(m->gpu, m->device))
+		gpu_failed(m->gpu, m->device, r, call, &why);
+	if (!gpu_lost(m->gpu, m->device))
+		log_error("gpu", "%s: %" PRIu64 " bytes stay allocated: %s", m->gpu->device[m->device].facts.uuid, x->bytes, why.text);
+	return false;
+}
+
+/* What the driver keeps is no copy's any more, and nobody's to use. */
+static void settle(struct gpu_memory *m, const struct allocation *x, bool given_back)
+{
+	struct gpu_device *dev = &m->gpu->device[m->device];
+	if (m->on_host)
+		return;
+	if (!given_back && !gpu_lost(m->gpu, m->device))
+		atomic_fetch_add(&dev->stuck_bytes, x->bytes);
+	atomic_fetch_sub(&dev->held_bytes, x->bytes);
 }
 
 static void piece_free(struct gpu_memory *m, struct allocation *x)
@@ -58,8 +73,7 @@ static void piece_free(struct gpu_memory *m, struct allocation *x)
 		given_back &= undone(m, x, GPU_AGAIN(cu->mem_release(x->handle)), "cuMemRelease");
 	if (x->at && m->export == GPU_EXPORT_CUDA_IPC)
 		given_back = undone(m, x, GPU_AGAIN(cu->mem_free(x->at)), "cuMemFree");
-	if (!m->on_host && (given_back || gpu_lost(m->gpu, m->device)))
-		atomic_fetch_sub(&m->gpu->device[m->device].held_bytes, x->bytes);
+	settle(m, x, given_back);
 }
 
 static int failed(struct gpu_memory *m, const struct allocation *x, cu_result r, const char *call, struct fault *why)

@@ -108,4 +108,38 @@ def host_memory_that_nobody_can_unregister_is_never_anothers(t):
     t.equal(bench.ctl(daemon, 'verify', 'b').rc, 0)
 
 
+@test
+def memory_that_the_driver_does_not_take_back_ends_nothing(t):
+    """Nor does it count as a copy's, or as free."""
+    for export, script in (('vmm-fd', 'cuMemUnmap:2+=1'), ('cuda-ipc', 'cuMemFree:4+=1')):  # behind those of start
+        bench = Bench(t, gpu_export=export)
+        daemon = bench.daemon(SIMCUDA_FAULTS=script)
+        client = bench.puppet(daemon)
+        bench.right('b', client('read', client('open', 'b')[0]))
+        client.end()
+        t.equal(fell_back(daemon, 'gpu-memory-stays'), 0)
+        bench.ctl(daemon, 'evict', 'b', '--tier', 'gpu')
+        t.eventually(lambda d=daemon: fell_back(d, 'gpu-memory-stays') == 1, 'it is said')
+        (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'gpu-memory-stays']
+        assert 'MB that were freed' in row['detail'], row
+        t.equal([fell_back(daemon, 'gpu-lost'), daemon.metric('trims_tier_used_bytes', tier='gpu')], [0, 0])
+        client = bench.puppet(daemon)
+        bench.right('b', client('read', client('open', 'b')[0]))
+        client.end()
+        daemon.stop()
+
+
+@test
+def a_device_that_is_lost_without_a_word_is_noticed_when_memory_goes_back(t):
+    bench = Bench(t)
+    daemon = bench.daemon(SIMCUDA_FAULTS='cuMemUnmap:2+=700')
+    client = bench.puppet(daemon)
+    client('open', 'b')
+    client.end()
+    bench.ctl(daemon, 'evict', 'b', '--tier', 'gpu')
+    t.eventually(lambda: fell_back(daemon, 'gpu-lost') == 1, 'the loss is noticed')
+    t.equal(fell_back(daemon, 'gpu-memory-stays'), 0)
+    daemon.stop()
+
+
 main()
