@@ -124,6 +124,16 @@ static void name_degraded(struct daemon *d, uint32_t device)
 	}
 }
 
+static void prepare_hasher(struct daemon *d, uint32_t device)
+{
+	struct fault why;
+	if (gpu_lost(d->gpu, device) || !gpu_hasher_prepare(d->devices->hasher[device], &why) || gpu_lost(d->gpu, device))
+		return;
+	daemon_degraded(d, "no-hash-kernel", "%s: %.300s; it is tried again when a copy is to be checked", gpu_facts(d->gpu, device)->uuid,
+		why.text);
+	metrics_add(M_fallback_no_hash_kernel, 1);
+}
+
 static void name_no_rings(struct daemon *d)
 {
 	struct fault why;
@@ -161,6 +171,7 @@ int devices_start(struct daemon *d, struct fault *why)
 		}
 		gpu_calibrate(d->gpu, i, c->cache_dir, &d->devices->calibration[i]);
 		name_degraded(d, i);
+		prepare_hasher(d, i);
 	}
 	return e;
 }

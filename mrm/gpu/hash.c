@@ -118,7 +118,7 @@ static int launch(struct gpu_hasher *h, uint32_t n, struct fault *why)
 	const struct cuda *cu = h->gpu->cu;
 	cu_ptr pieces = h->at + offsetof(struct exchange, pieces), results = h->at + offsetof(struct exchange, results);
 	void *arguments[] = {&pieces, &n, &results};
-	unsigned blocks = (n + HASH_KERNEL_PIECES - 1) / HASH_KERNEL_PIECES;
+	unsigned blocks = MAX((n + HASH_KERNEL_PIECES - 1) / HASH_KERNEL_PIECES, 1u);
 	cu_result r = cu->launch_kernel(h->kernel, blocks, 1, 1, HASH_KERNEL_THREADS, 1, 1, 0, h->stream, arguments, NULL);
 	if (r)
 		return gpu_failed(h->gpu, h->device, r, "cuLaunchKernel", why);
@@ -136,10 +136,19 @@ static int run_locked(struct gpu_hasher *h, const struct hash_piece *pieces, uin
 	e = e ? e : load(h, why);
 	if (e)
 		return e;
-	memcpy(h->exchange->pieces, pieces, n * sizeof *pieces);
+	if (n)
+		memcpy(h->exchange->pieces, pieces, n * sizeof *pieces);
 	e = launch(h, n, why);
 	for (uint32_t i = 0; !e && i < n; i++)
 		out[i] = (struct hash128){.hi = h->exchange->results[i].hi, .lo = h->exchange->results[i].lo};
+	return e;
+}
+
+int gpu_hasher_prepare(struct gpu_hasher *h, struct fault *why)
+{
+	pthread_mutex_lock(&h->lock);
+	int e = run_locked(h, NULL, 0, NULL, why);
+	pthread_mutex_unlock(&h->lock);
 	return e;
 }
 

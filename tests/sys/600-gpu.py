@@ -6,6 +6,7 @@ import re
 
 import models
 import wire
+from gpubench import calls
 from simgpu import NOBODY, UUIDS, as_user, attached, gpu_daemon
 from trimstest import main, run, test
 
@@ -228,17 +229,30 @@ def the_kernel_finds_damage_where_the_copy_is(t):
 @test
 def without_the_kernel_copies_are_read_back(t):
     daemon, chunks = verify_drops_what_is_damaged(t, 'cuModuleLoadData:*=801')
-    t.equal(checked_by(daemon), (0, chunks, 2))
+    t.equal(checked_by(daemon), (0, chunks, 3), 'at start, and for each check')
     (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'no-hash-kernel']
     assert row['state'] == 'degraded' and 'cuModuleLoadData' in row['detail'], row
 
 
 @test
 def a_kernel_that_fails_once_costs_one_check_the_long_way(t):
-    for fault in ('cuLaunchKernel:1=2', 'cuModuleGetFunction:1=500'):
+    for fault, ways, failures in (('cuLaunchKernel:2=2', 2, 1), ('cuModuleGetFunction:1-2=500', 2, 2), ('cuLaunchKernel:1=2', 1, 1)):
         daemon, chunks = verify_drops_what_is_damaged(t, fault)
-        t.equal(checked_by(daemon), (chunks // 2, chunks // 2, 1), fault)
+        t.equal(checked_by(daemon), (chunks // ways, chunks - chunks // ways, failures), fault)
         daemon.stop()
+
+
+@test
+def the_kernel_is_there_before_anybody_copies(t):
+    """Loading it, and its first launch, would hold them up."""
+    folder = t.dir / 'counts'
+    folder.mkdir()
+    daemon = gpu_daemon(t, counts=folder)
+    t.equal([calls(folder).get(name) for name in ('cuModuleLoadData', 'cuLaunchKernel')], [1, 1])
+    t.model('a', 9 << 20)
+    attached(daemon).open('a', 'gpu')
+    t.equal(daemon.ctl('verify', 'a').rc, 0)
+    t.equal([calls(folder).get(name) for name in ('cuModuleLoadData', 'cuLaunchKernel')], [1, 2])
 
 
 def shared_daemon(t, **options):
