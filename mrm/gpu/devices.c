@@ -322,13 +322,16 @@ static void doctor_link(struct daemon *d, uint32_t device, enum gpu_direction wa
 {
 	const struct gpu_place *p = &gpu_facts(d->gpu, device)->place;
 	struct gpu_link_facts x;
-	char pcie[40] = "", doubts[200] = "";
+	char pcie[40] = "", doubts[400] = "";
 	gpu_links_view(d->links, device, way, &x);
 	if (p->pcie_gen && p->pcie_width)
 		snprintf(pcie, sizeof pcie, ", PCIe %" PRIu32 ".0 x%" PRIu32, p->pcie_gen, p->pcie_width);
 	if (x.buffered)
 		snprintf(doubts, sizeof doubts, "; %" PRIu64 " pieces went through a buffer, %" PRIu64 " slower than the bound allows", x.buffered,
 			x.slow_copies);
+	if (x.slow_calls)
+		snprintf(doubts + strlen(doubts), sizeof doubts - strlen(doubts), "; the driver took up to %" PRIu64 " us to accept a copy, %"
+			PRIu64 " times longer than the bound allows", x.slowest_call_ns / NS_PER_US, x.slow_calls);
 	if (x.doubtful)
 		snprintf(doubts + strlen(doubts), sizeof doubts - strlen(doubts), "; calibration in doubt: it was %.1f GB/s",
 			(double)x.calibration.bytes_per_s / 1e9);

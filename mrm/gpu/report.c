@@ -24,10 +24,12 @@ static json_t *class_row(const struct linksched_link_view *v, unsigned class)
 /* What the figures are worth. */
 static void add_doubts(json_t *row, const struct gpu_facts *f, const struct gpu_link_facts *x)
 {
-	json_t *more = json_pack("{s:b, s:o, s:o, s:o, s:o, s:b, s:o, s:i, s:i}", "bound_holds", !x->slow_copies && !x->late_buffers,
-		"buffered", number(x->buffered), "slow_copies", number(x->slow_copies), "copy_bytes_per_s",
-		number(x->copy_bytes_per_s), "late_buffers", number(x->late_buffers), "doubtful", x->doubtful, "probes",
-		number(x->probes), "pcie_gen", (int)f->place.pcie_gen, "pcie_width", (int)f->place.pcie_width);
+	bool holds = !x->slow_copies && !x->late_buffers && !x->slow_calls;
+	json_t *more = json_pack("{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:o, s:i, s:i}", "bound_holds", holds, "buffered",
+		number(x->buffered), "slow_copies", number(x->slow_copies), "slow_calls", number(x->slow_calls), "slowest_call_ns",
+		number(x->slowest_call_ns), "copy_bytes_per_s", number(x->copy_bytes_per_s), "late_buffers", number(x->late_buffers),
+		"doubtful", x->doubtful, "probes", number(x->probes), "pcie_gen", (int)f->place.pcie_gen, "pcie_width",
+		(int)f->place.pcie_width);
 	json_object_update(row, more);
 	json_decref(more);
 }

@@ -166,6 +166,8 @@ void gpu_links_view(const struct gpu_links *links, uint32_t device, enum gpu_dir
 	out->buffered = atomic_load_explicit(&k->buffered, memory_order_relaxed);
 	out->slow_copies = atomic_load_explicit(&k->slow_copies, memory_order_relaxed);
 	out->copy_bytes_per_s = atomic_load_explicit(&k->copy_bytes_per_s, memory_order_relaxed);
+	out->slow_calls = atomic_load_explicit(&k->slow_calls, memory_order_relaxed);
+	out->slowest_call_ns = atomic_load_explicit(&k->slowest_call_ns, memory_order_relaxed);
 	out->late_buffers = atomic_load_explicit(&k->late_buffers, memory_order_relaxed);
 }
 

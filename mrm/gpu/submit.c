@@ -218,6 +218,17 @@ static void copy_by_cpu(struct link *k, const struct flight *x, void *to, const 
 		atomic_fetch_add_explicit(&k->slow_copies, 1, memory_order_relaxed);
 }
 
+/* A copy that is asked for takes microseconds, unless the driver makes this thread wait for what another one does in it:
+ * registering host memory, loading code. */
+static void note_call(struct link *k, uint64_t ns)
+{
+	if (ns <= k->bound_ns / IN_FLIGHT)
+		return;
+	atomic_fetch_add_explicit(&k->slow_calls, 1, memory_order_relaxed);
+	if (ns > atomic_load_explicit(&k->slowest_call_ns, memory_order_relaxed)) /* nobody else writes it */
+		atomic_store_explicit(&k->slowest_call_ns, ns, memory_order_relaxed);
+}
+
 static struct gpu_copy copy_of(const struct link *k, const struct flight *x)
 {
 	return (struct gpu_copy){k->device, k->stream, k->event[x->slot]};
@@ -237,8 +248,10 @@ static int start_copy(struct link *k, struct flight *x, struct fault *why)
 		copy_by_cpu(k, x, k->buffer[x->slot], host);
 	host = x->buffered ? k->buffer[x->slot] : host;
 	bool up = k->direction == GPU_H2D;
+	uint64_t began = clock_now();
 	cu_result r = up ? g->cu->memcpy_htod_async(at, host, bytes, k->stream)
 			 : g->cu->memcpy_dtoh_async(host, at, bytes, k->stream);
+	note_call(k, clock_now() - began);
 	if (r)
 		return gpu_failed(g, k->device, r, up ? "cuMemcpyHtoDAsync" : "cuMemcpyDtoHAsync", why);
 	const struct gpu_copy copy = copy_of(k, x);
@@ -266,7 +279,7 @@ static void fit(struct link *k, struct flight *x)
 	if (x->buffered) {
 		uint64_t rate = atomic_load_explicit(&k->copy_bytes_per_s, memory_order_relaxed);
 		room = MIN(room, MIN(linksched_copied_bytes(k->all->sched, k->index, MAX(rate, 1u)), (uint64_t)BUFFER_BYTES));
-		x->copy_ns_most = linksched_bound_ns(k->all->sched, k->index) / IN_FLIGHT;
+		x->copy_ns_most = k->bound_ns / IN_FLIGHT;
 	}
 	if (x->pick.bytes > room)
 		linksched_trim(k->all->sched, clock_now(), &x->pick, room);
@@ -364,6 +377,7 @@ static uint64_t fill(struct link *k)
 		uint64_t until = 0, now = clock_now();
 		links_lock(k->all);
 		enum linksched_answer a = linksched_next(k->all->sched, now, k->index, &pick, &until);
+		k->bound_ns = linksched_bound_ns(k->all->sched, k->index);
 		links_unlock(k->all);
 		if (a == LINKSCHED_NOTHING)
 			return IDLE_NS;

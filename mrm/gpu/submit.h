@@ -113,6 +113,7 @@ struct gpu_link_facts {
 	 * for a demand that comes while such a copy takes longer than it should, or a buffer is made. */
 	uint64_t buffered, slow_copies, late_buffers;
 	uint64_t copy_bytes_per_s;                   /* what the CPU does there */
+	uint64_t slow_calls, slowest_call_ns;        /* nor while the driver takes that long to accept a copy, registered or not */
 	struct linksched_calibration calibration;    /* what it began with, or was found to do later */
 	bool doubtful;                               /* it does something else than that */
 	uint64_t probes;                             /* how often it was measured again, and that taken over */

@@ -64,10 +64,12 @@ struct link {
 	uint8_t *buffer[IN_FLIGHT + 1]; /* the ring: gpu_links_new() makes it, since it takes longer than B allows */
 	struct flight flight[IN_FLIGHT];
 	uint32_t n_flight, next_slot;
+	uint64_t bound_ns;            /* when a piece was picked last */
 	int last_slot;                /* of the piece that ended last; -1: its event is no measure */
 	_Atomic uint64_t copies, failed, unregistered_bytes;
 	_Atomic uint64_t buffered, late_buffers; /* pieces that went through the ring; parts of it that were made when needed */
 	_Atomic uint64_t slow_copies; /* pieces that the CPU took too long to copy to or from it */
+	_Atomic uint64_t slow_calls, slowest_call_ns; /* copies that the driver took too long to accept */
 	_Atomic uint64_t copy_bytes_per_s; /* what the CPU does there, by the last pieces */
 	struct fault no_ring;         /* why it was not to be had at start */
 };

@@ -576,6 +576,27 @@ START_TEST(pieces_that_the_submitter_copies_itself_are_counted)
 }
 END_TEST
 
+START_TEST(copies_that_the_driver_is_slow_to_accept_are_counted)
+{
+	struct gpu_link_facts x;
+	ck_assert_int_eq(set_script("cuMemcpyHtoDAsync:2=stall"), 0);
+	struct gpu_flow *f = load_of(CACHE_NOBODY, 0, CHUNKS);
+	while (!stalled())
+		jobs_wait(jobs, NS_PER_MS);
+	uint64_t seen = clock_now();
+	gpu_links_view(links, 0, GPU_H2D, &x);
+	while (clock_now() - seen <= x.view.bound_ns)
+		jobs_wait(jobs, NS_PER_MS);
+	release_all();
+	until_home(CHUNKS);
+	gpu_links_view(links, 0, GPU_H2D, &x);
+	ck_assert_uint_ge(x.slow_calls, 1);
+	ck_assert_uint_le(x.slow_calls, x.copies);
+	ck_assert_uint_gt(x.slowest_call_ns, x.view.bound_ns);
+	gpu_flow_free(&f);
+}
+END_TEST
+
 static void copies(Suite *s)
 {
 	TCase *t = tcase_create("copies");
@@ -590,6 +611,7 @@ static void copies(Suite *s)
 	tcase_add_test(t, a_flow_gets_more_also_when_it_has_ended);
 	tcase_add_test(t, a_copy_that_fails_fails_its_chunk_alone);
 	tcase_add_test(t, pieces_that_the_submitter_copies_itself_are_counted);
+	tcase_add_test(t, copies_that_the_driver_is_slow_to_accept_are_counted);
 	tcase_add_test(t, pieces_that_the_submitter_copies_itself_are_smaller_where_the_link_is_faster);
 	suite_add_tcase(s, t);
 }

@@ -611,6 +611,10 @@ static void show_doubts(const json_t *link, FILE *out)
 		fprintf(out, "%s %s%s: %" PRIu64 " pieces went through a buffer, %" PRIu64 " slower than the bound allows\n",
 			text_of(link, "device"), text_of(link, "direction"), simulated_mark(link), number_of(link, "buffered"),
 			number_of(link, "slow_copies"));
+	if (number_of(link, "slow_calls"))
+		fprintf(out, "%s %s%s: the driver took up to %s to accept a copy, %" PRIu64 " times longer than the bound allows\n",
+			text_of(link, "device"), text_of(link, "direction"), simulated_mark(link),
+			text_ns(a, number_of(link, "slowest_call_ns")), number_of(link, "slow_calls"));
 	if (json_is_true(json_object_get(link, "doubtful")))
 		fprintf(out, "%s %s%s: calibration in doubt: %s then, %s now\n", text_of(link, "device"), text_of(link, "direction"),
 			simulated_mark(link), text_rate(a, number_of(link, "calibrated_bytes_per_s")),
