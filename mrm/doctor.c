@@ -6,6 +6,7 @@
 #include "mrm/disk/disk.h"
 #include "mrm/gpu/beside.h"
 #include "mrm/gpu/devices.h"
+#include "mrm/gpu/gpu.h"
 #include "mrm/kept.h"
 #include "mrm/profiler.h"
 #include "mrm/source/source.h"
@@ -31,8 +32,11 @@ static void check_memory(json_t *checks, const struct daemon *d)
 {
 	const struct shm_machine *m = &d->machine;
 	bool memfd = !d->shm.force_posix;
-	check(checks, "host-memory", memfd ? "ok" : "degraded", memfd ? "%s" : "POSIX shared memory, handed out read-only: %s",
-		m->memfd_detail);
+	/* What sealing costs, see mrm/gpu/README.md. */
+	const char *kept = memfd && gpu_count(d->gpu) ? "; a copy that outlives its daemon is registered by devices that register "
+		"read-only memory, to others it goes through buffers" : "";
+	check(checks, "host-memory", memfd ? "ok" : "degraded", memfd ? "%s%s" : "POSIX shared memory, handed out read-only: %s%s",
+		m->memfd_detail, kept);
 	check(checks, "huge-pages", d->shm.huge ? "ok" : "degraded", "%s%s", d->shm.huge ? "" : "base pages: ",
 		m->huge && !d->shm.huge ? "switched off" : m->huge_detail);
 	check(checks, "numa", m->numa_nodes > 1 ? "ok" : "off", "%" PRIu32 " node%s%s", m->numa_nodes,

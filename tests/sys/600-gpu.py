@@ -332,6 +332,8 @@ def host_memory_that_cannot_be_registered_is_copied_through_buffers(t):
     rows = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'host-not-registered']
     assert rows and 'cuMemHostRegister' in rows[0]['detail'], rows
     assert daemon.metric('trims_fallback_total', reason='host-not-registered') >= 1
+    (row,) = [row for row in daemon.json('doctor')['checks'] if row['name'] == 'host-memory']
+    assert row['detail'].startswith('sealed memfds; a copy that outlives its daemon'), 'what sealing costs is said'
 
 
 @test
