@@ -50,7 +50,11 @@ struct gpu_scope {
 	cu_context ctx;
 	int ordinal; /* of its device */
 	bool pushed;
+	bool relaxed;         /* somebody else's capture of a stream neither minds what is called here nor is spoilt by it */
+	cu_capture_mode mode; /* if so: the thread's own */
 };
+/* No context, that alone. */
+void gpu_enter_none(struct gpu_driver *d, struct gpu_scope *s);
 /* The caller's context when it is one of that device, else the device's primary context. */
 int gpu_enter(struct gpu_driver *d, struct gpu_device *device, struct gpu_scope *s);
 /* That context. */

@@ -126,18 +126,33 @@ static int primary(struct gpu_driver *d, struct gpu_device *device, cu_context *
 	return r ? gpu_failed(d, r, "cuDevicePrimaryCtxRetain") : 0;
 }
 
+/* Nothing here is meant for a graph.  A driver that cannot be asked minds as ever. */
+void gpu_enter_none(struct gpu_driver *d, struct gpu_scope *s)
+{
+	cu_capture_mode mode = CU_CAPTURE_RELAXED;
+	*s = (struct gpu_scope){.driver = d, .ordinal = -1};
+	if (d->cu->thread_exchange_capture_mode && d->cu->thread_exchange_capture_mode(&mode) == CU_OK) {
+		s->relaxed = true;
+		s->mode = mode;
+	}
+}
+
 static int push(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s)
 {
 	cu_result r = d->cu->ctx_push_current(ctx);
-	if (r)
+	if (r) {
+		gpu_leave(s);
 		return gpu_failed(d, r, "cuCtxPushCurrent");
-	*s = (struct gpu_scope){.driver = d, .ctx = ctx, .ordinal = -1, .pushed = true};
+	}
+	s->ctx = ctx;
+	s->pushed = true;
 	return 0;
 }
 
 int gpu_enter_context(struct gpu_driver *d, cu_context ctx, struct gpu_scope *s)
 {
 	cu_device ordinal;
+	gpu_enter_none(d, s);
 	int r = push(d, ctx, s);
 	if (r < 0)
 		return r;
@@ -183,17 +198,16 @@ struct gpu_device *gpu_driver_likely(struct gpu_driver *d, const char *uuid)
 int gpu_enter(struct gpu_driver *d, struct gpu_device *device, struct gpu_scope *s)
 {
 	int ordinal = -1;
-	cu_context ctx = current(d, &ordinal);
-	if (ctx && ordinal == device->ordinal) {
-		*s = (struct gpu_scope){.driver = d, .ctx = ctx, .ordinal = ordinal};
+	gpu_enter_none(d, s);
+	s->ctx = current(d, &ordinal);
+	s->ordinal = device->ordinal;
+	if (s->ctx && ordinal == device->ordinal)
 		return 0;
-	}
+	cu_context ctx;
 	int r = primary(d, device, &ctx);
-	if (r == 0)
-		r = push(d, ctx, s);
-	if (r == 0)
-		s->ordinal = device->ordinal;
-	return r;
+	if (r < 0)
+		gpu_leave(s);
+	return r < 0 ? r : push(d, ctx, s);
 }
 
 int gpu_enter_stream(struct gpu_driver *d, struct gpu_device *device, cu_stream stream, struct gpu_scope *s)
@@ -208,9 +222,12 @@ int gpu_enter_stream(struct gpu_driver *d, struct gpu_device *device, cu_stream 
 void gpu_leave(struct gpu_scope *s)
 {
 	cu_context ignored;
+	cu_capture_mode mode;
 	if (s->pushed)
 		GPU_UNDO(s->driver->cu->ctx_pop_current(&ignored));
-	s->pushed = false;
+	if (s->relaxed)
+		GPU_UNDO((mode = s->mode, s->driver->cu->thread_exchange_capture_mode(&mode)));
+	s->pushed = s->relaxed = false;
 }
 
 /* ---- copies ---- */

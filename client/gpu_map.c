@@ -347,13 +347,16 @@ static void forget(struct gpu_memory *m)
 static void unmap(struct gpu_memory *m)
 {
 	struct gpu_scope scope = {0};
-	bool there = m->kind != GPU_HANDLE_VMM_FD && gpu_enter_to_undo(m->driver, m->ctx, &scope);
-	if (m->kind == GPU_HANDLE_VMM_FD)
-		unmap_pieces(m); /* wants no context */
-	else if (m->kind == GPU_HANDLE_MEMORY_FILE)
-		unregister_files(m, there);
-	else if (there)
-		close_handles(m); /* else they went with their context */
+	if (m->kind == GPU_HANDLE_VMM_FD) {
+		gpu_enter_none(m->driver, &scope);
+		unmap_pieces(m);
+	} else {
+		bool there = gpu_enter_to_undo(m->driver, m->ctx, &scope);
+		if (m->kind == GPU_HANDLE_MEMORY_FILE)
+			unregister_files(m, there);
+		else if (there)
+			close_handles(m); /* else they went with their context */
+	}
 	gpu_leave(&scope);
 	forget(m);
 }

@@ -273,6 +273,9 @@ TRIMS_API int trims_read(trims_model *model, uint32_t index, uint64_t offset, vo
  * trims_private() memory belongs to the context that was used.  A context must outlive the models opened and the
  * connection attached in it.
  *
+ * Captures.  Calls may be made while streams are being captured, by this thread or others: nothing of theirs becomes part of a
+ * graph, and no capture is spoilt by them.
+ *
  * Memory.  What trims_tensor() points to is the daemon's and everybody's, mapped read-only where the driver can
  * (TRIMS_EXPORT_VMM_FD; a kernel that writes to it ends with an illegal-address error), and must not be written in any
  * case.  A process that opens one copy several times has it mapped once; the last trims_close() unmaps it.  Work that uses

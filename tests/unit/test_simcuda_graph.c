@@ -139,6 +139,66 @@ START_TEST(what_cannot_be_captured_spoils_the_capture)
 }
 END_TEST
 
+/* A call that gives memory, made beside a capture. */
+struct beside {
+	cu_context ctx;
+	cu_capture_mode mode; /* the caller's */
+	cu_result result;
+};
+
+static void *call_beside(void *arg)
+{
+	struct beside *b = arg;
+	cu_capture_mode mode = b->mode;
+	cu_ptr p;
+	ok(cu->ctx_set_current(b->ctx));
+	ok(cu->thread_exchange_capture_mode(&mode));
+	ck_assert_uint_eq(mode, CU_CAPTURE_GLOBAL); /* until somebody says otherwise */
+	b->result = cu->mem_alloc(&p, 4096);
+	if (!b->result)
+		ok(cu->mem_free(p));
+	ok(cu->thread_exchange_capture_mode(&mode));
+	ck_assert_uint_eq(mode, b->mode);
+	return NULL;
+}
+
+START_TEST(captures_mind_what_threads_call_beside_them)
+{
+	static const struct {
+		cu_capture_mode capture, caller;
+		bool here, spoils;
+	} rows[] = {
+		{CU_CAPTURE_GLOBAL, CU_CAPTURE_GLOBAL, false, true}, {CU_CAPTURE_GLOBAL, CU_CAPTURE_THREAD, false, false},
+		{CU_CAPTURE_GLOBAL, CU_CAPTURE_RELAXED, false, false}, {CU_CAPTURE_GLOBAL, CU_CAPTURE_RELAXED, true, false},
+		{CU_CAPTURE_THREAD, CU_CAPTURE_GLOBAL, false, false}, {CU_CAPTURE_THREAD, CU_CAPTURE_GLOBAL, true, true},
+		{CU_CAPTURE_THREAD, CU_CAPTURE_THREAD, true, true}, {CU_CAPTURE_THREAD, CU_CAPTURE_RELAXED, true, false},
+		{CU_CAPTURE_RELAXED, CU_CAPTURE_GLOBAL, false, false}, {CU_CAPTURE_RELAXED, CU_CAPTURE_GLOBAL, true, false},
+	};
+	cu_capture_mode wrong = 3;
+	bench_new();
+	fails(cu->thread_exchange_capture_mode(&wrong), CU_E_INVALID_VALUE);
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct beside b = {.mode = rows[i].caller};
+		cu_graph graph;
+		pthread_t thread;
+		ok(cu->ctx_get_current(&b.ctx));
+		ok(cu->stream_begin_capture(stream, rows[i].capture));
+		if (rows[i].here)
+			call_beside(&b);
+		else
+			ck_assert_int_eq(pthread_create(&thread, NULL, call_beside, &b), 0);
+		if (!rows[i].here)
+			pthread_join(thread, NULL);
+		ck_assert_msg(b.result == (rows[i].spoils ? CU_E_STREAM_CAPTURE_UNSUPPORTED : CU_OK), "row %zu: %u", i, b.result);
+		cu_result end = cu->stream_end_capture(stream, &graph);
+		ck_assert_msg(end == (rows[i].spoils ? CU_E_STREAM_CAPTURE_INVALIDATED : CU_OK), "row %zu: %u", i, end);
+		if (!end)
+			ok(cu->graph_destroy(graph));
+	}
+	cuda_free(&cu);
+}
+END_TEST
+
 /* ---- kernels of trims-run ---- */
 
 static cu_function kernel_of(const char *name)
@@ -204,7 +264,7 @@ END_TEST
 static void graphs(Suite *s)
 {
 	UNIT_CASE(s, "graphs", a_graph_does_what_was_captured_each_time, a_wait_that_was_captured_is_waited_for_each_time,
-		what_cannot_be_captured_spoils_the_capture);
+		what_cannot_be_captured_spoils_the_capture, captures_mind_what_threads_call_beside_them);
 	UNIT_CASE(s, "kernels", a_kernel_works_on_all_rows, a_kernel_of_another_shape_is_refused,
 		a_kernel_that_reaches_too_far_is_the_end_of_its_context);
 }

@@ -1,23 +1,28 @@
 /* graph.c - what a stream would have done, kept to be done again.
- * Keeps: a stream that is captured runs nothing; what cannot be captured ends the capture, which then gives no graph. */
+ * Keeps: a stream that is captured runs nothing; what cannot be captured ends the capture, which then gives no graph; a graph is
+ * in `captures` while it is being captured. */
 #include "tools/simcuda/sim.h"
 
 struct graph {
 	struct list ops;
 	uint64_t handle; /* 0: it is being captured */
 	bool broken;
+	struct list node;
+	cu_capture_mode mode;
+	pthread_t by;
 };
 
-#define CAPTURE_RELAXED 2 /* CU_STREAM_CAPTURE_MODE_RELAXED */
-
-static _Thread_local cu_stream capturing; /* by this thread, in a mode that minds what else it calls */
+static struct list captures = {&captures, &captures};
+static _Thread_local cu_capture_mode mode_of_thread = CU_CAPTURE_GLOBAL;
 
 static struct graph *graph_new(void)
 {
 	struct graph *g = calloc(1, sizeof *g);
 
-	if (g)
+	if (g) {
 		list_init(&g->ops);
+		list_init(&g->node);
+	}
 	return g;
 }
 
@@ -29,6 +34,7 @@ void graph_free(struct graph *g)
 		list_del(&op->node);
 		op_free(op);
 	}
+	list_del(&g->node);
 	free(g);
 }
 
@@ -57,9 +63,28 @@ cu_result graph_refuse(struct graph *g)
 
 cu_result graph_unsafe(void)
 {
-	struct cu_stream_object *s = capturing ? handle_get(HANDLE_STREAM, (uint64_t)(uintptr_t)capturing) : NULL;
+	if (mode_of_thread == CU_CAPTURE_RELAXED)
+		return CU_OK;
+	list_for_each(it, &captures) {
+		struct graph *g = list_entry(it, struct graph, node);
+		bool mine = pthread_equal(g->by, pthread_self());
 
-	return s && s->capture ? graph_refuse(s->capture) : CU_OK;
+		if (mine ? g->mode != CU_CAPTURE_RELAXED : mode_of_thread == CU_CAPTURE_GLOBAL && g->mode == CU_CAPTURE_GLOBAL)
+			return graph_refuse(g);
+	}
+	return CU_OK;
+}
+
+EXPORT cu_result cuThreadExchangeStreamCaptureMode(cu_capture_mode *mode)
+{
+	cu_capture_mode before = mode_of_thread;
+
+	ENTER(thread_exchange_capture_mode, NEEDS_INIT);
+	if (!mode || *mode > CU_CAPTURE_RELAXED)
+		return CU_E_INVALID_VALUE;
+	mode_of_thread = *mode;
+	*mode = before;
+	return CU_OK;
 }
 
 static struct op *op_copy(const struct op *op)
@@ -81,7 +106,7 @@ EXPORT cu_result cuStreamBeginCapture_v2(cu_stream handle, cu_capture_mode mode)
 	cu_result r;
 
 	ENTER(stream_begin_capture, NEEDS_CONTEXT);
-	if (mode > 2)
+	if (mode > CU_CAPTURE_RELAXED)
 		return CU_E_INVALID_VALUE;
 	r = stream_of(call.ctx, handle, &s);
 	if (r)
@@ -93,8 +118,9 @@ EXPORT cu_result cuStreamBeginCapture_v2(cu_stream handle, cu_capture_mode mode)
 	s->capture = graph_new();
 	if (!s->capture)
 		return CU_E_OUT_OF_MEMORY;
-	if (mode != CAPTURE_RELAXED)
-		capturing = handle;
+	s->capture->mode = mode;
+	s->capture->by = pthread_self();
+	list_add_tail(&s->capture->node, &captures);
 	return CU_OK;
 }
 
@@ -129,7 +155,7 @@ EXPORT cu_result cuStreamEndCapture(cu_stream handle, cu_graph *graph)
 	if (!g)
 		return CU_E_ILLEGAL_STATE;
 	s->capture = NULL;
-	capturing = capturing == handle ? NULL : capturing;
+	list_del(&g->node);
 	r = g->broken ? CU_E_STREAM_CAPTURE_INVALIDATED : CU_OK;
 	g->handle = r ? 0 : handle_new(HANDLE_GRAPH, g);
 	if (!g->handle) {

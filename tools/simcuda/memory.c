@@ -253,6 +253,7 @@ EXPORT cu_result cuMemHostRegister_v2(void *ptr, size_t bytes, unsigned flags)
 
 	ENTER(mem_host_register, NEEDS_CONTEXT);
 	result = may_register(call.ctx, r.base, bytes, flags);
+	result = result ? result : graph_unsafe();
 	if (result)
 		return result;
 	if (range_first_in(low, high - low))
