@@ -26,6 +26,7 @@
 #define CANARY_MAX (16 * MIB)
 #define EXPORTS (GPU_EXPORT_BIT(GPU_HANDLE_VMM_FD) | GPU_EXPORT_BIT(GPU_HANDLE_CUDA_IPC))
 #define PENDING_NS (200 * NS_PER_US) /* a wait that was not pending for a moment proves nothing */
+#define SPIN_NS NS_PER_MS
 #define WAKE_NS (2 * NS_PER_S)       /* a wait that was not woken by then never will be */
 
 struct gpu_session {
@@ -388,19 +389,31 @@ static bool refused(struct gpu_session *s, cu_result r, const char *what)
 	return false;
 }
 
-/* Asks the stream until it has passed or that much time has. */
+/* Asks the stream until it has passed or that much time has; without pause at first. */
 static cu_result query_for(const struct cuda *cu, cu_stream stream, uint64_t ns)
 {
-	uint64_t until = conn_now() + ns;
-	cu_result r;
-	do
+	const struct timespec pause = {.tv_nsec = 100 * (long)NS_PER_US};
+	uint64_t began = conn_now(), now = began;
+	cu_result r = cu->stream_query(stream);
+	while (r == CU_E_NOT_READY && now - began < ns) {
+		if (now - began > SPIN_NS)
+			nanosleep(&pause, NULL);
 		r = cu->stream_query(stream);
-	while (r == CU_E_NOT_READY && conn_now() < until);
+		now = conn_now();
+	}
 	return r;
 }
 
+/* A stream that waits for ever holds up whoever waits for the device, to the end of the process; the device's own writes wake
+ * it where the CPU's do not. */
+static cu_result let_stream_go(const struct cuda *cu, cu_stream stream, cu_stream other, cu_ptr slot)
+{
+	cu_result r = GPU_UNDO(cu->stream_write_value_64(other, slot, 1, CU_WRITE_FENCED));
+	return r ? r : query_for(cu, stream, WAKE_NS);
+}
+
 /* Whether a store by this CPU wakes a wait that is pending; the last slot is nobody's. */
-static bool probe_stream(struct gpu_session *s, cu_stream stream, cu_ptr page)
+static bool probe_stream(struct gpu_session *s, cu_stream stream, cu_stream other, cu_ptr page)
 {
 	const struct cuda *cu = s->driver->cu;
 	_Atomic int64_t *slot = &s->page[s->slots - 1];
@@ -413,7 +426,7 @@ static bool probe_stream(struct gpu_session *s, cu_stream stream, cu_ptr page)
 	atomic_store(slot, 1);
 	for (int tries = 0; tries == 0 || (r && r != CU_E_NOT_READY && tries < GPU_UNDO_TRIES); tries++)
 		r = query_for(cu, stream, WAKE_NS);
-	s->stuck |= r != CU_OK;
+	s->stuck |= r != CU_OK && let_stream_go(cu, stream, other, at) != CU_OK;
 	if (r == CU_E_NOT_READY)
 		snprintf(s->why, sizeof s->why, "a store by the CPU does not wake a stream that waits for it");
 	else if (r)
@@ -426,7 +439,7 @@ static bool probe_stream(struct gpu_session *s, cu_stream stream, cu_ptr page)
 static bool probe(struct gpu_session *s, const struct gpu_scope *scope)
 {
 	const struct cuda *cu = s->driver->cu;
-	cu_stream stream;
+	cu_stream stream[2] = {NULL, NULL}; /* made before one of them waits: see tests/gpu, gate_blocks */
 	cu_ptr page;
 	cu_result r = s->registered_in ? CU_OK : cu->mem_host_register((void *)s->page, s->page_bytes,
 		CU_REGISTER_PORTABLE | CU_REGISTER_MAPPED);
@@ -437,11 +450,11 @@ static bool probe(struct gpu_session *s, const struct gpu_scope *scope)
 	r = cu->mem_host_get_device_pointer(&page, (void *)s->page, 0);
 	if (r)
 		return refused(s, r, "cuMemHostGetDevicePointer");
-	r = cu->stream_create(&stream, CU_STREAM_NO_NULL_SYNC);
-	if (r)
-		return refused(s, r, "cuStreamCreate");
-	bool works = probe_stream(s, stream, page);
-	GPU_UNDO(cu->stream_destroy(stream)); /* goes on by itself until the stream is done */
+	for (int i = 0; i < 2 && r == CU_OK; i++)
+		r = cu->stream_create(&stream[i], CU_STREAM_NO_NULL_SYNC);
+	bool works = r ? refused(s, r, "cuStreamCreate") : probe_stream(s, stream[0], stream[1], page);
+	for (int i = 0; i < 2 && stream[i]; i++)
+		GPU_UNDO(cu->stream_destroy(stream[i])); /* goes on by itself until the stream is done */
 	return works;
 }
 

@@ -359,6 +359,41 @@ START_TEST(a_stream_that_is_captured_does_not_wait_and_its_capture_goes_on)
 }
 END_TEST
 
+/* All that a client calls, while this thread or another one captures. */
+static void *use_models(void *ignored)
+{
+	void *p;
+	trims_model *m = opened("m0", 0), *n = loading();
+	ck_assert_uint_eq(info_of(n).stream_wait, TRIMS_STREAM_WAIT_GPU);
+	check_bytes(m, 1);
+	ck_assert_msg(trims_private(m, 1, &p) == 0, "%s", trims_last_error()->text);
+	trims_close(&n);
+	trims_close(&m);
+	return ignored;
+}
+
+START_TEST(what_somebody_captures_is_not_spoilt)
+{
+	const bool here = _i & 1, all_mind = _i & 2;
+	cu_graph graph;
+	cu_stream s;
+	pthread_t thread;
+	FAKE_CU(gpu.cu->ctx_push_current(gpu.ctx));
+	FAKE_CU(gpu.cu->stream_create(&s, CU_STREAM_NO_NULL_SYNC));
+	FAKE_CU(gpu.cu->stream_begin_capture(s, all_mind ? CU_CAPTURE_GLOBAL : CU_CAPTURE_THREAD));
+	if (here) {
+		use_models(NULL);
+	} else {
+		ck_assert_int_eq(pthread_create(&thread, NULL, use_models, NULL), 0);
+		pthread_join(thread, NULL);
+	}
+	FAKE_CU(gpu.cu->stream_end_capture(s, &graph));
+	FAKE_CU(gpu.cu->graph_destroy(graph));
+	FAKE_CU(gpu.cu->stream_destroy(s));
+	FAKE_CU(gpu.cu->ctx_pop_current(&(cu_context){0}));
+}
+END_TEST
+
 START_TEST(a_stream_of_another_device_can_wait_as_well)
 {
 	cu_context other;
@@ -464,6 +499,24 @@ START_TEST(where_streams_cannot_wait_the_call_does)
 	stream_end(&s);
 	fake_gpu_script("");
 	trims_close(&m);
+}
+END_TEST
+
+/* On such a driver nothing may be left behind that waits for ever: whatever frees memory would wait with it. */
+START_TEST(where_the_cpu_wakes_no_stream_none_is_left_waiting)
+{
+	struct trims_tensor t;
+	void *p;
+	SIMCUDA(void (*)(int), "simcuda_deafen")(1);
+	trims_model *m = loading();
+	ck_assert_uint_eq(info_of(m).stream_wait, TRIMS_STREAM_WAIT_CPU);
+	ck_assert_ptr_nonnull(strstr(info_of(m).note, "does not wake"));
+	ck_assert_int_eq(SIMCUDA(int (*)(void), "simcuda_waiting")(), 0);
+	fake_gpu_land(&copies[1], 0, 0, 2 * FAKE_TENSOR_STRIDE);
+	ck_assert_int_eq(trims_tensor(m, 0, &t), 0);
+	ck_assert_int_eq(trims_private(m, 0, &p), 0); /* which is freed with the model */
+	trims_close(&m);
+	SIMCUDA(void (*)(int), "simcuda_deafen")(0);
 }
 END_TEST
 
@@ -654,6 +707,8 @@ static void with(Suite *s, const char *name, void (*setup)(void), const TTest *c
 		tcase_add_test(c, tests[i]);
 	if (setup == setup_vmm)
 		tcase_add_loop_test(c, where_streams_cannot_wait_the_call_does, 0, ARRAY_LEN(no_waits));
+	if (setup == setup_vmm)
+		tcase_add_loop_test(c, what_somebody_captures_is_not_spoilt, 0, 4);
 	suite_add_tcase(s, c);
 }
 
@@ -665,6 +720,7 @@ static void trims_gpu(Suite *s)
 		a_stream_that_is_captured_does_not_wait_and_its_capture_goes_on,
 		a_stream_of_another_device_can_wait_as_well, a_failed_load_lets_the_stream_go_and_the_wait_says_why,
 		a_dead_daemon_lets_every_stream_go, disconnecting_lets_every_stream_go, without_a_slot_the_call_waits,
+		where_the_cpu_wakes_no_stream_none_is_left_waiting,
 		the_watchdog_comes_with_the_first_gpu_and_goes_with_the_connection, a_private_copy_may_be_written,
 		leases_are_claimed_from_the_same_daemon_come_back, without_a_lease_memory_stays_all_the_same,
 		threads_share_a_connection, a_forked_child_is_told_that_drivers_do_not_survive_it};

@@ -154,6 +154,7 @@ struct sim {
 	uint64_t ops;   /* the last operation's number */
 	uint64_t ids;
 	int waiting; /* stream waits that have looked once */
+	bool deaf;   /* they see no store of the CPU's, whatever the memory */
 	int copying; /* copies that have their engine */
 	atomic_uint_fast64_t counts[CALLS];
 };
@@ -264,7 +265,8 @@ cu_result graph_keep(struct graph *g, struct op *op);
 /* A capture meets something that it cannot have. */
 cu_result graph_refuse(struct graph *g);
 void graph_free(struct graph *g);
-/* Calls that may not be made while this thread captures: CU_OK, or the refusal, which ends the capture. */
+/* Calls that may not be made while this thread captures, or another one does for which all threads must mind what they call: CU_OK,
+ * or the refusal, which ends the capture. */
 cu_result graph_unsafe(void);
 
 /* --- the kernels of trims-run (kernel_run.c) --- */

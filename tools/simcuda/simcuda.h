@@ -19,6 +19,8 @@ void simcuda_release(void);
 int simcuda_stalled(void);
 /* How many stream waits of this process have looked at their word, found it wanting and wait. */
 int simcuda_waiting(void);
+/* Until a stream has written to host memory, no wait of this process for a word there goes on, whatever the CPU stores; 0: as before. */
+void simcuda_deafen(int on);
 /* How many copies of this process are under way on links, having an engine where they need one. */
 int simcuda_copying(void);
 /* How often an entry was called in this process: "cuMemCreate". */
