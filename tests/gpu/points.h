@@ -74,7 +74,7 @@ void tell_bytes(int peer, const void *bytes, size_t n);
 void hear_bytes(int peer, void *bytes, size_t n);
 
 /* What the other process does, by role. */
-#define ROLES(X) X(vmm_owner) X(vmm_reader) X(fd_holder) X(ipc_owner) X(ipc_reader)
+#define ROLES(X) X(vmm_owner) X(vmm_reader) X(vmm_sharer) X(fd_holder) X(ipc_owner) X(ipc_reader)
 #define ROLE(name) void role_##name(struct point_lab *lab, int peer);
 ROLES(ROLE)
 #undef ROLE

@@ -112,6 +112,16 @@ void point_vmm_read_only(struct point_lab *lab)
 	vmm_drop(lab, &made);
 }
 
+/* What the library asks for where all of a model's memory comes in whole GiB. */
+static void try_aligned(struct point_lab *lab)
+{
+	cu_ptr at;
+	cu_result r = lab->cu->mem_address_reserve(&at, GIB, GIB, 0, 0);
+	out_result(lab, "reserve_aligned_1g", r);
+	if (!r)
+		MUST(lab, mem_address_free, at, GIB);
+}
+
 void point_vmm_granularity(struct point_lab *lab)
 {
 	static const char *const names[] = {"minimum", "recommended"};
@@ -130,6 +140,7 @@ void point_vmm_granularity(struct point_lab *lab)
 		if (!r)
 			out_number(key, (double)bytes);
 	}
+	try_aligned(lab);
 }
 
 static uint64_t used(struct point_lab *lab)

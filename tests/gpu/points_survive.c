@@ -1,7 +1,10 @@
 /* points_survive.c - what is left of memory when the process that made it is killed. */
 #include "tests/gpu/points.h"
 
+#include "shared/seqpacket.h"
+
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -82,6 +85,76 @@ void point_all_gone(struct point_lab *lab)
 	hear(holder, NULL);
 	tell(holder, 1, -1);
 	out_flag("whole_after_all_had_gone", hear(holder, NULL) == 1);
+}
+
+/* ---- checkpoints ---- */
+
+/* Entries that this project does not use, and so are in no table of its own: whether others can use them beside shared memory. */
+typedef cu_result (*checkpoint_call)(int pid, void *arguments);
+
+enum { LOCK, CHECKPOINT, RESTORE, UNLOCK, STEPS };
+static const char *const step_names[STEPS] = {"Lock", "Checkpoint", "Restore", "Unlock"};
+
+static bool find_steps(struct point_lab *lab, checkpoint_call step[STEPS])
+{
+	cu_query_status status;
+	for (int i = 0; i < STEPS; i++) {
+		char name[64];
+		snprintf(name, sizeof name, "cuCheckpointProcess%s", step_names[i]);
+		if (!lab->cu->get_proc_address_v2 || lab->cu->get_proc_address_v2(name, (void **)&step[i], 12080, 0, &status) || !step[i])
+			return false;
+	}
+	return true;
+}
+
+/* Hears a descriptor, tells whether what is behind it is whole, and once more when it is asked. */
+void role_vmm_sharer(struct point_lab *lab, int peer)
+{
+	struct vmm v;
+	int fd;
+	uint64_t bytes = hear(peer, &fd);
+	open_driver(lab);
+	vmm_import(lab, fd, bytes, CU_PROT_READ, &v);
+	close(fd);
+	tell(peer, pattern_read(lab, v.at, bytes, SEED), -1);
+	hear(peer, NULL);
+	tell(peer, pattern_read(lab, v.at, bytes, SEED), -1);
+}
+
+/* What it has to say after that, if it is still there: a driver may end a process that it cannot restore. */
+static bool is_whole_after(int peer)
+{
+	uint64_t word = 1;
+	int none;
+	uint32_t n = 0;
+	return !seqpacket_send(peer, &word, sizeof word, NULL, 0, 0) &&
+		seqpacket_recv(peer, &word, sizeof word, &none, 0, &n, 0) == sizeof word && word == 1;
+}
+
+void point_checkpoint(struct point_lab *lab)
+{
+	checkpoint_call step[STEPS] = {NULL};
+	struct vmm v;
+	int sharer;
+	bool there = find_steps(lab, step);
+	out_flag("entries", there);
+	if (!there)
+		return;
+	vmm_make(lab, BYTES, &v);
+	pattern_write(lab, v.at, v.bytes, SEED);
+	pid_t pid = role_start(lab, "vmm_sharer", &sharer);
+	tell(sharer, v.bytes, v.fd);
+	out_flag("whole_before", hear(sharer, NULL) == 1);
+	uint64_t lock[8] = {10000 /* ms, below 32 bits of zeros */}, nothing[8] = {0};
+	cu_result r[STEPS];
+	r[LOCK] = step[LOCK](pid, lock);
+	r[CHECKPOINT] = r[LOCK] ? r[LOCK] : step[CHECKPOINT](pid, nothing);
+	r[RESTORE] = r[CHECKPOINT] ? r[CHECKPOINT] : step[RESTORE](pid, nothing);
+	r[UNLOCK] = r[LOCK] ? r[LOCK] : step[UNLOCK](pid, nothing);
+	for (int i = 0; i < STEPS; i++)
+		out_result(lab, step_names[i], r[i]);
+	out_flag("whole_after", is_whole_after(sharer));
+	out_flag("owner_s_whole", pattern_read(lab, v.at, v.bytes, SEED));
 }
 
 /* ---- legacy handles ---- */
