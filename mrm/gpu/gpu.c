@@ -204,12 +204,15 @@ static int read_granularity(struct gpu *g, struct gpu_device *dev)
 	return r ? -ENOTSUP : 0;
 }
 
-/* Attributes alone are not to be believed: a small piece of memory is made and exported. */
+/* Attributes alone are not to be believed: a small piece of memory is made and exported.  Nor is one refusal, after which all of
+ * the device's models would be shared the other way. */
 static bool try_export(struct gpu *g, uint32_t device, enum gpu_export export, struct fault *why)
 {
 	struct gpu_memory *m = NULL;
 	uint64_t bytes = TRIAL_BYTES;
 	int e = gpu_memory_new(&m, g, device, export, &bytes, 1, why);
+	for (int i = 1; e && i < GPU_TRIES && !gpu_lost(g, device); i++)
+		e = gpu_memory_new(&m, g, device, export, &bytes, 1, why);
 	gpu_memory_free(&m);
 	return e == 0;
 }

@@ -184,6 +184,15 @@ def a_model_may_be_on_several_devices(t):
 
 
 @test
+def what_a_driver_refuses_once_at_start_costs_no_way_of_sharing(t):
+    for call in ('cuCtxSetCurrent', 'cuMemExportToShareableHandle', 'cuStreamSynchronize'):
+        daemon = gpu_daemon(t, faults=f'{call}:1=1')
+        t.equal([row['export'] for row in gpu_tiers(daemon)], ['vmm-fd'], call)
+        t.equal(daemon.metric('trims_fallback_total', reason='no-vmm-fd'), 0, call)
+        daemon.stop()
+
+
+@test
 def memory_shared_by_ipc_handles_has_no_descriptors(t):
     t.model('a', 9 << 20)
     daemon = gpu_daemon(t, gpu_export='cuda-ipc')
