@@ -89,17 +89,26 @@ void point_copy_engines(struct point_lab *lab)
 		way_free(lab, &ways[i]);
 }
 
-/* Keeps `window` pieces in flight, the next one submitted when the oldest has ended. */
-static double windowed_gbps(struct point_lab *lab, const struct way *w, uint64_t piece, unsigned window)
+static void await(struct point_lab *lab, cu_event event, bool asleep)
+{
+	if (asleep)
+		MUST(lab, event_synchronize, event);
+	while (lab->cu->event_query(event) == CU_E_NOT_READY)
+		;
+}
+
+/* Keeps `window` pieces in flight, the next one submitted when the oldest has ended; asleep until then, as a thread is whose piece takes
+ * long, or asking all the time. */
+static double windowed_gbps(struct point_lab *lab, const struct way *w, uint64_t piece, unsigned window, bool asleep)
 {
 	cu_event events[8];
 	for (unsigned i = 0; i < window; i++)
-		MUST(lab, event_create, &events[i], CU_EVENT_NO_TIMING);
+		MUST(lab, event_create, &events[i], CU_EVENT_NO_TIMING | (asleep ? CU_EVENT_BLOCKING : 0u));
 	double began = now_us();
 	unsigned n = 0;
 	for (uint64_t at = 0; at < volume(lab); at += piece, n++) {
-		while (n >= window && lab->cu->event_query(events[n % window]) == CU_E_NOT_READY)
-			;
+		if (n >= window)
+			await(lab, events[n % window], asleep);
 		enqueue(lab, w, at, MIN(piece, volume(lab) - at));
 		MUST(lab, event_record, events[n % window], w->stream);
 	}
@@ -122,8 +131,10 @@ void point_copy_pieces(struct point_lab *lab)
 		for (size_t k = 0; k < ARRAY_LEN(windows); k++) {
 			char key[32];
 			snprintf(key, sizeof key, "window%u", windows[k]);
-			out_number(sized(key, pieces[p]), windowed_gbps(lab, &w, pieces[p], windows[k]));
+			out_number(sized(key, pieces[p]), windowed_gbps(lab, &w, pieces[p], windows[k], false));
 		}
+	out_number(sized("asleep2", 2 * MIB), windowed_gbps(lab, &w, 2 * MIB, 2, true));
+	out_number(sized("asleep2", 4 * MIB), windowed_gbps(lab, &w, 4 * MIB, 2, true));
 	way_free(lab, &w);
 }
 
