@@ -5,7 +5,7 @@ import os
 import threading
 
 from gpubench import Bench, Refused, Stalled, calls
-from keeper import leave_no_helper, until_kept
+from keeper import Manager, leave_no_helper, until_kept
 from trimstest import main, test
 
 SHARE = float(os.environ.get('TRIMS_FAULT_SHARE', 0.07 if os.environ.get('TRIMS_SANITIZE', 'none') == 'none' else 0.03))
@@ -137,6 +137,33 @@ def a_call_that_stands_still_while_memory_is_taken_back_holds_up_only_who_wants_
     each_call_of_taking_back(t, lambda bench, daemon, name, n:
                              stood.append(restart_with(bench, daemon, f'{name}:{n}=stall', stalls=True)))
     assert any(stood), 'nothing stood still'
+
+
+@test
+def a_service_manager_s_store_gives_all_back(t):
+    manager = Manager(t)
+    bench = Bench(t, keep_fds='systemd', wrapper=manager.wrapper)
+    daemon = bench.daemon()
+    puppet = bench.puppet(daemon)
+    numbers = use_all(bench, puppet)
+    t.eventually(lambda: sum(name.endswith('.m') for name, _ in manager.kept) == 2 * len(MODELS), 'all are kept')  # the last of each
+    for _ in range(2):  # the second one finds them there as the first one did
+        daemon.kill()
+        daemon.start()
+        t.equal(daemon.metric('trims_kept_copies_total', what='taken-back'), 2 * len(MODELS))
+        puppet('reconnect')
+        for name in MODELS:
+            bench.right(name, puppet('read', numbers[name]))
+        other = bench.puppet(daemon)
+        use_all(bench, other)
+        other.end()
+        t.equal(daemon.metric('trims_loads_total', result='done'), 0, 'nothing was loaded')
+    puppet.end()
+    t.eventually(lambda: daemon.metric('trims_leases') == 0, 'leases are given back')
+    for name in MODELS:
+        bench.ctl(daemon, 'evict', name)
+    t.eventually(lambda: not manager.kept, 'what is evicted is not kept')
+    bench.until_empty(daemon)
 
 
 @test
