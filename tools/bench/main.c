@@ -201,7 +201,7 @@ static json_t *figures_of(const char *bench, const json_t *result)
 	json_t *found = json_object();
 	for (size_t i = 0; i < ARRAY_LEN(facts); i++) {
 		json_t *value = (json_t *)find_key(result, facts[i].key);
-		if (strcmp(facts[i].bench, bench) == 0 && value && !json_is_null(value))
+		if (strcmp(facts[i].bench, bench) == 0 && value && !json_is_null(value) && !(json_is_string(value) && !json_string_length(value)))
 			json_object_set(found, facts[i].key, value);
 	}
 	for (size_t i = 0; i < ARRAY_LEN(figures); i++) {
@@ -224,7 +224,7 @@ static _Noreturn void work(const struct bench_options *o, const struct bench *b)
 		json_object_set_new(result, "within_limits", json_boolean(within));
 		json_object_set_new(result, "figures", figures_of(b->name, result));
 		/* Simulated figures stay on the line that says so. */
-		json_dumpf(result, stdout, is_simulated(result) ? JSON_COMPACT : JSON_INDENT(2));
+		json_dumpf(result, stdout, (is_simulated(result) ? JSON_COMPACT : JSON_INDENT(2)) | JSON_REAL_PRECISION(6));
 		putchar('\n');
 	} else {
 		print_result(b, result);
