@@ -4,6 +4,7 @@
 #include "shared/base.h"
 #include "shared/check.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 void samples_add(struct samples *s, double value)
@@ -34,6 +35,29 @@ double samples_median(struct samples *s)
 {
 	double upper = samples_quantile(s, 0.5);
 	return s->n % 2 ? upper : (s->v[s->n / 2 - 1] + s->v[s->n / 2]) / 2;
+}
+
+/* Of n fair coins, how few heads are no longer as rare as one time in forty, or rarer. */
+static size_t rare_heads(size_t n)
+{
+	double below = 0;
+	size_t k = 0;
+	for (;; k++) {
+		below += exp(lgamma((double)n + 1) - lgamma((double)k + 1) - lgamma((double)(n - k) + 1) - (double)n * M_LN2);
+		if (below > 0.025)
+			return k; /* that many is not rare any more, less is */
+	}
+}
+
+void samples_median_interval(struct samples *s, double *low, double *high)
+{
+	*low = samples_quantile(s, 0);
+	*high = samples_quantile(s, 1);
+	size_t outside = rare_heads(s->n); /* values at either end that the median is not beyond */
+	if (!outside)
+		return;
+	*low = s->v[outside - 1];
+	*high = s->v[s->n - outside];
 }
 
 void samples_fini(struct samples *s)

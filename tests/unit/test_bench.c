@@ -27,6 +27,24 @@ START_TEST(medians_and_quantiles_are_those_of_the_sorted_values)
 	ck_assert_double_eq(samples_median(&s), 5.5);
 	ck_assert_double_eq(samples_quantile(&s, 0), 1);
 	ck_assert_double_eq(samples_quantile(&s, 1), 9);
+	double low, high;
+	samples_fini(&s);
+	for (int i = 12; i; i--)
+		samples_add(&s, i);
+	samples_median_interval(&s, &low, &high); /* 96.1 %, as tables of order statistics have it */
+	ck_assert_double_eq(low, 3);
+	ck_assert_double_eq(high, 10);
+	for (int i = 13; i <= 16; i++)
+		samples_add(&s, i);
+	samples_median_interval(&s, &low, &high); /* 97.9 %; the next would be 92.3 % */
+	ck_assert_double_eq(low, 4);
+	ck_assert_double_eq(high, 13);
+	samples_fini(&s);
+	samples_add(&s, 2);
+	samples_add(&s, 1);
+	samples_median_interval(&s, &low, &high);
+	ck_assert_double_eq(low, 1);
+	ck_assert_double_eq(high, 2);
 	samples_fini(&s);
 }
 END_TEST

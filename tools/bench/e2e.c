@@ -22,7 +22,7 @@
 static const struct effort {
 	uint64_t below;
 	uint32_t rounds, hits;
-} efforts[] = {{512 * MIB, 9, 3}, {2 * GIB, 5, 3}, {UINT64_MAX, 3, 2}};
+} efforts[] = {{128 * MIB, 24, 4}, {512 * MIB, 15, 4}, {2 * GIB, 7, 5}, {UINT64_MAX, 5, 5}};
 
 static const char *const case_keys[] = {
 #define CASE(NAME, key, doc) #key,
@@ -455,7 +455,7 @@ json_t *bench_e2e(const struct bench_options *o)
 	start_daemons(&s);
 	for (size_t i = 0; i < n; i++) /* each model has its part of what there is in all */
 		measure(&s, &rows[i], o->budget_ns ? began + o->budget_ns / n * (i + 1) : 0);
-	json_t *concurrent = e2e_open_loop(o, &s.near, rows, n);
+	json_t *concurrent = e2e_open_loop(o, &s.near, s.near_conn, rows, n);
 	json_t *result = e2e_figures(rows, n);
 	json_object_set_new(result, "open_loop", concurrent);
 	json_object_set_new(result, "rounds", json_integer(fewest_rounds(rows, n)));

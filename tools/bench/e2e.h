@@ -50,7 +50,7 @@ void e2e_write(const char *dir, struct e2e_row *rows, size_t n, const json_t *co
 /* ---- e2e_open_loop.c ---- */
 
 /* Functions that arrive whether or not others are done, with the daemon and without: latency from the arrival on.  Where models ran
- * on a GPU, `gpu` has the same of functions there. */
-json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct e2e_row *rows, size_t n);
+ * on a GPU, `gpu` has the same of functions there.  conn: to the daemon m. */
+json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, trims_conn *conn, struct e2e_row *rows, size_t n);
 
 #endif

@@ -1,5 +1,6 @@
-/* e2e_open_loop.c - functions that arrive by a Poisson process, whether or not others are done: first with the daemon, then
- * without, by the same arrivals.  Latency counts from the arrival on, so that what waits for a core is not forgotten. */
+/* e2e_open_loop.c - functions that arrive by a Poisson process, whether or not others are done: with the daemon, twice without, with
+ * it again, by the same arrivals.  Latency counts from the arrival on, so that what waits for a core is not forgotten.
+ * Keeps: each turn begins with every file in the page cache, nothing in the daemon's memory, and free memory that was touched. */
 #include "tools/bench/e2e.h"
 
 #include "shared/check.h"
@@ -15,6 +16,7 @@
 #define ARRIVALS 60u       /* unless --calls says how many */
 #define LOAD 0.5           /* of the machine, by what a hit takes */
 #define SEED 11
+#define BESIDE (4 * GIB)   /* memory of functions that wait for each other, touched before each turn */
 
 struct arrival {
 	double at_ms;
@@ -31,6 +33,7 @@ static const struct ground gpu = {"cuda:0", "open loop on the GPU, daemon", "ope
 
 struct arm {
 	const char *key, *device;
+	const struct mrm *m; /* NULL: without */
 	struct samples latency;
 	uint32_t failed;
 };
@@ -87,7 +90,7 @@ static void collect(int epoll, struct arm *arm, struct function *f)
 		arm->failed++;
 }
 
-static void run_arm(const struct bench_options *o, const struct mrm *m, const struct arrival *v, size_t arrivals, struct arm *arm)
+static void run_arm(const struct bench_options *o, const struct arrival *v, size_t arrivals, struct arm *arm)
 {
 	struct function *all = calloc(arrivals, sizeof *all);
 	uint64_t began = bench_now_ns();
@@ -100,7 +103,7 @@ static void run_arm(const struct bench_options *o, const struct mrm *m, const st
 		for (int i = 0; i < n; i++, done++)
 			collect(epoll, arm, events[i].data.ptr);
 		for (; started < arrivals && v[started].at_ms <= (double)(bench_now_ns() - began) / 1e6; started++) {
-			start_one(o, m, arm->device, &v[started], began, &all[started]);
+			start_one(o, arm->m, arm->device, &v[started], began, &all[started]);
 			watch(epoll, &all[started]);
 		}
 		lab_progress(arm->key, done, arrivals);
@@ -108,6 +111,26 @@ static void run_arm(const struct bench_options *o, const struct mrm *m, const st
 	lab_progress(NULL, 0, 0);
 	close(epoll);
 	free(all);
+}
+
+static void make_state(const struct bench_options *o, const struct mrm *m, trims_conn *conn, struct e2e_row **rows, size_t n)
+{
+	OWN_MEM const char **names = calloc(n, sizeof *names);
+	uint64_t bytes = 0;
+	struct fault why;
+	ASSERT(names);
+	for (size_t i = 0; i < n; i++) {
+		char file[LAB_PATH];
+		names[i] = rows[i]->model->name;
+		lab_path(o, file, "models/%s/model.safetensors", names[i]);
+		model_make_warm(file);
+		bytes += rows[i]->bytes;
+	}
+	lab_evict_all(conn, names, n, TRIMS_TIER_GPU);
+	lab_evict_all(conn, names, n, TRIMS_TIER_HOST);
+	mrm_settle(m);
+	if (function_warm_memory(bytes + BESIDE, &why))
+		die("e2e: %s", why.text);
 }
 
 static json_t *arm_json(struct arm *arm)
@@ -119,12 +142,14 @@ static json_t *arm_json(struct arm *arm)
 	return out;
 }
 
-static json_t *run_both(const struct bench_options *o, const struct mrm *m, const struct ground *where, struct e2e_row *rows, size_t n)
+static json_t *run_both(const struct bench_options *o, const struct mrm *m, trims_conn *conn, const struct ground *where,
+	struct e2e_row *rows, size_t n)
 {
 	struct e2e_row **used = calloc(n, sizeof *used);
 	size_t arrivals = o->calls ? o->calls : ARRIVALS;
 	OWN_MEM struct arrival *v = calloc(arrivals, sizeof *v);
-	struct arm shared = {.key = where->daemon, .device = where->device}, alone = {.key = where->private, .device = where->device};
+	struct arm shared = {.key = where->daemon, .device = where->device, .m = m}, alone = {.key = where->private, .device = where->device};
+	struct arm *const turns[] = {&shared, &alone, &alone, &shared};
 	size_t n_used = 0;
 	ASSERT(used && v);
 	for (size_t i = 0; i < n; i++)
@@ -135,16 +160,18 @@ static json_t *run_both(const struct bench_options *o, const struct mrm *m, cons
 		return json_null();
 	}
 	double gap = plan_arrivals(v, arrivals, used, n_used, where->hit, SEED);
-	run_arm(o, m, v, arrivals, &shared);
-	run_arm(o, NULL, v, arrivals, &alone);
+	for (size_t i = 0; i < ARRAY_LEN(turns); i++) {
+		make_state(o, m, conn, used, n_used);
+		run_arm(o, v, arrivals, turns[i]);
+	}
 	free(used);
 	return json_pack("{s:i,s:i,s:i,s:f,s:s,s:o,s:o}", "seed", SEED, "arrivals", (int)arrivals, "models", (int)n_used, "mean_gap_ms", gap,
-		"page_cache", "warm", "daemon", arm_json(&shared), "private", arm_json(&alone));
+		"at_start", "files in the page cache, nothing in the daemon's memory", "daemon", arm_json(&shared), "private", arm_json(&alone));
 }
 
-json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, struct e2e_row *rows, size_t n)
+json_t *e2e_open_loop(const struct bench_options *o, const struct mrm *m, trims_conn *conn, struct e2e_row *rows, size_t n)
 {
-	json_t *result = run_both(o, m, &host, rows, n), *there = run_both(o, m, &gpu, rows, n);
+	json_t *result = run_both(o, m, conn, &host, rows, n), *there = run_both(o, m, conn, &gpu, rows, n);
 	if (json_is_object(result) && json_is_object(there))
 		json_object_set(result, "gpu", there);
 	json_decref(there);

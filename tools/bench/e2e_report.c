@@ -40,8 +40,10 @@ static double speed(struct e2e_row *r, unsigned which)
 
 static json_t *ratio_json(struct samples *s)
 {
-	return json_pack("{s:f,s:f,s:f,s:i}", "median", samples_median(s), "lowest", samples_quantile(s, 0), "highest",
-		samples_quantile(s, 1), "pairs", (int)s->n);
+	double low, high;
+	samples_median_interval(s, &low, &high);
+	return json_pack("{s:f,s:f,s:f,s:f,s:f,s:i}", "median", samples_median(s), "median_low", low, "median_high", high, "lowest",
+		samples_quantile(s, 0), "highest", samples_quantile(s, 1), "pairs", (int)s->n);
 }
 
 static json_t *cell_json(struct function_cell *c)
@@ -206,10 +208,13 @@ static bool has_ratio(struct e2e_row *rows, size_t n, unsigned which)
 
 static void write_ratio(FILE *f, struct samples *s)
 {
-	if (s->n)
-		fprintf(f, " | %.3f (%.2f to %.2f, %zu)", samples_median(s), samples_quantile(s, 0), samples_quantile(s, 1), s->n);
-	else
+	double low, high;
+	if (!s->n) {
 		fputs(" | -", f);
+		return;
+	}
+	samples_median_interval(s, &low, &high);
+	fprintf(f, " | %.3f (%.2f to %.2f, %zu)", samples_median(s), low, high, s->n);
 }
 
 static void write_summary(FILE *f, struct e2e_row *rows, size_t n, bool worst)
@@ -225,7 +230,7 @@ static void write_summary(FILE *f, struct e2e_row *rows, size_t n, bool worst)
 
 static void write_ratios(FILE *f, struct e2e_row *rows, size_t n)
 {
-	fputs("\nTimes as fast (above 1: faster): the median of pairs that ran back to back (the lowest to the highest, pairs).\n\n| model", f);
+	fputs("\nTimes as fast (above 1: faster): the median of pairs that ran back to back (where it lies with 95 % certainty, pairs).\n\n| model", f);
 	for (unsigned q = 0; q < E2E_RATIOS; q++)
 		if (has_ratio(rows, n, q))
 			fprintf(f, " | %s / %s", e2e_case_key(ratios[q].which), e2e_case_key(ratios[q].other));
@@ -247,13 +252,16 @@ static void write_ratios(FILE *f, struct e2e_row *rows, size_t n)
 
 static void write_ratios_csv(FILE *f, struct e2e_row *rows, size_t n)
 {
-	fputs("model,case,other,pairs,median,lowest,highest\n", f);
+	fputs("model,case,other,pairs,median,median_low,median_high,lowest,highest\n", f);
 	for (size_t i = 0; i < n; i++)
 		for (unsigned q = 0; q < E2E_RATIOS; q++) {
 			struct samples *s = &rows[i].ratios[q];
-			if (s->n)
-				fprintf(f, "%s,%s,%s,%zu,%.4f,%.4f,%.4f\n", rows[i].model->name, e2e_case_key(ratios[q].which),
-					e2e_case_key(ratios[q].other), s->n, samples_median(s), samples_quantile(s, 0), samples_quantile(s, 1));
+			double low, high;
+			if (!s->n)
+				continue;
+			samples_median_interval(s, &low, &high);
+			fprintf(f, "%s,%s,%s,%zu,%.4f,%.4f,%.4f,%.4f,%.4f\n", rows[i].model->name, e2e_case_key(ratios[q].which),
+				e2e_case_key(ratios[q].other), s->n, samples_median(s), low, high, samples_quantile(s, 0), samples_quantile(s, 1));
 		}
 }
 

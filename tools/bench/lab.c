@@ -264,9 +264,16 @@ static uint64_t used_bytes(trims_conn *conn, uint32_t tier)
 
 void lab_evict(trims_conn *conn, const char *name, uint32_t tier)
 {
-	int r = trims_evict(conn, name, tier, NULL, NULL, 0);
-	if (r && r != -TRIMS_E_NOT_FOUND)
-		die_trims("evicting");
+	lab_evict_all(conn, &name, 1, tier);
+}
+
+void lab_evict_all(trims_conn *conn, const char *const names[], size_t n, uint32_t tier)
+{
+	for (size_t i = 0; i < n; i++) {
+		int r = trims_evict(conn, names[i], tier, NULL, NULL, 0);
+		if (r && r != -TRIMS_E_NOT_FOUND)
+			die_trims("evicting");
+	}
 	for (uint64_t end = bench_now_ns() + READY_MS * NS_PER_MS; used_bytes(conn, tier) > 0; poll(NULL, 0, 1))
 		if (bench_now_ns() > end)
 			die("what was evicted a minute ago still takes memory");

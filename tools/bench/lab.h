@@ -53,6 +53,7 @@ trims_model *lab_open(trims_conn *conn, const char *name, uint32_t tier);
 /* Drops a model from a tier and waits until its memory and files are given back, so that what is measured next does not
  * share the machine with that; fine when it is not there. */
 void lab_evict(trims_conn *conn, const char *name, uint32_t tier);
+void lab_evict_all(trims_conn *conn, const char *const names[], size_t n, uint32_t tier);
 
 /* Whether $PATH has that program. */
 bool lab_has(const char *program);
