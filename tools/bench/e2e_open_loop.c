@@ -16,7 +16,7 @@
 #define ARRIVALS 60u       /* unless --calls says how many */
 #define LOAD 0.5           /* of the machine, by what a hit takes */
 #define SEED 11
-#define BESIDE (4 * GIB)   /* memory of functions that wait for each other, touched before each turn */
+#define BESIDE (4 * GIB)   /* of memory at most, touched before each turn for functions that are there at once */
 
 struct arrival {
 	double at_ms;
@@ -113,7 +113,8 @@ static void run_arm(const struct bench_options *o, const struct arrival *v, size
 	free(all);
 }
 
-static void make_state(const struct bench_options *o, const struct mrm *m, trims_conn *conn, struct e2e_row **rows, size_t n)
+static void make_state(const struct bench_options *o, const struct mrm *m, trims_conn *conn, struct e2e_row **rows, size_t n,
+	size_t arrivals)
 {
 	OWN_MEM const char **names = calloc(n, sizeof *names);
 	uint64_t bytes = 0;
@@ -129,7 +130,7 @@ static void make_state(const struct bench_options *o, const struct mrm *m, trims
 	lab_evict_all(conn, names, n, TRIMS_TIER_GPU);
 	lab_evict_all(conn, names, n, TRIMS_TIER_HOST);
 	mrm_settle(m);
-	if (function_warm_memory(bytes + BESIDE, &why))
+	if (function_warm_memory(bytes + MIN(bytes / n * arrivals, BESIDE), &why))
 		die("e2e: %s", why.text);
 }
 
@@ -161,7 +162,7 @@ static json_t *run_both(const struct bench_options *o, const struct mrm *m, trim
 	}
 	double gap = plan_arrivals(v, arrivals, used, n_used, where->hit, SEED);
 	for (size_t i = 0; i < ARRAY_LEN(turns); i++) {
-		make_state(o, m, conn, used, n_used);
+		make_state(o, m, conn, used, n_used, arrivals);
 		run_arm(o, v, arrivals, turns[i]);
 	}
 	free(used);
