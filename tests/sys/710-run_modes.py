@@ -140,19 +140,23 @@ def what_is_partly_there_is_waited_for(t):
         same(t, started, want, name)
 
 
+def evict_meanwhile(t, daemon, name, want, *arguments, **environment):
+    # Its own stream: an order that is asked for while the copy goes is refused, with a note.
+    p = t.spawn(*command(daemon, name, '--repeat', '40', *arguments), stderr=subprocess.PIPE, env=program_environment(**environment))
+    while p.poll() is None:
+        daemon.ctl('evict', name)
+    out = p.stdout.read().decode()
+    t.equal(p.returncode, 0, out + p.stderr.read().decode())
+    t.equal(json.loads(out)['digest'], want, f'{name} {arguments}')
+
+
 @test
 def eviction_in_between_changes_nothing(t):
     daemon = t.daemon()
     for name, more in zoo(t).items():
         want = private(t, daemon, name, *more)['digest']
         for mode in 'pipeline', 'resident':
-            # Its own stream: an order that is asked for while the copy goes is refused, with a note.
-            p = t.spawn(*command(daemon, name, '--mode', mode, '--repeat', '40', *more), stderr=subprocess.PIPE)
-            while p.poll() is None:
-                daemon.ctl('evict', name)
-            out = p.stdout.read().decode()
-            t.equal(p.returncode, 0, out + p.stderr.read().decode())
-            t.equal(json.loads(out)['digest'], want, f'{name} {mode}')
+            evict_meanwhile(t, daemon, name, want, '--mode', mode, *more)
 
 
 @test
@@ -204,6 +208,15 @@ def modes_on_a_device_give_the_same_bits(t):
                 t.equal(got['digest'], want, f'{name} {device} {mode}')
                 assert got['simulated'] and got['mode'] == mode and got['device'] == device, got
             t.equal(machine.daemon.ctl('evict', name).rc, 0)
+
+
+@test
+def nor_does_eviction_from_a_device(t):
+    machine = Machine(t)
+    for name, more in zoo(t).items():
+        want = private(t, machine.daemon, name, *more)['digest']
+        for mode in 'pipeline', 'resident':
+            evict_meanwhile(t, machine.daemon, name, want, '--device', 'cuda:0', '--mode', mode, *more, **machine.client)
 
 
 SMALL = 'device bytes=64M context=1M '
