@@ -103,6 +103,20 @@ def gpt2_ends_at_its_end_token(t):
 
 
 @test
+def each_text_of_a_batch_ends_at_its_end_token(t):
+    """One goes on while another has ended, for as long as there is one."""
+    model = reference.Gpt2(t.random)
+    rows = np.array([[t.random.randrange(model.config['vocab_size']) for _ in range(5)] for _ in range(4)], np.int32)
+    np.save(t.dir / 'rows.npy', rows)
+    all_of_it = [model.generate(list(row), 6)[0] for row in rows]
+    end = model.config['eos_token_id'] = all_of_it[0][1]
+    want = [tokens[:tokens.index(end) + 1] if end in tokens else tokens for tokens in all_of_it]
+    report, _ = privately(t, model, '--input', t.dir / 'rows.npy', '--generate', 6)
+    t.equal([row['tokens'] for row in report['results']], want)
+    t.equal(report['decoded'], max(map(len, want)) - 1)
+
+
+@test
 def resnets_are_as_the_reference_has_them(t):
     for dtype in reference.DTYPES:
         for theirs in False, True:

@@ -75,21 +75,33 @@ static int32_t likeliest(const float *scores, uint32_t n)
 	return (int32_t)best;
 }
 
-/* Greedy: each sequence goes on with its likeliest token. */
+/* Of those that were generated for a sequence, how many are its: what comes behind the end token comes since others went on. */
+static uint32_t own_tokens(const struct infer *f, uint32_t i)
+{
+	const int32_t *tokens = f->tokens + (size_t)i * f->r->generate;
+	uint32_t n = 0;
+	while (n < f->generated)
+		if (tokens[n++] == f->s.net->end_token)
+			break;
+	return n;
+}
+
+/* Greedy: each sequence goes on with its likeliest token, until all have come to their end. */
 static int generate(struct infer *f, struct pass *p, struct fault *why)
 {
-	uint32_t n = f->in.n, width = f->s.net->result_width;
+	uint32_t n = f->in.n, width = f->s.net->result_width, going = n;
 	OWN_MEM int32_t *next = malloc(n * sizeof *next);
-	if (!next)
+	OWN_MEM bool *ended = calloc(n, sizeof *ended);
+	if (!next || !ended)
 		return fault_set(why, TRIMS_E_NO_MEMORY, "no memory for tokens");
 	for (f->generated = 0;;) {
-		bool over = true;
 		for (uint32_t i = 0; i < n; i++) {
 			next[i] = likeliest(f->result + (size_t)i * width, width);
 			f->tokens[(size_t)i * f->r->generate + f->generated] = next[i];
-			over = over && next[i] == f->s.net->end_token;
+			going -= !ended[i] && next[i] == f->s.net->end_token;
+			ended[i] = ended[i] || next[i] == f->s.net->end_token;
 		}
-		if (++f->generated == f->r->generate || over)
+		if (++f->generated == f->r->generate || !going)
 			return 0;
 		uint64_t began = clock_ns();
 		if (exec_step(f->exec, next, why) || take_result(f, why))
@@ -160,7 +172,7 @@ static void read_back(struct infer *f)
 	for (uint32_t i = 0; f->texts && i < f->in.n; i++) {
 		OWN_MEM char *text = NULL;
 		size_t bytes;
-		if (tokenizer_decode(f->in.tokenizer, f->tokens + (size_t)i * f->r->generate, f->generated, &text, &bytes, &f->no_text)) {
+		if (tokenizer_decode(f->in.tokenizer, f->tokens + (size_t)i * f->r->generate, own_tokens(f, i), &text, &bytes, &f->no_text)) {
 			json_decref(STEAL(f->texts));
 			return;
 		}
@@ -285,7 +297,7 @@ static json_t *tell_one(const struct infer *f, uint32_t i)
 	json_t *j = json_object();
 	if (net->output == NET_NEXT_TOKEN) {
 		json_t *tokens = json_array();
-		for (uint32_t k = 0; k < f->generated; k++)
+		for (uint32_t k = 0, n = own_tokens(f, i); k < n; k++)
 			json_array_append_new(tokens, json_integer(f->tokens[(size_t)i * f->r->generate + k]));
 		json_object_set_new(j, "tokens", tokens);
 		if (f->texts)
