@@ -4,6 +4,8 @@
 
 #include "tools/simcuda/simcuda.h"
 
+#include <pthread.h>
+
 #define WORDS 1024
 
 static struct cuda *cu;
