@@ -107,7 +107,7 @@ static void run_alloc(struct job *job, void *worker)
 	const struct shm_options *o = &j->daemon->shm;
 	const struct layout *l = j->desc->layout;
 	j->result = holding_build_table(l, o, &j->table, &j->why);
-	enum segment_kind kind = j->device >= 0 ? SEGMENT_DEVICE : j->tier == j->daemon->tier_host ? SEGMENT_HOST
+	enum segment_kind kind = j->device >= 0 ? SEGMENT_DEVICE : j->tier == BRAIN_HOST ? SEGMENT_HOST
 		: SEGMENT_PAGE;
 	struct pieces *pieces = NULL;
 	if (!j->result && j->device >= 0)
@@ -366,7 +366,7 @@ void copies_free(struct daemon *d, const struct cache_effect *fx)
 	j->copy = STEAL(img->copies[fx->to]);
 	integrity_forget(d->integrity, fx->copy);
 	beside_forget(d->beside, fx->copy);
-	if (fx->to == d->tier_disk) {
+	if (fx->to == BRAIN_DISK) {
 		holding_keep_hashes(img);
 		j->leaving = img->leaving = STEAL(img->stored);
 		img->suspect = false;

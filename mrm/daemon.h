@@ -39,13 +39,15 @@ struct degraded {
 };
 #define DAEMON_MAX_DEGRADED 48
 
+/* The brain's tiers, by index: the same on every machine.  BRAIN_GPU is the first device's, whether there is one or not. */
+enum { BRAIN_REMOTE, BRAIN_DISK, BRAIN_HOST, BRAIN_GPU };
+
 struct daemon {
 	struct config *config;
 	int argc; /* kept for reloads */
 	char **argv;
 	struct ev_loop *loop;
 	struct cache *cache;
-	uint8_t tier_remote, tier_disk, tier_host, tier_gpu; /* the last is the first device's, whether there is one or not */
 	struct disk *disk;
 	struct source *sources[CONFIG_MAX_LIST];
 	size_t n_sources;

@@ -281,7 +281,7 @@ static void make_ready(struct haul *t, const struct hash128 *hashes)
 	}
 	if (c)
 		segment_set_ready(c, holding_layout(img), img->digest);
-	if (t->to != t->daemon->tier_disk) {
+	if (t->to != BRAIN_DISK) {
 		kept_put(img, t->to, hashes, old, old_pieces);
 		return;
 	}
@@ -368,7 +368,7 @@ static void finished(struct job *job)
 	/* What an earlier, interrupted download has left on disk may be what was wrong. */
 	bool partial = t->image->stored && !disk_image_complete(t->image->stored);
 	if (!good && t->error.code == TRIMS_E_MISMATCH && t->way == WAY_REMOTE_HOST && partial)
-		cache_corrupt(d->cache, clock_now(), t->image->model, d->tier_disk);
+		cache_corrupt(d->cache, clock_now(), t->image->model, BRAIN_DISK);
 	if (good && t->image->model)
 		identify(t, t->image->digest);
 	if (!good || !begin_reference(f, t->image)) {

@@ -443,15 +443,15 @@ void haul_advance(struct haul *t)
 
 static enum haul_way way_for(const struct daemon *d, const struct cache_effect *fx, const struct holding *img)
 {
-	if (fx->from == d->tier_remote && fx->to == d->tier_host)
+	if (fx->from == BRAIN_REMOTE && fx->to == BRAIN_HOST)
 		return holding_desc(img)->in_place ? WAY_FILES_HOST : WAY_REMOTE_HOST;
-	if (fx->from == d->tier_remote && fx->to == d->tier_disk)
+	if (fx->from == BRAIN_REMOTE && fx->to == BRAIN_DISK)
 		return WAY_REMOTE_DISK;
-	if (fx->from == d->tier_disk && fx->to == d->tier_host)
+	if (fx->from == BRAIN_DISK && fx->to == BRAIN_HOST)
 		return WAY_DISK_HOST;
-	if (fx->from == d->tier_host && devices_of_tier(d, fx->to) >= 0)
+	if (fx->from == BRAIN_HOST && devices_of_tier(d, fx->to) >= 0)
 		return WAY_HOST_GPU;
-	ASSERT(fx->from == d->tier_host && fx->to == d->tier_disk);
+	ASSERT(fx->from == BRAIN_HOST && fx->to == BRAIN_DISK);
 	return WAY_HOST_DISK;
 }
 

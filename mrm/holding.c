@@ -38,7 +38,7 @@ int holding_new(struct holding **out, struct daemon *d, uint64_t hi, uint64_t lo
 bool holding_in_memory(const struct holding *img)
 {
 	for (uint8_t t = 0; t < CACHE_MAX_TIERS; t++)
-		if (img->copies[t] && t != img->daemon->tier_disk)
+		if (img->copies[t] && t != BRAIN_DISK)
 			return true;
 	return false;
 }
@@ -64,7 +64,7 @@ static void holding_free(struct holding *img)
 	if (idmap_get(&img->daemon->prints, key) == img)
 		idmap_take(&img->daemon->prints, key);
 	ASSERT(!img->model && !img->when_alone);
-	segment_free(&img->copies[img->daemon->tier_disk]);
+	segment_free(&img->copies[BRAIN_DISK]);
 	ASSERT(!holding_in_memory(img));
 	free_sides(img);
 	image_desc_free(&img->desc);
@@ -288,7 +288,7 @@ void holding_take_sides(struct holding *img, uint8_t **side_data)
 
 void holding_drop_table(struct holding *img)
 {
-	if (!img->copies[img->daemon->tier_disk] && !holding_in_memory(img))
+	if (!img->copies[BRAIN_DISK] && !holding_in_memory(img))
 		shm_fini(&img->table);
 }
 

@@ -57,7 +57,7 @@ struct holding *holding_by_fingerprint(struct daemon *d, uint64_t hi, uint64_t l
 bool holding_in_memory(const struct holding *img);
 static inline struct segment *holding_host(const struct holding *img)
 {
-	return img->copies[img->daemon->tier_host];
+	return img->copies[BRAIN_HOST];
 }
 
 /* What it is made of. */

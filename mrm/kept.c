@@ -167,7 +167,7 @@ static int adopt_device(struct daemon *d, struct kept_copy *c, struct plan *plan
 	uint64_t bytes[PIECES_MAX];
 	if (device < 0)
 		return fault_set(why, TRIMS_E_NO_TIER, "there is no device %s", c->device), -ENODEV;
-	*tier = devices_tier(d, (uint32_t)device);
+	*tier = devices_tier((uint32_t)device);
 	int e = adopt_pieces(d, c, plan, &pieces, why);
 	for (uint32_t i = 0; !e && i < c->n_fds; i++)
 		bytes[i] = pieces->v[i].bytes;
@@ -186,7 +186,7 @@ static int adopt_memory(struct daemon *d, struct kept_copy *c, struct plan *plan
 	struct fault *why)
 {
 	if (c->tier == TIER_HOST) {
-		*tier = d->tier_host;
+		*tier = BRAIN_HOST;
 		return segment_adopt(out, c->desc->layout, c->generation, c->fds, c->desc->name, &d->shm, why);
 	}
 	int e = adopt_device(d, c, plan, tier, out, why);
@@ -310,7 +310,7 @@ static void damage_found(struct check_job *j)
 	struct daemon *d = j->image->daemon;
 	log_error("keep", "%s", j->why.text);
 	if (j->result == -EBADMSG) /* else nothing is known but that it could not be read */
-		metrics_add(j->tier == d->tier_host ? M_verify_failures_host : M_verify_failures_gpu, 1);
+		metrics_add(j->tier == BRAIN_HOST ? M_verify_failures_host : M_verify_failures_gpu, 1);
 	segment_poison(j->copy, &j->why);
 	cache_corrupt(d->cache, clock_now(), j->image->model, j->tier);
 	devices_check(d);
@@ -399,7 +399,7 @@ void kept_check(struct daemon *d)
 {
 	struct holding *img;
 	for (size_t at = 0; (img = idmap_next(&d->images, &at));)
-		for (size_t t = d->tier_host; t < cache_n_tiers(d->cache); t++)
+		for (size_t t = BRAIN_HOST; t < cache_n_tiers(d->cache); t++)
 			if (img->copies[t] && !segment_is_ready(img->copies[t]))
 				check_next(img, (uint8_t)t, 0);
 }

@@ -242,8 +242,8 @@ static bool can_start(const struct profiler *p, struct want *w, const struct hol
 	struct daemon *d = p->daemon;
 	char class[DISK_PROFILE_CLASS + 1], driver[DISK_PROFILE_DRIVER + 1];
 	bool on_device = w->device != CACHE_ANY_DEVICE;
-	if (!(img->digest.hi | img->digest.lo) || !is_ready(img, d->tier_host) || !cache_name(d->cache, w->model, 0) ||
-		(on_device && !is_ready(img, devices_tier(d, w->device))))
+	if (!(img->digest.hi | img->digest.lo) || !is_ready(img, BRAIN_HOST) || !cache_name(d->cache, w->model, 0) ||
+		(on_device && !is_ready(img, devices_tier(w->device))))
 		return false;
 	profiles_class(d, w->device, class, driver);
 	w->settled = profiles_have(d, img->digest, class, driver, EXECUTOR);
@@ -290,7 +290,7 @@ void profiler_used(struct daemon *d, const struct conn *c, uint64_t model, uint8
 {
 	struct profiler *p = d->profiler;
 	int device = devices_of_tier(d, tier);
-	if (!p || (p->pid && conn_pid(c) == p->pid) || (tier != d->tier_host && device < 0))
+	if (!p || (p->pid && conn_pid(c) == p->pid) || (tier != BRAIN_HOST && device < 0))
 		return;
 	/* cuda:N of the child is device N of the daemon only if it uses all that it sees; what --gpu sim:FILE has, no other process sees. */
 	if (device >= 0 && (gpu_left_out(d->gpu, 0) || !strncmp(d->config->gpu, "sim", 3)))

@@ -22,22 +22,22 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 	static struct cache_tier_config tiers[CACHE_MAX_TIERS];
 	static struct cache_link_config links[CACHE_MAX_TIERS + 1];
 	uint32_t devices = gpu_count(d->gpu);
-	tiers[0] = (struct cache_tier_config){.kind = TIER_REMOTE};
-	tiers[1] = (struct cache_tier_config){.kind = TIER_DISK, .capacity_bytes = c->disk_bytes};
-	tiers[2] = (struct cache_tier_config){.kind = TIER_HOST, .capacity_bytes = c->host_bytes};
-	links[0] = (struct cache_link_config){0, 2, 4, 500 * MIB};
-	links[1] = (struct cache_link_config){0, 1, 4, 500 * MIB};
-	links[2] = (struct cache_link_config){1, 2, 4, 2 * GIB};
-	links[3] = (struct cache_link_config){2, 1, 4, GIB};
+	tiers[BRAIN_REMOTE] = (struct cache_tier_config){.kind = TIER_REMOTE};
+	tiers[BRAIN_DISK] = (struct cache_tier_config){.kind = TIER_DISK, .capacity_bytes = c->disk_bytes};
+	tiers[BRAIN_HOST] = (struct cache_tier_config){.kind = TIER_HOST, .capacity_bytes = c->host_bytes};
+	links[0] = (struct cache_link_config){BRAIN_REMOTE, BRAIN_HOST, 4, 500 * MIB};
+	links[1] = (struct cache_link_config){BRAIN_REMOTE, BRAIN_DISK, 4, 500 * MIB};
+	links[2] = (struct cache_link_config){BRAIN_DISK, BRAIN_HOST, 4, 2 * GIB};
+	links[3] = (struct cache_link_config){BRAIN_HOST, BRAIN_DISK, 4, GIB};
 	/* Every load of a device may run at once: the link scheduler shares the link out by the piece. */
 	for (uint32_t i = 0; i < devices; i++) {
-		tiers[3 + i] = (struct cache_tier_config){.kind = TIER_GPU, .device = i,
+		tiers[BRAIN_GPU + i] = (struct cache_tier_config){.kind = TIER_GPU, .device = i,
 			.capacity_bytes = devices_capacity(d, c, i)};
-		links[4 + i] = (struct cache_link_config){2, (uint8_t)(3 + i), DEVICE_LOADS, devices_bytes_per_s(d, i)};
+		links[4 + i] = (struct cache_link_config){BRAIN_HOST, (uint8_t)(BRAIN_GPU + i), DEVICE_LOADS, devices_bytes_per_s(d, i)};
 	}
 	*out = (struct cache_config){
 		.tiers = tiers,
-		.n_tiers = 3 + devices,
+		.n_tiers = BRAIN_GPU + devices,
 		.links = links,
 		.n_links = 4 + devices,
 		.policy = c->policy,
@@ -57,8 +57,4 @@ void tiers_config(struct daemon *d, const struct config *c, struct cache_config 
 		.plan_ref = plans_ref,
 		.ctx = d,
 	};
-	d->tier_remote = 0;
-	d->tier_disk = 1;
-	d->tier_host = 2;
-	d->tier_gpu = 3;
 }

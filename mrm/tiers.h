@@ -4,7 +4,7 @@
 
 #include "mrm/daemon.h"
 
-/* Sets d's tier indices, too.  The arrays are static: good until the next call. */
+/* The arrays are static: good until the next call. */
 void tiers_config(struct daemon *d, const struct config *c, struct cache_config *out);
 
 #endif

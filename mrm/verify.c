@@ -282,9 +282,9 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 	v->lease = fx->lease;
 	v->image = holding_get(img);
 	v->layout = holding_layout(img);
-	v->stored = v->tier == d->tier_disk ? img->stored : NULL;
+	v->stored = v->tier == BRAIN_DISK ? img->stored : NULL;
 	v->host = holding_host(img);
-	v->want = v->tier == d->tier_host ? wanted_hashes(img, &why) : NULL;
+	v->want = v->tier == BRAIN_HOST ? wanted_hashes(img, &why) : NULL;
 	v->next = 0;
 	v->n_chunks = v->layout->n_chunks;
 	v->bytes = v->layout->image_bytes;
@@ -298,7 +298,7 @@ void verify_granted(struct daemon *d, const struct cache_effect *fx)
 		step(v);
 		return;
 	}
-	log_warn("verify", "%s cannot be checked: %s", v->name, v->tier == d->tier_disk ? "its image is leaving" : why.text);
+	log_warn("verify", "%s cannot be checked: %s", v->name, v->tier == BRAIN_DISK ? "its image is leaving" : why.text);
 	copy_done(v, "unreadable");
 }
 

@@ -254,7 +254,7 @@ uint64_t devices_bytes_per_s(const struct daemon *d, uint32_t device)
 
 int devices_of_tier(const struct daemon *d, uint8_t tier)
 {
-	return tier >= d->tier_gpu && tier - d->tier_gpu < (int)gpu_count(d->gpu) ? tier - d->tier_gpu : -1;
+	return tier >= BRAIN_GPU && tier - BRAIN_GPU < (int)gpu_count(d->gpu) ? tier - BRAIN_GPU : -1;
 }
 
 static void check_stuck(struct daemon *d)
@@ -291,7 +291,7 @@ void devices_check(struct daemon *d)
 		gpu_loss(d->gpu, i, &why);
 		daemon_degraded(d, "gpu-lost", "%s", why.text);
 		metrics_add(M_fallback_gpu_lost, 1);
-		int e = cache_tier_lost(d->cache, clock_now(), devices_tier(d, i), &why);
+		int e = cache_tier_lost(d->cache, clock_now(), devices_tier(i), &why);
 		ASSERT(!e);
 	}
 }

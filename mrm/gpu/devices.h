@@ -26,9 +26,9 @@ uint64_t devices_capacity(const struct daemon *d, const struct config *c, uint32
 /* What its link from the host does, as calibrated. */
 uint64_t devices_bytes_per_s(const struct daemon *d, uint32_t device);
 /* The brain's tier of a device, and the other way round (-1: a tier of another kind). */
-static inline uint8_t devices_tier(const struct daemon *d, uint32_t device)
+static inline uint8_t devices_tier(uint32_t device)
 {
-	return (uint8_t)(d->tier_gpu + device);
+	return (uint8_t)(BRAIN_GPU + device);
 }
 int devices_of_tier(const struct daemon *d, uint8_t tier);
 /* After something on a device has failed, or what devices read was freed: tells the brain and whoever waits when a device is lost,

@@ -1,5 +1,5 @@
 /* gpu.h - the driver, its devices, and what can be asked of them without a word of CUDA: tiers of kind gpu have the tier
- * indices d->tier_gpu + device.
+ * indices BRAIN_GPU + device.
  *
  * A machine without a driver or a device is no error: gpu_new() then gives a struct gpu of no devices that says why.  Only
  * what was asked for by name (a driver's path, the simulator) has to be there.

@@ -27,8 +27,6 @@ static void machine_new(struct daemon **out, struct fixture *fx)
 	ck_assert_ptr_nonnull(d);
 	d->config = calloc(1, sizeof *d->config);
 	ck_assert_ptr_nonnull(d->config);
-	d->tier_disk = 1;
-	d->tier_host = 2;
 	d->disk = fx->disk;
 	ck_assert_int_eq(cache_new(&d->cache, &config, &why), 0);
 	d->loop = ev_loop_new(EVFLAG_AUTO);
