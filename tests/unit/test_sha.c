@@ -38,8 +38,8 @@ static void init(struct fixture *fx, bool gaps, uint64_t salt)
 	ck_assert_int_eq(pool_new(&fx->daemon.misc, fx->daemon.jobs, &ops, 3), 0);
 	fx->image.daemon = &fx->daemon;
 	fx->image.desc = desc;
-	ck_assert_int_eq(segment_new(&fx->image.copies[0], desc->layout, 1, SEGMENT_HOST, NULL, "test", &fx->shm, &why), 0);
-	fx->image.copies[0]->gaps = malloc(desc->layout->gap_bytes + 1);
+	ck_assert_int_eq(segment_new(&fx->image.copies[BRAIN_HOST], desc->layout, 1, SEGMENT_HOST, NULL, "test", &fx->shm, &why), 0);
+	fx->image.copies[BRAIN_HOST]->gaps = malloc(desc->layout->gap_bytes + 1);
 	fx->order = random_order(desc->layout->n_chunks, &fx->seed);
 	ck_assert(sha_check_wanted(&fx->image));
 }
@@ -51,10 +51,10 @@ static void begin(struct fixture *fx)
 	size_t n = fx->model.desc->layout->n_chunks;
 	free(fx->before);
 	fx->before = calloc(n + 1, sizeof *fx->before);
-	memcpy(fx->before, fx->image.copies[0]->readable, n * sizeof *fx->before);
+	memcpy(fx->before, fx->image.copies[BRAIN_HOST]->readable, n * sizeof *fx->before);
 	fx->haul = calloc(1, sizeof *fx->haul);
 	*fx->haul = (struct haul){.magic = HAUL_MAGIC, .daemon = &fx->daemon, .image = &fx->image, .id = 1,
-		.way = WAY_REMOTE_HOST, .stage = STAGE_PREPARE, .gaps = fx->image.copies[0]->gaps};
+		.way = WAY_REMOTE_HOST, .stage = STAGE_PREPARE, .gaps = fx->image.copies[BRAIN_HOST]->gaps};
 	struct source_bytes *heads = calloc(fx->model.n_files, sizeof *heads);
 	for (uint32_t i = 0; i < fx->model.n_files; i++) {
 		heads[i] = (struct source_bytes){malloc(fx->model.head[i]), fx->model.head[i]};
@@ -83,7 +83,7 @@ static void fini(struct fixture *fx)
 	pool_free(&fx->daemon.misc);
 	jobs_free(&fx->daemon.jobs);
 	ev_loop_destroy(fx->daemon.loop);
-	segment_free(&fx->image.copies[0]);
+	segment_free(&fx->image.copies[BRAIN_HOST]);
 	model_fini(&fx->model);
 	free(fx->order);
 	free(fx->before);
@@ -92,7 +92,7 @@ static void fini(struct fixture *fx)
 /* Every chunk that this load made readable has bytes of files that have passed, or that nobody checks. */
 static void check_readable(const struct fixture *fx)
 {
-	const struct segment *host = fx->image.copies[0];
+	const struct segment *host = fx->image.copies[BRAIN_HOST];
 	for (uint32_t c = 0; c < fx->model.desc->layout->n_chunks; c++)
 		ck_assert(!host->readable[c] || fx->before[c] || (host->landed[c] && sha_check_passed(fx->sha, c)));
 }
@@ -101,7 +101,7 @@ static void check_readable(const struct fixture *fx)
 static void land(struct fixture *fx, uint32_t i)
 {
 	uint32_t chunk = fx->order[i];
-	struct segment *host = fx->image.copies[0];
+	struct segment *host = fx->image.copies[BRAIN_HOST];
 	model_gather(&fx->model, chunk, segment_chunk(host, fx->model.desc->layout, chunk), host->gaps);
 	host->landed[chunk] = true;
 	host->n_landed++;
@@ -124,7 +124,7 @@ START_TEST(files_pass_whatever_order_their_chunks_land_in)
 	settle(&fx);
 	ck_assert(!haul_is_over(fx.haul));
 	ck_assert(sha_check_complete(fx.sha));
-	ck_assert_uint_eq(fx.image.copies[0]->n_readable, n);
+	ck_assert_uint_eq(fx.image.copies[BRAIN_HOST]->n_readable, n);
 	end(&fx);
 	fini(&fx);
 }
@@ -152,7 +152,7 @@ START_TEST(a_wrong_byte_anywhere_fails_the_load_and_its_file_is_never_readable)
 		struct layout_span spans[MODEL_MAX_FILES];
 		uint32_t n = layout_spans(fx.model.desc->layout, c, spans, MODEL_MAX_FILES);
 		for (uint32_t k = 0; k < n; k++)
-			ck_assert(spans[k].file != file || !fx.image.copies[0]->readable[c]);
+			ck_assert(spans[k].file != file || !fx.image.copies[BRAIN_HOST]->readable[c]);
 	}
 	end(&fx);
 	fini(&fx);
@@ -175,7 +175,7 @@ START_TEST(a_load_that_was_broken_off_anywhere_goes_on)
 	settle(&fx);
 	ck_assert_msg(!haul_is_over(fx.haul), "%s", fx.haul->error.text);
 	ck_assert(sha_check_complete(fx.sha));
-	ck_assert_uint_eq(fx.image.copies[0]->n_readable, n);
+	ck_assert_uint_eq(fx.image.copies[BRAIN_HOST]->n_readable, n);
 	end(&fx);
 	fini(&fx);
 }
