@@ -77,7 +77,8 @@ const char *plan_policy_doc(unsigned policy);
 enum plan_policy plan_policy_find(const char *name);
 
 /* -EINVAL: a number out of range, no layer, a same_as that is not earlier, has other bytes or is the same as another; more
- * than PLAN_MAX_SHARINGS ways to load (2 for each bytes that are shared and can be read from the host, multiplied).  *layer (may be NULL): the first one that is wrong, or UINT32_MAX. */
+ * than PLAN_MAX_SHARINGS ways to load (two for each group of layers that share bytes and can read them from the host, multiplied).
+ * *layer (may be NULL): the first one that is wrong, or UINT32_MAX. */
 int plan_check_profile(const struct plan_profile *p, uint32_t *layer);
 int plan_check_machine(const struct plan_machine *m);
 /* Links that plans may use, the target's first; how many. */
