@@ -5,12 +5,13 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 
 import numpy as np
 
-from trimstest import BUILD, SOURCE, Skip, main, run, test
+from trimstest import BUILD, PATIENCE, SOURCE, Skip, main, run, test
 
 sys.path[:0] = [str(SOURCE / 'tests/run'), str(SOURCE / 'tools')]
 import quickstart  # noqa: E402  pylint: disable=wrong-import-position
@@ -175,6 +176,23 @@ def threads_and_repetitions_give_the_same_bits(t):
         digests = {privately(t, model, '--input', tokens, '--threads', threads, '--repeat', 20)[0]['digest']
                    for _ in range(2)}
         t.equal(len(digests), 1, f'{threads} threads: {digests}')
+
+
+@test
+def a_library_s_own_threads_have_ended_when_the_model_is_asked_for(t):
+    """They look for work for milliseconds, on the cores that the daemon would load or answer with."""
+    path = t.dir / 'socket'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(PATIENCE)
+        p = t.spawn(RUN, 'infer', 'a', '--socket', path, '--threads', '2', stdin=subprocess.DEVNULL)
+        with listener.accept()[0] as daemon:
+            daemon.settimeout(PATIENCE)
+            assert daemon.recv(4096), 'it says hello'
+            if os.environ.get('TRIMS_SANITIZE') != 'thread':  # that has a thread of its own
+                t.equal(len(os.listdir(f'/proc/{p.pid}/task')), 1)
+        t.equal(p.wait(PATIENCE), 3, 'it was left alone')
 
 
 @test

@@ -254,6 +254,7 @@ static uint64_t started_ns(uint64_t now)
 
 int main(int argc, char **argv)
 {
+	cpu_end_library_threads();
 	const char *env = getenv("TRIMS_SOCKET");
 	struct run r = {
 		.socket = env && *env ? env : NULL,
