@@ -109,6 +109,14 @@ static inline unsigned watchdogs(void)
 	return n;
 }
 
+/* None is left.  One that was joined may be listed for a moment: the kernel tells who joins before it takes the thread off its list. */
+static inline bool watchdogs_gone(void)
+{
+	for (int i = 0; watchdogs() && i < 10000; i++)
+		usleep(1000);
+	return watchdogs() == 0;
+}
+
 static inline void write_text(const char *name, const char *text)
 {
 	char path[128];

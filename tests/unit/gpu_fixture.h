@@ -42,7 +42,7 @@ static inline void gpu_check_clean(const char *after)
 	ck_assert_msg(!gpu_current(), "%s: a context is current", after);
 	ck_assert_msg(fake_gpu_free_bytes() == free_before, "%s: %" PRIu64 " device bytes are left", after,
 		free_before - fake_gpu_free_bytes());
-	ck_assert_msg(watchdogs() == 0, "%s: a thread is left", after);
+	ck_assert_msg(watchdogs_gone(), "%s: a thread is left", after);
 }
 
 static inline void gpu_teardown(void)
