@@ -1,4 +1,4 @@
-/* probe.c - see probe.h.  Keeps: at most one probe per device is under way, of its own link or of an uplink. */
+/* probe.c - see probe.h.  Keeps: at most one probe per device is under way, of its own link or of an uplink; and below a switch one. */
 #include "mrm/gpu/probe.h"
 
 #include "mrm/clock.h"
@@ -29,6 +29,7 @@ struct probe {
 	struct job job;
 	struct gpu_probes *all;
 	uint32_t device;
+	uint64_t beside; /* devices that must be idle, a bit each: it, and those that share a switch with it */
 	uint64_t piece_bytes;
 	struct gpu_calibration found;
 	int result;
@@ -72,10 +73,18 @@ void gpu_probes_free(struct gpu_probes **p)
 
 /* ---- measuring ---- */
 
+static bool all_idle(struct gpu_probes *p, uint64_t devices)
+{
+	for (uint32_t i = 0; i < gpu_count(p->daemon->gpu); i++)
+		if (devices >> i & 1 && !gpu_links_idle(p->daemon->links, i))
+			return false;
+	return true;
+}
+
 static bool is_idle(void *ctx)
 {
 	const struct probe *b = ctx;
-	return gpu_links_idle(b->all->daemon->links, b->device);
+	return all_idle(b->all, b->beside);
 }
 
 static void run_probe(struct job *job, void *worker)
@@ -117,7 +126,7 @@ static void probed(struct job *job)
 }
 
 /* With the smaller piece of both ways: what a demand may find in flight, whichever way it goes. */
-static void begin(struct gpu_probes *p, uint32_t device)
+static void begin(struct gpu_probes *p, uint32_t device, uint64_t beside)
 {
 	struct gpu_link_facts up, down;
 	struct probe *b = calloc(1, sizeof *b);
@@ -126,6 +135,7 @@ static void begin(struct gpu_probes *p, uint32_t device)
 	gpu_links_view(p->daemon->links, device, GPU_D2H, &down);
 	b->all = p;
 	b->device = device;
+	b->beside = beside;
 	b->piece_bytes = MIN(up.view.chunk_bytes, down.view.chunk_bytes);
 	b->job = (struct job){.run = run_probe, .done = probed, .class = CLASS_PERSIST, .deadline = CACHE_NEVER};
 	p->of[device].probing = true;
@@ -158,14 +168,6 @@ struct uplink_probe {
 	int result;
 	struct fault why;
 };
-
-static bool all_idle(struct gpu_probes *p, uint64_t devices)
-{
-	for (uint32_t i = 0; i < gpu_count(p->daemon->gpu); i++)
-		if (devices >> i & 1 && !gpu_links_idle(p->daemon->links, i))
-			return false;
-	return true;
-}
 
 static bool are_idle(void *ctx)
 {
@@ -239,6 +241,32 @@ static void look_at_uplinks(struct gpu_probes *p)
 			begin_uplink(p, n, f.node);
 }
 
+/* The device and those that share a switch with it: what they copy meanwhile would be missing in what is measured. */
+static uint64_t find_beside(const struct gpu_probes *p, uint32_t device)
+{
+	uint64_t devices = UINT64_C(1) << device;
+	struct gpu_node_facts f;
+	for (uint32_t n = 0; gpu_links_node(p->daemon->links, n, &f); n++)
+		if (f.node->kind == GPU_NODE_SWITCH && f.node->devices >> device & 1)
+			devices |= f.node->devices;
+	return devices;
+}
+
+static bool any_probing(const struct gpu_probes *p, uint64_t devices)
+{
+	for (uint32_t i = 0; i < gpu_count(p->daemon->gpu); i++)
+		if (devices >> i & 1 && p->of[i].probing)
+			return true;
+	return false;
+}
+
+static void look_again(struct gpu_probes *p, uint32_t device)
+{
+	uint64_t beside = find_beside(p, device);
+	if (clock_now() >= p->of[device].not_before && !any_probing(p, beside) && all_idle(p, beside))
+		begin(p, device, beside);
+}
+
 void gpu_probes_look(struct gpu_probes *p)
 {
 	struct daemon *d = p->daemon;
@@ -250,7 +278,7 @@ void gpu_probes_look(struct gpu_probes *p)
 			continue;
 		if (!s->doubtful && deviates(d->links, i))
 			doubt(p, i, "its pieces take another time than it was calibrated to");
-		if (s->doubtful && clock_now() >= s->not_before && gpu_links_idle(d->links, i))
-			begin(p, i);
+		if (s->doubtful)
+			look_again(p, i);
 	}
 }

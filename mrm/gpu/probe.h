@@ -2,8 +2,8 @@
  *
  * A calibration made beside somebody else's copies would set bounds and shares for as long as its file lives.  So one is in
  * doubt when its measurements did not agree, when it could not be made, or when a link's pieces take a quarter more or less
- * time than it says (calibration-doubtful); then the device is measured again as soon as nothing is to be copied there, so
- * gently that bounds hold, and what was found taken over and kept.  Measurements that do not agree either are dropped, and
+ * time than it says (calibration-doubtful); then the device is measured again as soon as nothing is to be copied there or by a
+ * device that shares a switch with it, one of these at a time, so gently that bounds hold, and what was found taken over and kept.  Measurements that do not agree either are dropped, and
  * tried again later and later.
  *
  * A switch's uplink that was assumed is measured once, when none of the devices below it is in doubt or has anything to copy: with

@@ -217,6 +217,17 @@ def what_was_measured_on_a_busy_link_is_measured_again(t):
 
 
 @test
+def devices_below_one_switch_are_measured_again_one_after_the_other(t):
+    """Both are in doubt, and together they would find half of what each can do."""
+    daemon = gpu_daemon(t, topology='set speed=1\nswitch s gbps=0.2\n' + 2 * 'device bytes=64M gbps=0.2 switch=s\n',
+                        faults='cuMemcpyDtoHAsync_v2:1-2=2')
+    t.equal(daemon.metric('trims_fallback_total', reason='calibration-doubtful'), 2)
+    t.eventually(lambda: all(row['probes'] for row in links(daemon)['links']), 'both are measured again')
+    for row in links(daemon)['links']:
+        assert 0.15e9 < row['calibrated_bytes_per_s'] < 0.3e9, row
+
+
+@test
 def settings_that_make_no_sense_are_refused_and_others_printed(t):
     command = t.daemon_command(t.dir / 'cache')
     for option, value in (('node-rate', 'tape=1G'), ('node-rate', 'numa=12'), ('user-link-rate', '8T'), ('user-link-share', '1001')):
