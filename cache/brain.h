@@ -527,6 +527,8 @@ enum hold copy_tail_hold(const struct copy *k);
 /* Down to where it can lose its tail; REACH_N: it cannot.  Then by copy_trim(), which says how many bytes go. */
 enum copy_reach copy_spare(const struct copy *k);
 uint64_t copy_trim(struct cache *c, struct copy *k, enum copy_reach reach);
+/* It drained while it was to grow, and is wanted again: the memory that came for that goes. */
+void copy_shed(struct cache *c, struct copy *k);
 /* The answer to an ALLOC that adds to a copy. */
 void head_alloc_done(struct cache *c, struct copy *k, const struct fault *error);
 void growth_start(struct cache *c, struct copy *k);

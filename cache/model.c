@@ -180,6 +180,7 @@ void model_revive(struct cache *c, struct model *m)
 			continue;
 		k->doom = DOOM_NONE;
 		copy_set(c, k, COPY_READY, NULL);
+		copy_shed(c, k);
 		copy_settle(c, k);
 	}
 }

@@ -88,6 +88,15 @@ static void trim_send(struct cache *c, struct copy *k, uint64_t edition)
 	fx->bytes = k->bytes - k->tail_bytes;
 }
 
+void copy_shed(struct cache *c, struct copy *k)
+{
+	uint64_t stays = copy_reach_bytes(k, (enum copy_reach)k->reach);
+	if (c->tiers[k->tier].kind != TIER_GPU || k->growth || k->trimming || k->stuck || k->bytes <= stays)
+		return;
+	k->tail_bytes = k->bytes - stays;
+	trim_send(c, k, ++c->next_generation);
+}
+
 uint64_t copy_trim(struct cache *c, struct copy *k, enum copy_reach reach)
 {
 	ASSERT(k->n_leases == 0 && k->n_readers == 0 && copy_spare(k) != REACH_N);
