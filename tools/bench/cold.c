@@ -14,23 +14,22 @@
 #define USUAL_ROUNDS 20u
 #define USUAL_MODEL "bert-base"
 #define HOST_BYTES "8G"
-#define BESIDE_BYTES (64 * MIB) /* on the device: contexts, activations */
 #define EVEN 0.02               /* ratios that near to 1 say neither */
 
 static const struct zoo_model *choose(const struct bench_options *o)
 {
 	const char *name = o->only ? o->only : USUAL_MODEL;
-	for (uint32_t i = 0; i < zoo_n; i++)
-		if (strcmp(zoo[i].name, name) == 0)
-			return &zoo[i];
-	die("--only %s: no such model", name);
+	const struct zoo_model *model = zoo_find(name, strlen(name));
+	if (!model)
+		die("--only %s: no such model", name);
+	return model;
 }
 
 /* The daemon's copy and a private one may be there at once: on the device, and in memory, beside the file's pages. */
 static void check_room(const struct gpu *g, const struct zoo_model *model)
 {
 	uint64_t bytes = zoo_bytes(model);
-	if (2 * bytes + BESIDE_BYTES > gpu_free_bytes(g))
+	if (!gpu_holds_two(gpu_free_bytes(g), bytes))
 		skip("%s: the device has no room for two copies of %" PRIu64 " MiB", model->name, bytes / MIB);
 	if (3 * bytes > host_available_bytes())
 		skip("%s: the machine has no room for three copies of %" PRIu64 " MiB", model->name, bytes / MIB);

@@ -16,7 +16,6 @@
 
 #define MAX_ARGS 32
 #define MODEL_SEED 7
-#define BESIDE_BYTES (64 * MIB) /* on the device: contexts, activations */
 
 /* By the size of a model: its rounds, and how often in each a hit is compared with the ideal, which is the closest of the races. */
 static const struct effort {
@@ -327,7 +326,7 @@ static void remove_files(const struct course *c)
 
 static bool has_room(const struct stage *s, const struct e2e_row *row)
 {
-	return s->gpu && 2 * row->bytes + BESIDE_BYTES <= s->device_bytes;
+	return s->gpu && gpu_holds_two(s->device_bytes, row->bytes);
 }
 
 /* end_ns: no round begins that would not be done by then, but for the first; 0: there is no end. */
@@ -379,15 +378,13 @@ static size_t choose(const struct bench_options *o, struct e2e_row *rows)
 		rows[n++].model = &zoo[i];
 	for (const char *name = o->only; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
 		size_t len = strcspn(name, ",");
-		uint32_t i = 0;
-		while (i < zoo_n && (strlen(zoo[i].name) != len || memcmp(zoo[i].name, name, len) != 0))
-			i++;
-		for (size_t k = 0; k < n && i < zoo_n; k++)
-			if (rows[k].model == &zoo[i])
-				die("e2e: --only %s: twice the same model", o->only);
-		if (i == zoo_n)
+		const struct zoo_model *model = zoo_find(name, len);
+		if (!model)
 			die("e2e: --only %s: no model %.*s", o->only, (int)len, name);
-		rows[n++].model = &zoo[i];
+		for (size_t k = 0; k < n; k++)
+			if (rows[k].model == model)
+				die("e2e: --only %s: twice the same model", o->only);
+		rows[n++].model = model;
 	}
 	return n;
 }

@@ -55,6 +55,11 @@ uint64_t gpu_free_bytes(const struct gpu *g)
 	return left;
 }
 
+bool gpu_holds_two(uint64_t free_bytes, uint64_t model_bytes)
+{
+	return 2 * model_bytes + 64 * MIB <= free_bytes;
+}
+
 void *gpu_host_alloc(const struct gpu *g, uint64_t bytes)
 {
 	void *at;

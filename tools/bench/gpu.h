@@ -25,6 +25,8 @@ void gpu_enter(const struct gpu *g);
 void gpu_must(const struct gpu *g, cu_result r, const char *what);
 
 uint64_t gpu_free_bytes(const struct gpu *g);
+/* A device with so much free memory has room for the daemon's copy of a model and a private one, beside contexts and activations. */
+bool gpu_holds_two(uint64_t free_bytes, uint64_t model_bytes);
 /* Page-locked memory, every page of it written. */
 void *gpu_host_alloc(const struct gpu *g, uint64_t bytes);
 /* What this machine could still give to processes. */

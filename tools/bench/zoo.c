@@ -16,6 +16,14 @@ const struct zoo_model zoo[] = {
 };
 const uint32_t zoo_n = ARRAY_LEN(zoo);
 
+const struct zoo_model *zoo_find(const char *name, size_t length)
+{
+	for (uint32_t i = 0; i < zoo_n; i++)
+		if (strlen(zoo[i].name) == length && memcmp(zoo[i].name, name, length) == 0)
+			return &zoo[i];
+	return NULL;
+}
+
 struct maker {
 	struct catalog catalog;
 	const struct zoo_model *model;

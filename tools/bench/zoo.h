@@ -13,6 +13,8 @@ struct zoo_model {
 
 extern const struct zoo_model zoo[];
 extern const uint32_t zoo_n;
+/* The first `length` bytes of the name; NULL: none has that. */
+const struct zoo_model *zoo_find(const char *name, size_t length);
 
 #define ZOO_NAME 256
 
